@@ -1,0 +1,113 @@
+"""Names the things that cross module borders: faces, crops, attributes, reports.
+
+Points are x y in pixels, origin at the outer corner of the top-left pixel (its centre is 0.5, 0.5). Boxes are
+x0 y0 x1 y1. Masks are float in [0, 1] and 1 means replace. Pictures are uint8 RGB.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import numpy as np
+
+
+class Outcome(str, Enum):
+    """What became of a detected face."""
+
+    REPLACED = "replaced"
+    REDACTED = "redacted"
+    KEPT = "kept"  # only ever because the user named this person in a keep-list
+
+
+class Redaction(str, Enum):
+    """How a face is hidden when it is not replaced."""
+
+    BLANK = "blank"
+    BLUR = "blur"
+    PIXELATE = "pixelate"
+
+
+@dataclass(frozen=True, eq=False)
+class Face:
+    """One detected face.
+
+    Attributes:
+        box: (4,) float32, x0 y0 x1 y1 in image pixels.
+        landmarks: (5, 2) float32, x y in image pixels: the eye on the image's left, the eye on its right, nose tip,
+            mouth corner left, mouth corner right (order of an upright face seen by the viewer).
+        score: detector confidence in [0, 1].
+        track_id: the person's number within a video, None for stills.
+    """
+
+    box: np.ndarray
+    landmarks: np.ndarray
+    score: float = 1.0
+    track_id: int | None = None
+
+    def __post_init__(self):
+        object.__setattr__(self, "box", np.asarray(self.box, dtype=np.float32))
+        object.__setattr__(self, "landmarks", np.asarray(self.landmarks, dtype=np.float32))
+        if self.box.shape != (4,):
+            raise ValueError(f"box must be (4,) x0 y0 x1 y1, got shape {self.box.shape}")
+        if self.landmarks.shape != (5, 2):
+            raise ValueError(f"landmarks must be (5, 2) x y, got shape {self.landmarks.shape}")
+        if not (np.isfinite(self.box).all() and np.isfinite(self.landmarks).all()):
+            raise ValueError(f"box and landmarks must be finite, got {self.box} and {self.landmarks}")
+        if not (self.box[2] > self.box[0] and self.box[3] > self.box[1]):
+            raise ValueError(f"box must have x1 > x0 and y1 > y0, got {self.box.tolist()}")
+
+
+@dataclass(frozen=True, eq=False)
+class FaceCrop:
+    """The upright square around one face, as the model sees it.
+
+    Attributes:
+        image: (S, S, 3) uint8 RGB, reflected where the square leaves the picture.
+        mask: (S, S) float32 in [0, 1], 1 = replace.
+        landmarks: (478, 2) float32, x y in crop pixels, FaceMesh order.
+        crop_from_image: (2, 3) float64, maps image pixels to crop pixels.
+    """
+
+    image: np.ndarray
+    mask: np.ndarray
+    landmarks: np.ndarray
+    crop_from_image: np.ndarray
+
+
+@dataclass(frozen=True)
+class FaceReport:
+    """What happened to one detected face. Holds no embedding and no pixels.
+
+    Attributes:
+        face: where it was.
+        outcome: REPLACED, REDACTED, or KEPT for a person the user asked to keep.
+        seed: the seed of this face's result; giving it back reproduces the face.
+        similarity: cosine in [-1, 1] of the result to its source by the guide recogniser; None when not measured.
+        reason: why it was not replaced; empty for REPLACED.
+        attributes: the values the new face was asked to have, by name.
+        tries: how many times the pipeline was run for this face.
+    """
+
+    face: Face
+    outcome: Outcome
+    seed: int
+    similarity: float | None = None
+    reason: str = ""
+    attributes: dict[str, float] = field(default_factory=dict)
+    tries: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """A line of the report: plain numbers and strings."""
+        return {
+            "box": [round(float(v), 2) for v in self.face.box],
+            "score": round(float(self.face.score), 4),
+            "track_id": self.face.track_id,
+            "outcome": self.outcome.value,
+            "seed": int(self.seed),
+            "similarity": None if self.similarity is None else round(float(self.similarity), 4),
+            "attributes": {k: round(float(v), 3) for k, v in self.attributes.items()},
+            "reason": self.reason,
+            "tries": self.tries,
+        }
