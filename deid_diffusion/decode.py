@@ -1,0 +1,99 @@
+"""Reads out of an opened picture what is worth carrying on: upright pixels at full depth, profile, JPEG quality."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image, ImageCms, JpegImagePlugin
+
+
+def upright_pixels(image: Image.Image, data: bytes) -> np.ndarray:
+    """(H, W), (H, W, 3) or (H, W, 4) of uint8 or uint16 in RGB order, EXIF orientation applied.
+
+    Args:
+        image: as opened by Pillow.
+        data: the bytes of the file it was opened from; empty for an image made in memory.
+    """
+    image.load()
+    if _is_deep(image, data):
+        array = _deep_pixels(image, data)
+    elif image.mode[0] in "IF":
+        raise ValueError(f"wanted 8 or 16 bit a channel, got mode {image.mode!r}; convert it to a 16-bit PNG")
+    elif image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        array = np.asarray(image.convert("RGBA"))
+    else:
+        array = np.asarray(_srgb_from_cmyk(image) if image.mode == "CMYK" else image.convert("RGB"))
+    # TIFF has been turned by load() (by OpenCV too); the others have not.
+    return _upright(array, 1 if image.format == "TIFF" else image.getexif().get(0x0112, 1))
+
+
+def visual_frames(image: Image.Image) -> int:
+    frames = getattr(image, "n_frames", 1)
+    if image.format != "TIFF" or frames == 1:
+        return frames
+    pages = 0
+    for number in range(frames):
+        image.seek(number)
+        pages += not image.tag_v2.get(254, 0) & 1  # NewSubfileType bit 0: a smaller copy of another page
+    image.seek(0)
+    return pages
+
+
+def _is_deep(image: Image.Image, data: bytes) -> bool:
+    """Whether the source has 16 bit a channel; Pillow shows only 8 of them in colour."""
+    if not data:
+        return image.mode.startswith("I;16") or (image.mode == "I" and image.getextrema()[1] < 65536)
+    if image.format == "PNG":
+        return data[24] == 16  # the IHDR's bit depth
+    if image.format == "TIFF":
+        tags = image.tag_v2
+        return set(tags.get(258, ())) == {16} and tags.get(262) in (1, 2) and set(tags.get(339, (1,))) == {1}
+    return False
+
+
+def _deep_pixels(image: Image.Image, data: bytes) -> np.ndarray:
+    if not data:
+        return np.asarray(image).astype(np.uint16)
+    array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if array is None or array.dtype != np.uint16 or array.shape[:2] != (image.height, image.width):
+        raise ValueError("OpenCV does not read its 16 bit")
+    return array if array.ndim == 2 else array[..., [2, 1, 0, 3][: array.shape[2]]]
+
+
+def _upright(array: np.ndarray, orientation: int) -> np.ndarray:
+    """Applies an EXIF orientation, 1 to 8; what is not one is taken for 1."""
+    if orientation in (2, 5, 7, 4):
+        array = array[:, ::-1]
+    turns = {3: 2, 4: 2, 5: 1, 6: 3, 7: 3, 8: 1}.get(orientation, 0)
+    return np.rot90(array, turns)
+
+
+def _srgb_from_cmyk(image: Image.Image) -> Image.Image:
+    icc = image.info.get("icc_profile")
+    if icc:
+        try:
+            inks = ImageCms.ImageCmsProfile(BytesIO(icc))
+            return ImageCms.profileToProfile(image, inks, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        except ImageCms.PyCMSError:
+            pass  # a broken profile: Pillow's plain inversion of the inks is what viewers show then
+    return image.convert("RGB")
+
+
+def clean_icc(icc: bytes | None) -> bytes | None:
+    """A profile of RGB or grey, cut to the length it declares; None for any other."""
+    if not icc or icc[36:40] != b"acsp" or icc[16:20] not in (b"RGB ", b"GRAY"):
+        return None
+    return icc[: int.from_bytes(icc[:4], "big")]
+
+
+def jpeg_quality(image: Image.Image) -> dict[str, Any]:
+    tables = getattr(image, "quantization", None)
+    if not tables:
+        return {}
+    return {
+        "qtables": [tables[key] for key in sorted(tables)][:2],
+        "subsampling": max(JpegImagePlugin.get_sampling(image), 0),  # -1: unusual, so keep all the colour
+    }

@@ -1,0 +1,122 @@
+"""Turns pixels into the bytes of a picture file that holds nothing else."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from io import BytesIO
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image, TiffImagePlugin
+
+DEEP_KINDS = ("PNG", "TIFF")  # the formats we write with 16 bit a channel
+_OPAQUE = ("JPEG", "BMP")
+
+
+def encode(
+    kind: str,
+    image: np.ndarray,
+    alpha: np.ndarray | None,
+    icc: bytes | None,
+    lossless: bool,
+    jpeg: dict[str, Any],
+) -> bytes:
+    """8-bit pixels to a file of `kind`.
+
+    Args:
+        kind: JPEG, PNG, WEBP, TIFF, AVIF, BMP, GIF or HEIF.
+        image: (H, W, 3) uint8 RGB or (H, W) uint8 grey.
+        alpha: (H, W) uint8 or None. Where the format has none, the picture is laid on white.
+        icc: colour profile, written when its colour space is that of `image`: a CMYK profile is not.
+        lossless: for WebP, which can be either.
+        jpeg: `qtables` and `subsampling` for a JPEG; empty for quality 95 without subsampling.
+    """
+    if alpha is not None and kind in _OPAQUE:
+        weight = alpha[..., None] if image.ndim == 3 else alpha
+        image = 255 - ((255 - image.astype(np.uint16)) * weight + 127) // 255
+        image, alpha = image.astype(np.uint8), None
+    options: dict[str, Any] = {
+        "JPEG": {"optimize": True, **(jpeg or {"quality": 95, "subsampling": 0})},
+        "WEBP": {"lossless": lossless, "quality": 90, "exact": True},
+        "TIFF": {"compression": "tiff_adobe_deflate"},
+        "AVIF": {"quality": 90, "subsampling": "4:4:4"},
+        "HEIF": {"quality": 90, "chroma": 444},
+    }.get(kind, {})
+    if _fits(icc, image):
+        options["icc_profile"] = icc
+    picture = Image.fromarray(image if alpha is None else np.dstack([image, alpha]))
+    buffer = BytesIO()
+    if kind == "HEIF":
+        _heif(picture, buffer, options)
+    else:
+        picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def _fits(icc: bytes | None, image: np.ndarray) -> bool:
+    # Bytes 16 to 20 of a profile name its colour space.
+    return icc is not None and icc[16:20] == (b"GRAY" if image.ndim == 2 else b"RGB ")
+
+
+def _heif(picture: Image.Image, buffer: BytesIO, options: dict[str, Any]) -> None:
+    try:
+        import pillow_heif
+    except ImportError:
+        raise ImportError("HEIC needs an extra: pip install 'deid-diffusion[heic]'") from None
+    icc = options.pop("icc_profile", None)
+    heif = pillow_heif.from_pillow(picture)
+    if icc is not None:
+        heif.info["icc_profile"], heif.info["icc_profile_type"] = icc, "prof"
+    heif.save(buffer, **options)
+
+
+def encode_deep(kind: str, image: np.ndarray, alpha: np.ndarray | None, icc: bytes | None) -> bytes:
+    """16-bit pixels to a PNG or TIFF.
+
+    Args:
+        kind: one of `DEEP_KINDS`.
+        image: (H, W, 3) uint16 RGB or (H, W) uint16 grey.
+        alpha: (H, W) uint16 or None.
+        icc: as in `encode`.
+    """
+    icc = icc if _fits(icc, image) else None
+    if alpha is not None and image.ndim == 2 and kind == "PNG":
+        image, icc = np.dstack([image] * 3), None  # OpenCV writes no 16-bit grey with alpha
+    pixels = image if alpha is None else np.dstack([image, alpha])
+    return _deep_png(pixels, icc) if kind == "PNG" else _deep_tiff(pixels, icc, alpha is not None)
+
+
+def _deep_png(pixels: np.ndarray, icc: bytes | None) -> bytes:
+    ok, data = cv2.imencode(".png", pixels if pixels.ndim == 2 else pixels[..., [2, 1, 0, 3][: pixels.shape[2]]])
+    if not ok:
+        raise ValueError("OpenCV refused the pixels")
+    data = data.tobytes()
+    if icc is None:
+        return data
+    body = b"iCCPicc\0\0" + zlib.compress(icc)
+    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    # After the signature (8 bytes) and the IHDR chunk (25), before the pixels. OpenCV writes no profile.
+    return data[:33] + chunk + data[33:]
+
+
+def _deep_tiff(pixels: np.ndarray, icc: bytes | None, has_alpha: bool) -> bytes:
+    # Pillow has no 16-bit RGB and OpenCV writes no profile; one deflated strip needs no more than this.
+    pixels = pixels.reshape(*pixels.shape[:2], -1)
+    height, width, channels = pixels.shape
+    difference = pixels.copy()
+    difference[:, 1:] -= pixels[:, :-1]  # predictor 2, modulo 2^16
+    strip = zlib.compress(difference.astype("<u2").tobytes())
+    tags = TiffImagePlugin.ImageFileDirectory_v2()  # little-endian
+    tags[256], tags[257], tags[258], tags[259] = width, height, (16,) * channels, 8
+    tags[262] = 2 if channels >= 3 else 1
+    tags[273], tags[277], tags[278], tags[279] = 0, channels, height, len(strip)
+    tags[284], tags[317] = 1, 2
+    if has_alpha:
+        tags[338] = 2  # not premultiplied
+    if icc is not None:
+        tags[34675] = icc
+    buffer = BytesIO()
+    tags.save(buffer)  # shifts the strip's offset to the end of what it writes
+    return buffer.getvalue() + strip

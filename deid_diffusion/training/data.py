@@ -1,0 +1,235 @@
+"""Holds face crops and their labels in memory, and cuts augmented batches from them on the device."""
+
+from __future__ import annotations
+
+import io
+import logging
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from deid_diffusion.face_shape import (
+    EXPRESSION_NAMES,
+    FaceShape,
+    angles_from_rotation,
+    fit_face_shape,
+    mirror_numbers,
+    read_expression,
+)
+from deid_diffusion.light import LIGHT_NAMES, read_light
+from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, FIELDS
+
+log = logging.getLogger(__name__)
+HAPPY = 1  # column of the `expression` labels
+# Rare sources are diverse and count more; plain studio portraits would drown them.
+SOURCE_WEIGHT = {"hmdghoul": 1.0, "hatatori": 1.0, "basemax": 2.5, "leafac": 3.0, "sfhq": 4.0, "faker": 4.0}
+
+
+@dataclass(eq=False)
+class FaceSet:
+    """All crops of a folder, on one device.
+
+    Attributes:
+        images: (N, 3, 256, 256) uint8.
+        landmarks: (N, 478, 3) float32 crop pixels.
+        attributes: (N, A) float32 in real units, columns as ATTRIBUTE_NAMES (light columns are read from the
+            augmented pixels instead).
+        embedding: (N, 256) float32 unit norm, the teacher's.
+        expression: (N, 7) float32 probabilities.
+        weight: (N,) float32, how often to draw each.
+        train: (N,) bool.
+        mirror: (478,) int64.
+    """
+
+    images: torch.Tensor
+    landmarks: torch.Tensor
+    attributes: torch.Tensor
+    embedding: torch.Tensor
+    expression: torch.Tensor
+    weight: torch.Tensor
+    train: torch.Tensor
+    mirror: torch.Tensor
+    shape: FaceShape
+
+    def draw(self, count: int, generator: torch.Generator, train: bool = True) -> torch.Tensor:
+        """Numbers of `count` faces, by weight, with replacement."""
+        weight = self.weight.cpu() * (self.train.cpu() == train)
+        return torch.multinomial(weight, count, replacement=True, generator=generator)
+
+
+def load_faces(folder: Path, name: str = "synthetic", device: str = "cpu", limit: int | None = None) -> FaceSet:
+    """Reads `NAME-*.tar` (crops KEY.webp) and `NAME.npz` (labels) from a folder.
+
+    Raises:
+        FileNotFoundError: when the folder holds no such files.
+    """
+    folder = Path(folder)
+    tars = sorted(folder.glob(f"{name}-*.tar"))
+    labels_file = folder / f"{name}.npz"
+    if not tars or not labels_file.exists():
+        raise FileNotFoundError(f"{folder} must hold {name}-00.tar ... and {name}.npz; got {len(tars)} tars")
+    labels = np.load(labels_file)
+    images = _read_tars(tars, [str(k) for k in labels["key"]], limit)
+    count = len(images)
+    landmarks = labels["landmarks"][:count].astype(np.float32)
+    split = labels["split"][:count] if "split" in labels else np.full(count, "holdout")
+    train = split == "train"
+    smile = labels["expression"][:count, HAPPY].astype(np.float32)
+    chosen = train if train.sum() > 500 else np.ones(count, bool)
+    mirror = mirror_numbers(landmarks[chosen])
+    shape = fit_face_shape(landmarks[chosen].astype(np.float64), smile[chosen], mirror)
+    source = labels["source"][:count]
+    weight = np.array([SOURCE_WEIGHT.get(str(s), 1.0) for s in source], dtype=np.float32)
+    attributes = _attributes(shape, landmarks, smile, labels["age"][:count], labels["male"][:count])
+
+    def put(array: np.ndarray) -> torch.Tensor:
+        return torch.as_tensor(array, device=device)
+
+    return FaceSet(
+        images=put(images), landmarks=put(landmarks), attributes=put(attributes),
+        embedding=F.normalize(put(labels["embedding"][:count].astype(np.float32)), dim=-1),
+        expression=put(labels["expression"][:count].astype(np.float32)), weight=put(weight), train=put(train),
+        mirror=put(mirror), shape=shape,
+    )  # fmt: skip
+
+
+def _read_tars(tars: list[Path], keys: list[str], limit: int | None) -> np.ndarray:
+    wanted = {key: number for number, key in enumerate(keys[:limit])}
+    images = np.zeros((len(wanted), 3, 256, 256), np.uint8)
+    found = 0
+    for path in tars:
+        with tarfile.open(path) as tar:
+            for member in tar:
+                number = wanted.get(Path(member.name).stem)
+                if number is None:
+                    continue
+                picture = Image.open(io.BytesIO(tar.extractfile(member).read())).convert("RGB")
+                images[number] = np.asarray(picture).transpose(2, 0, 1)
+                found += 1
+    if found != len(wanted):
+        raise ValueError(f"labels name {len(wanted)} crops, the tars hold {found} of them")
+    log.info("read %d crops", found)
+    return images
+
+
+def _attributes(shape: FaceShape, landmarks: np.ndarray, smile: np.ndarray, age: np.ndarray, male: np.ndarray):
+    table = np.zeros((len(landmarks), len(FIELDS)), np.float32)
+    for row, face in zip(table, landmarks, strict=True):
+        place = shape.locate(face)
+        read = read_expression(place.unplace(face))
+        read |= dict(zip(("yaw_deg", "pitch_deg", "roll_deg"), angles_from_rotation(place.rotation), strict=True))
+        for name, value in read.items():
+            row[ATTRIBUTE_NAMES.index(name)] = value
+    table[:, ATTRIBUTE_NAMES.index("smile")] = smile
+    table[:, ATTRIBUTE_NAMES.index("age")] = age
+    table[:, ATTRIBUTE_NAMES.index("male")] = male
+    return table
+
+
+@dataclass(eq=False)
+class Batch:
+    """Augmented crops with their moved labels.
+
+    Attributes:
+        image: (B, 3, S, S) in [-1, 1].
+        landmarks: (B, 478, 3) pixels of the augmented crop.
+        attributes: (B, A) float32 in real units.
+        embedding, expression: as in FaceSet.
+    """
+
+    image: torch.Tensor
+    landmarks: torch.Tensor
+    attributes: torch.Tensor
+    embedding: torch.Tensor
+    expression: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Jitter:
+    """How far an augmented crop strays from its original; every figure is the bound of a uniform draw."""
+
+    size: int = 256  # side of what comes out, px
+    zoom: float = 0.08
+    turn_deg: float = 6.0
+    shift: float = 6.0  # px of the 256 px crop
+    colour: float = 0.12
+    degrade: float = 0.3  # share of crops that are blurred, noised or shrunk
+
+
+def cut(faces: FaceSet, numbers: torch.Tensor, jitter: Jitter, generator: torch.Generator) -> Batch:
+    """(B,) numbers -> one augmented batch: mirrored half the time, moved, coloured, degraded."""
+    device = faces.images.device
+    numbers = numbers.to(device)
+    count = len(numbers)
+
+    def uniform(bound: float, *shape: int) -> torch.Tensor:
+        return ((torch.rand(count, *shape, generator=generator) * 2 - 1) * bound).to(device)
+
+    image = faces.images[numbers].float() / 127.5 - 1
+    landmarks = faces.landmarks[numbers].clone()
+    attributes = faces.attributes[numbers].clone()
+    flip = (torch.rand(count, generator=generator) < 0.5).to(device)
+    image = torch.where(flip[:, None, None, None], image.flip(-1), image)
+    mirrored = landmarks[:, faces.mirror] * landmarks.new_tensor([-1, 1, 1]) + landmarks.new_tensor([256, 0, 0])
+    landmarks = torch.where(flip[:, None, None], mirrored, landmarks)
+    sign = torch.where(flip, -1.0, 1.0)
+    for name in ("yaw_deg", "roll_deg", "gaze_x"):
+        attributes[:, ATTRIBUTE_NAMES.index(name)] *= sign
+    angle = torch.deg2rad(uniform(jitter.turn_deg))
+    zoom = torch.exp(uniform(jitter.zoom))
+    image, landmarks = _move(image, landmarks, zoom, angle, uniform(jitter.shift, 2), jitter.size)
+    attributes[:, ATTRIBUTE_NAMES.index("roll_deg")] += torch.rad2deg(angle)
+    image = _recolour(image, uniform(jitter.colour, 3), uniform(jitter.colour, 1), uniform(jitter.colour, 1))
+    light = read_light(image, landmarks[..., :2])
+    for column, name in enumerate(LIGHT_NAMES):
+        attributes[:, ATTRIBUTE_NAMES.index(name)] = light[:, column]
+    if jitter.degrade:
+        image = _degrade(image, jitter.degrade, generator)
+    return Batch(image, landmarks, attributes, faces.embedding[numbers], faces.expression[numbers])
+
+
+def _move(image, landmarks, zoom, angle, shift, size):
+    """Similarity about the centre; (B, 3, 256, 256) -> (B, 3, size, size), landmarks with it."""
+    cos, sin = torch.cos(angle), torch.sin(angle)
+    scale = zoom * size / 256
+    linear = torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2)  # out from in
+    moved_xy = (scale[:, None, None] * (landmarks[..., :2] - 128) @ linear.transpose(1, 2)) + size / 2 + shift[:, None]
+    landmarks = torch.cat([moved_xy, landmarks[..., 2:] * scale[:, None, None]], -1)
+    # affine_grid wants in-from-out, in units of half sides.
+    inverse = linear.transpose(1, 2) / zoom[:, None, None]
+    offset = -(inverse @ (shift / (size / 2))[..., None])
+    grid = F.affine_grid(torch.cat([inverse, offset], -1), [len(image), 3, size, size], align_corners=False)
+    return F.grid_sample(image, grid, mode="bicubic", padding_mode="reflection", align_corners=False), landmarks
+
+
+def _recolour(image, gain, exposure, contrast):
+    """White balance, exposure and contrast in display space."""
+    unit = (image / 2 + 0.5).clamp(0, 1)
+    unit = unit ** torch.exp(exposure * 2)[..., None, None]
+    unit = unit * (1 + 0.4 * gain[..., None, None])
+    mean = unit.mean((1, 2, 3), keepdim=True)
+    return (((unit - mean) * torch.exp(contrast)[..., None, None] + mean).clamp(0, 1)) * 2 - 1
+
+
+def _degrade(image, share: float, generator: torch.Generator):
+    """A share of the crops comes from a smaller or noisier picture, or a grey one."""
+    dice = torch.rand(len(image), 3, generator=generator)
+    rows = []
+    for picture, (small, noise, grey) in zip(image, dice.tolist(), strict=True):
+        if small < share:
+            factor = 1 + 4 * (small / share) ** 2
+            side = max(16, int(picture.shape[-1] / factor))
+            low = F.interpolate(picture[None], size=side, mode="bilinear", antialias=True, align_corners=False)
+            picture = F.interpolate(low, size=picture.shape[-1], mode="bicubic", align_corners=False)[0]
+        if noise < share:
+            grain = torch.randn(picture.shape, generator=generator).to(picture)
+            picture = picture + grain * 0.08 * (noise / share)
+        if grey < share / 6:
+            picture = picture.mean(0, keepdim=True).expand(3, -1, -1)
+        rows.append(picture.clamp(-1, 1))
+    return torch.stack(rows)

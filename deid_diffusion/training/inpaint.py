@@ -1,0 +1,225 @@
+"""Trains the unet of the embedded model: a face from its surroundings, landmarks, attributes and identity.
+
+    deid train inpaint --data faces/ --out weights/face256/unet --minutes 600
+
+Folded pixels (no vae): x0 is the crop, noise is mixed in by rectified flow, x_t = (1 - t) x0 + t eps, and the unet is
+preconditioned as in Karras et al. 2022 (eq. 7, with sigma = t / (1 - t)), so that it predicts x0 from pure noise and
+noise from almost clean crops.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from diffusers import FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
+
+from deid_diffusion.pipelines.conditioning import (
+    FIELDS,
+    POINTS,
+    condition_vector,
+    erase,
+    fold,
+    landmark_maps,
+    unfold,
+)
+from deid_diffusion.pipelines.denoise import precondition
+from deid_diffusion.training.data import Batch, FaceSet, Jitter, cut, load_faces
+from deid_diffusion.training.losses import PerceptualLoss
+from deid_diffusion.training.masks import random_masks
+from deid_diffusion.training.run import (
+    Average,
+    Clock,
+    every,
+    load_checkpoint,
+    option,
+    parse_options,
+    save_atomically,
+    write_json,
+)
+
+log = logging.getLogger(__name__)
+FOLD = 4
+IDENTITY_DIM = 256
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `deid train inpaint` takes."""
+
+    data: str = option("data", "folder with NAME-*.tar and NAME.npz")
+    out: str = option("runs/inpaint", "folder for the unet, the checkpoint and the metrics")
+    minutes: float = option(60.0, "how long this call trains; the learning rate falls over it")
+    steps: int = option(0, "stop after this many steps, 0 for no limit")
+    resume: bool = option(False, "go on from the checkpoint in --out")
+    batch: int = option(4, "crops a step")
+    window: int = option(256, "train on windows of this many pixels, a multiple of 32; 256 is the whole crop")
+    lr: float = option(4e-4, "peak learning rate of AdamW")
+    final_lr: float = option(0.0, "share of it that is left at the end of this call")
+    channels: str = option("64,96,160,256", "unet width at 64, 32, 16 and 8 cells")
+    layers: int = option(1, "residual blocks a level")
+    perceptual: str = option("", "TorchScript feature network for the perceptual loss; empty for none")
+    perceptual_weight: float = option(0.15, "its weight beside the squared error")
+    ema: float = option(0.999, "decay of the averaged weights, which are what is saved")
+    threads: int = option(0, "CPU threads, 0 for torch's choice")
+    limit: int = option(0, "use only this many crops, 0 for all")
+    seed: int = option(0, "seed of weights, draws and noise")
+    compile: bool = option(False, "torch.compile the unet")
+    save_every: float = option(120.0, "seconds between checkpoints")
+
+
+def build_unet(channels: tuple[int, ...], layers: int) -> UNet2DConditionModel:
+    """A stock unet on folded crops; attention from the third level down."""
+    plain, attend = len(channels[:2]), len(channels[2:])
+    return UNet2DConditionModel(
+        sample_size=256 // FOLD,
+        in_channels=2 * 3 * FOLD**2 + 1 + len(POINTS),  # noisy crop, erased crop, mask, landmark maps
+        out_channels=3 * FOLD**2,
+        block_out_channels=channels,
+        layers_per_block=layers,
+        down_block_types=("DownBlock2D",) * plain + ("AttnDownBlock2D",) * attend,
+        mid_block_type="UNetMidBlock2D",
+        up_block_types=("AttnUpBlock2D",) * attend + ("UpBlock2D",) * plain,
+        attention_head_dim=32,
+        norm_num_groups=32 if all(c % 32 == 0 for c in channels) else 8,
+        class_embed_type="projection",
+        projection_class_embeddings_input_dim=2 * len(FIELDS) + IDENTITY_DIM + 1,
+        time_embedding_dim=384,
+        resnet_time_scale_shift="scale_shift",
+        cross_attention_dim=32,
+    )
+
+
+def condition(batch: Batch, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Landmarks (B, K, 2) and condition vector (B, C), each part dropped at random so that it may be left out later."""
+    count, device = len(batch.image), batch.image.device
+
+    def keep(share: float, *shape: int) -> torch.Tensor:
+        return (torch.rand(count, *shape, generator=generator) < share).to(device)
+
+    fields = list(FIELDS.values())
+    centre = torch.tensor([f.centre for f in fields], device=device)
+    scale = torch.tensor([f.scale for f in fields], device=device)
+    valid = (keep(0.9, len(fields)) & keep(0.9, 1)).float()
+    vector = torch.cat([(batch.attributes - centre) / scale * valid, valid], -1)
+    noise = torch.randn(count, IDENTITY_DIM, generator=generator).to(device)
+    # Neighbours in identity are to mean neighbours in looks: the embedding is blurred by up to a quarter of its length.
+    blur = torch.rand(count, 1, generator=generator).to(device) * 0.25 / IDENTITY_DIM**0.5
+    full = condition_vector(vector, batch.embedding + noise * blur, IDENTITY_DIM)
+    full = torch.where(torch.arange(full.shape[1], device=device) < vector.shape[1], full, full * keep(0.8, 1))
+    points = batch.landmarks[:, list(POINTS), :2]
+    points = points + torch.randn(points.shape, generator=generator).to(device) * 0.7
+    points = points.masked_fill(~(keep(0.95, 1, 1) & keep(0.98, len(POINTS), 1)), math.nan)
+    return points, full
+
+
+def loss_on(unet, batch: Batch, options: Options, perceptual: PerceptualLoss | None, generator: torch.Generator):
+    """One step's loss: squared error in unet units, heavy inside the mask, plus perceptual distance of x0."""
+    size, window = batch.image.shape[-1], options.window
+    x0 = batch.image
+    mask = random_masks(batch.landmarks, size, generator).to(x0)
+    points, vector = condition(batch, generator)
+    maps = landmark_maps(points, size, FOLD)
+    erased = erase(x0, mask)
+    if window < size:
+        left, top = (int(torch.randint(0, (size - window) // FOLD + 1, (1,), generator=generator)) for _ in "xy")
+        maps = maps[..., top : top + window // FOLD, left : left + window // FOLD]
+        where = (..., slice(top * FOLD, top * FOLD + window), slice(left * FOLD, left * FOLD + window))
+        x0, mask, erased = x0[where], mask[where], erased[where]
+    t = torch.sigmoid(torch.randn(len(x0), generator=generator) + 0.6).to(x0)[:, None, None, None]
+    eps = torch.randn(x0.shape, generator=generator).to(x0)
+    x_t = (1 - t) * x0 + t * eps
+    c_skip, c_out, c_in = precondition(t)
+    inputs = torch.cat(
+        [fold(c_in * x_t, FOLD), fold(erased, FOLD), torch.nn.functional.avg_pool2d(mask, FOLD), maps], 1
+    )
+    raw = unfold(unet(inputs, t.flatten() * 1000, None, class_labels=vector, return_dict=False)[0].float(), FOLD)
+    error = (raw - (x0 - c_skip * x_t) / c_out) ** 2
+    heavy = 0.03 + mask
+    loss = (error * heavy).mean() / heavy.mean()
+    if perceptual is None:
+        return loss, loss.detach()
+    painted = torch.lerp(x0, c_skip * x_t + c_out * raw, mask)
+    return loss + options.perceptual_weight * perceptual(painted, x0).mean(), loss.detach()
+
+
+def train(options: Options) -> dict[str, float]:
+    """Trains, checkpoints, saves the averaged unet in half precision; returns the metrics it wrote."""
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    torch.manual_seed(options.seed)
+    accelerator = Accelerator()
+    faces = load_faces(Path(options.data), device=str(accelerator.device), limit=options.limit or None)
+    unet = build_unet(tuple(int(c) for c in options.channels.split(",")), options.layers)
+    optimiser = torch.optim.AdamW(unet.parameters(), lr=options.lr, betas=(0.9, 0.99), weight_decay=0.01)
+    perceptual = PerceptualLoss(Path(options.perceptual), accelerator.device) if options.perceptual else None
+    out, generator = Path(options.out), torch.Generator().manual_seed(options.seed)
+    saved = load_checkpoint(out / "inpaint.ckpt", options.resume)
+    done = {"step": 0, "samples": 0, "minutes": 0.0}
+    if saved:
+        unet.load_state_dict(saved["unet"])
+        optimiser.load_state_dict(saved["optimiser"])
+        done = saved["done"]
+        generator.manual_seed(options.seed + done["step"])
+    unet, optimiser = accelerator.prepare(unet, optimiser)
+    plain = accelerator.unwrap_model(unet)
+    average = Average(plain, options.ema)
+    if saved:
+        average.state = {k: v.to(accelerator.device) for k, v in saved["average"].items()}
+        average.count = done["step"]
+    model = torch.compile(unet) if options.compile else unet
+    clock, due, smoothed = Clock(options.minutes), every(options.save_every), None
+
+    def checkpoint() -> None:
+        spent = done | {"minutes": done["minutes"] + clock.elapsed()}
+        state = {"unet": plain.state_dict(), "optimiser": optimiser.state_dict(), "average": average.state}
+        save_atomically(state | {"done": spent}, out / "inpaint.ckpt")
+
+    step = 0
+    while clock.progress() < 1 and (not options.steps or step < options.steps):
+        progress = max(clock.progress(), step / options.steps if options.steps else 0)
+        for group in optimiser.param_groups:
+            share = options.final_lr + (1 - options.final_lr) * (1 - progress) ** 0.8
+            group["lr"] = options.lr * min(1, (step + 1) / 50) * share
+        batch = cut(faces, faces.draw(options.batch, generator), Jitter(degrade=0.08), generator)
+        with accelerator.autocast():
+            loss, error = loss_on(model, batch, options, perceptual, generator)
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(unet.parameters(), 1.0)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        average.update(plain)
+        smoothed = float(error) if smoothed is None else 0.98 * smoothed + 0.02 * float(error)
+        step, done = step + 1, done | {"step": done["step"] + 1, "samples": done["samples"] + options.batch}
+        if step % 20 == 0:
+            rate = step * options.batch / (60 * clock.elapsed())
+            log.info("step %d  %d crops  loss %.4f  %.1f crops/s", done["step"], done["samples"], smoothed, rate)
+        if next(due):
+            checkpoint()
+    checkpoint()
+    metrics = done | {"minutes": done["minutes"] + clock.elapsed(), "loss": smoothed, "options": asdict(options)}
+    save(plain, average, out)
+    write_json(metrics, out / "training.json")
+    return metrics
+
+
+def save(unet: UNet2DConditionModel, average: Average, out: Path) -> None:
+    """The averaged unet as fp16 shards, with the scheduler that samples it."""
+    copy = UNet2DConditionModel.from_config(unet.config)
+    average.copy_to(copy)
+    copy.half().save_pretrained(out / "unet", max_shard_size="15MB")
+    FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=3.0).save_pretrained(out / "scheduler")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Command-line door."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    train(parse_options(Options, argv, __doc__.splitlines()[0]))
+
+
+if __name__ == "__main__":
+    main()

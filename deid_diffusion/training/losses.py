@@ -1,0 +1,40 @@
+"""Perceptual distance on the feature maps of a TorchScript network."""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+# SqueezeNet's preprocessing: BGR in 0..255 minus the ImageNet mean.
+_MEAN_BGR = (104.0, 117.0, 123.0)
+
+
+class PerceptualLoss:
+    """Distance of two crops in a network's feature maps, unit-normalised per pixel (Zhang et al. 2018, eq. 1).
+
+    Args:
+        path: TorchScript file that maps (B, 3, H, W) BGR minus mean to a list of feature maps.
+        maps: which of the maps to compare.
+    """
+
+    def __init__(self, path: Path, device: str | torch.device = "cpu", maps: tuple[int, ...] = (0, 1, 2, 3, 4, 5)):
+        self.net = torch.jit.load(str(path), map_location=device).eval()
+        for weight in self.net.parameters():
+            weight.requires_grad_(False)
+        self.maps = maps
+        self.mean = torch.tensor(_MEAN_BGR, device=device)[None, :, None, None]
+
+    def features(self, image: torch.Tensor) -> list[torch.Tensor]:
+        """(B, 3, S, S) RGB in [-1, 1] -> the chosen maps."""
+        maps = self.net((image.flip(1) + 1) * 127.5 - self.mean)
+        return [maps[number] for number in self.maps]
+
+    def __call__(self, image: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """(B, 3, S, S) twice, in [-1, 1] -> (B,)."""
+        with torch.no_grad():
+            wanted = self.features(target)
+        total = image.new_zeros(len(image))
+        for got, want in zip(self.features(image), wanted, strict=True):
+            got, want = F.normalize(got, dim=1), F.normalize(want, dim=1)
+            total = total + (got - want).pow(2).sum(1).mean((1, 2))
+        return total
