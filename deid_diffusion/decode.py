@@ -27,7 +27,14 @@ def upright_pixels(image: Image.Image, data: bytes) -> np.ndarray:
     else:
         array = np.asarray(_srgb_from_cmyk(image) if image.mode == "CMYK" else image.convert("RGB"))
     # TIFF has been turned by load() (by OpenCV too); the others have not.
-    return _upright(array, 1 if image.format == "TIFF" else image.getexif().get(0x0112, 1))
+    return _upright(array, 1 if image.format == "TIFF" else _orientation(image))
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(0x0112, 1)
+    except Exception:  # garbled EXIF raises anything; the picture is whole all the same
+        return 1
 
 
 def visual_frames(image: Image.Image) -> int:

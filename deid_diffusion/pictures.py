@@ -192,7 +192,8 @@ def _from_array(array: np.ndarray) -> Picture:
         )
     if not array.size:
         raise PictureError(f"wanted at least one pixel, got an array of shape {array.shape}")
-    rgb = np.ascontiguousarray(np.dstack([array] * 3) if array.ndim == 2 else array[..., :3])
+    # Writable, because torch complains of arrays that are not, and Pillow's are not.
+    rgb = np.require(np.dstack([array] * 3) if array.ndim == 2 else array[..., :3], requirements=["C", "W"])
     alpha = array[..., 3].copy() if array.shape[2:] == (4,) else None
     deep = rgb if array.dtype == np.uint16 else None
     return Picture(rgb if deep is None else _eight_bit(deep), alpha, deep, grey=array.ndim == 2)
