@@ -45,3 +45,26 @@ class Repulsion:
         """(B, D), (B, D) -> (B,): how much closer than `margin` each face is to its source."""
         # A hinge, not the bare cosine: past the margin, more distance buys no privacy and costs realism.
         return F.relu(F.cosine_similarity(embedding, source, dim=-1) - self.margin)
+
+
+def push(x0: torch.Tensor, gradient: torch.Tensor, energy: torch.Tensor, noise: torch.Tensor, mask: torch.Tensor,
+         scale: float, clamp: float = 0.25) -> torch.Tensor:  # fmt: skip
+    """Moves x0 down the energy, by a length that the gradient's own size does not decide.
+
+    The gradient of a recogniser says which way, not how far: its norm depends on the network. So the step is
+    `scale / 1000 * |noise| * energy` long, all norms over the masked pixels (gradient normalisation as in Yu et al.
+    2023, FreeDoM, section 4.3).
+
+    Args:
+        x0, gradient, noise: (B, C, S, S); `noise` is the predicted noise.
+        energy: (B,), >= 0.
+        mask: (B, 1, S, S), 1 where x0 may change.
+        scale: length of the push at energy 1, in thousandths of the noise.
+        clamp: no value moves further than this.
+    """
+
+    def norm(value: torch.Tensor) -> torch.Tensor:
+        return torch.linalg.vector_norm((value * mask).flatten(1), dim=1)
+
+    length = scale / 1000 * norm(noise) * energy / norm(gradient).clamp_min(1e-12)
+    return x0 - (length[:, None, None, None] * gradient * mask).clamp(-clamp, clamp)

@@ -29,7 +29,7 @@ from deid_diffusion.training.run import (
 
 log = logging.getLogger(__name__)
 # Half-finished samples are soft and noisy; the guide must read them as well as photos.
-JITTER = Jitter(zoom=0.08, turn_deg=8, shift=8, colour=0.2, degrade=0.5)
+JITTER = Jitter(size=176, zoom=0.08, turn_deg=8, shift=5, colour=0.2, degrade=0.5)
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Options:
     resume: bool = option(False, "go on from the checkpoint in --out")
     batch: int = option(32, "crops a step")
     lr: float = option(1.5e-3, "peak learning rate of AdamW")
-    widths: str = option("48,96,192,320", "channels of the four stages")
+    widths: str = option("32,64,128,256", "channels of the four stages")
     ema: float = option(0.998, "decay of the averaged weights, which are what is saved")
     threads: int = option(0, "CPU threads, 0 for torch's choice")
     limit: int = option(0, "use only this many crops, 0 for all")
