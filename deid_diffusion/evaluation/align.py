@@ -1,0 +1,70 @@
+"""Brings a face to the place where a network wants it."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+# The ArcFace template: 5 points in a 112 px square, as fractions of its side.
+ARCFACE = np.array(
+    [(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)]
+)
+ARCFACE = ARCFACE / 112
+
+
+def fit_similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """(P, 2), (P, 2) -> (2, 3) `target_from_source`: turn, scale and shift with least squares (Umeyama 1991)."""
+    source, target = np.asarray(source, np.float64), np.asarray(target, np.float64)
+    source_mean, target_mean = source.mean(axis=0), target.mean(axis=0)
+    x, y = source - source_mean, target - target_mean
+    spread = max(float((x**2).sum()), 1e-12)
+    # In the plane the closed form needs no SVD and cannot mirror: complex least squares y = (a + ib) x.
+    a = float((x * y).sum()) / spread
+    b = float((x[:, 0] * y[:, 1] - x[:, 1] * y[:, 0]).sum()) / spread
+    turn = np.array([[a, -b], [b, a]])
+    return np.column_stack([turn, target_mean - turn @ source_mean])
+
+
+def warp(image: np.ndarray, crop_from_image: np.ndarray, size: int) -> np.ndarray:
+    """(H, W, C) u8 picture -> (size, size, C) u8 crop; black outside. Points count from the corner of a pixel."""
+    scale = float(np.hypot(crop_from_image[0, 0], crop_from_image[1, 0]))
+    if scale < 0.5:
+        # Shrinking by bilinear taps alone aliases, and recognisers notice: average first.
+        shrink = 0.5 / max(scale, 1e-3)
+        small = cv2.resize(image, None, fx=1 / shrink, fy=1 / shrink, interpolation=cv2.INTER_AREA)
+        factor = np.array([image.shape[1] / small.shape[1], image.shape[0] / small.shape[0]])
+        image, crop_from_image = small, np.column_stack([crop_from_image[:, :2] * factor, crop_from_image[:, 2]])
+    centred = crop_from_image.copy()
+    # cv2 counts from pixel centres, we count from corners: half a pixel in, half a pixel out.
+    centred[:, 2] += crop_from_image[:, :2] @ (0.5, 0.5) - 0.5
+    return cv2.warpAffine(image, centred, (size, size), flags=cv2.INTER_LINEAR)
+
+
+def warp_to_template(image: np.ndarray, landmarks: np.ndarray, template: np.ndarray, size: int) -> np.ndarray:
+    """(size, size, 3) crop with (5, 2) image landmarks laid on the (5, 2) `template`, in fractions of the side."""
+    return warp(image, fit_similarity(landmarks, template * size), size)
+
+
+def square(box: np.ndarray, grow: float = 1.0) -> np.ndarray:
+    """(4,) box -> (4,) square around its centre, side = the longer edge times `grow`, in pixels."""
+    centre, side = (box[:2] + box[2:]) / 2, float(max(box[2:] - box[:2])) * grow
+    return np.concatenate([centre - side / 2, centre + side / 2])
+
+
+def cut(image: np.ndarray, box: np.ndarray, size: int) -> np.ndarray:
+    """The (4,) x0 y0 x1 y1 box of the picture as a (size, size, C) crop; black outside the picture."""
+    scale = size / (box[2:] - box[:2])
+    return warp(image, np.column_stack([np.diag(scale), -scale * box[:2]]), size)
+
+
+def eye_distance(landmarks: np.ndarray) -> float:
+    """Pixels between the eyes of (5, 2) landmarks, at least one."""
+    return max(float(np.linalg.norm(landmarks[1] - landmarks[0])), 1.0)
+
+
+def face_square(landmarks: np.ndarray) -> np.ndarray:
+    """(4,) upright square in which anonymizers work: face with its surroundings, twice to thrice the face's width."""
+    eyes, mouth = landmarks[:2].mean(axis=0), landmarks[3:].mean(axis=0)
+    half = max(2 * eye_distance(landmarks), 1.8 * float(np.linalg.norm(mouth - eyes)))
+    centre = eyes + 0.1 * (mouth - eyes)
+    return np.concatenate([centre - half, centre + half])

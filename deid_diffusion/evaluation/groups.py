@@ -1,0 +1,35 @@
+"""Reads who belongs to which group, so that unfairness shows."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from deid_diffusion.evaluation.results import EvaluationError
+
+
+def read_groups(path: Path) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
+    """CSV -> (attribute names, person -> group of each). Numbers with many values become thirds: "24 to 31"."""
+    try:
+        with path.open(newline="") as file:
+            rows = [row for row in csv.reader(file) if row]
+    except (OSError, UnicodeDecodeError) as error:
+        raise EvaluationError(f"cannot read the groups in {path.name}: {error}") from error
+    if len(rows) < 2 or any(len(row) != len(rows[0]) for row in rows) or len(rows[0]) < 2:
+        raise EvaluationError(f"{path.name} needs a header and rows of equal length: person,attribute,...")
+    columns = [_as_groups([row[i] for row in rows[1:]]) for i in range(1, len(rows[0]))]
+    return tuple(rows[0][1:]), {row[0]: tuple(c[i] for c in columns) for i, row in enumerate(rows[1:])}
+
+
+def _as_groups(values: list[str]) -> list[str]:
+    try:
+        numbers = np.array(values, dtype=float)
+    except ValueError:
+        return values
+    if len(np.unique(numbers)) <= 6:
+        return values
+    third = np.searchsorted(np.quantile(numbers, [1 / 3, 2 / 3]), numbers)
+    names = {t: f"{numbers[third == t].min():g} to {numbers[third == t].max():g}" for t in np.unique(third)}
+    return [names[t] for t in third]

@@ -1,0 +1,117 @@
+"""Keeps what was measured of each face as bare columns, so that 100,000 pictures are some megabytes."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from deid_diffusion.evaluation.results import Problem
+
+MAX_PROBLEMS = 1000
+
+
+class Columns:
+    """Named float32 columns; rows are added one by one."""
+
+    def __init__(self):
+        self._columns: dict[str, array] = {}
+
+    def add(self, **values: float) -> None:
+        """One row; every row has the same names."""
+        for name, value in values.items():
+            self._columns.setdefault(name, array("f")).append(value)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """(n,) float32, empty when no row was added."""
+        return np.array(self._columns.get(name, ()), dtype=np.float32)
+
+
+class Vectors:
+    """A growing (n, D) float32 matrix."""
+
+    def __init__(self):
+        self._flat, self._rows = array("f"), 0
+
+    def add(self, vector: np.ndarray) -> None:
+        self._flat.frombytes(np.ascontiguousarray(vector, dtype=np.float32).tobytes())
+        self._rows += 1
+
+    def array(self) -> np.ndarray:
+        """(n, D) float32; (0, 0) when empty."""
+        return np.array(self._flat, dtype=np.float32).reshape(self._rows, -1) if self._rows else np.zeros((0, 0), "f")
+
+
+class Sample:
+    """At most `size` vectors out of a stream of unknown length, each with the same chance (Vitter 1985)."""
+
+    def __init__(self, size: int = 5000, seed: int = 0):
+        self._kept: list[np.ndarray] = []
+        self._seen, self._size, self._generator = 0, size, np.random.default_rng(seed)
+
+    def add(self, vector: np.ndarray) -> None:
+        self._seen += 1
+        if len(self._kept) < self._size:
+            self._kept.append(np.array(vector, dtype=np.float32))
+        elif (slot := int(self._generator.integers(self._seen))) < self._size:
+            self._kept[slot] = np.array(vector, dtype=np.float32)
+
+    def array(self) -> np.ndarray:
+        """(m, D) float32, m <= size."""
+        return np.stack(self._kept) if self._kept else np.zeros((0, 0), "f")
+
+
+class Problems:
+    """Counted lines: every one is counted, the first `MAX_PROBLEMS` are kept."""
+
+    def __init__(self):
+        self.counts: Counter[str] = Counter()
+        self.kept: list[Problem] = []
+
+    def add(self, kind: str, file: str, detail: str = "") -> None:
+        self.counts[kind] += 1
+        if len(self.kept) < MAX_PROBLEMS:
+            self.kept.append(Problem(kind, file, detail))
+
+
+@dataclass(eq=False)
+class FaceLedger:
+    """Faces of the originals or of the gallery, one row each.
+
+    Attributes:
+        people: who it is; `groups`: per row, the group of each attribute, in the order of `attributes`.
+        vectors: one matrix per judge, in the judges' order.
+        condition: what the painter is told of a face: normalised landmarks and attributes, NaN where not measured.
+    """
+
+    people: list[str] = field(default_factory=list)
+    groups: list[tuple[str, ...]] = field(default_factory=list)
+    attributes: tuple[str, ...] = ()
+    vectors: list[Vectors] = field(default_factory=list)
+    condition: Vectors = field(default_factory=Vectors)
+    features: Sample = field(default_factory=Sample)
+
+
+@dataclass(eq=False)
+class MethodLedger:
+    """What one method made of the originals' faces, one row for each face whose output could be judged.
+
+    Attributes:
+        name: its label.
+        faces: columns per face; "row" is the row in the originals' ledger.
+        pictures: columns per picture.
+        vectors, condition: as in `FaceLedger`, of the outputs.
+        problems: see `EvalReport`.
+        examples: (h, w, 3) uint8 cut-outs of outputs for the page; never of originals.
+    """
+
+    name: str
+    faces: Columns = field(default_factory=Columns)
+    pictures: Columns = field(default_factory=Columns)
+    vectors: list[Vectors] = field(default_factory=list)
+    condition: Vectors = field(default_factory=Vectors)
+    features: Sample = field(default_factory=Sample)
+    problems: Problems = field(default_factory=Problems)
+    examples: list[np.ndarray] = field(default_factory=list)

@@ -1,0 +1,94 @@
+"""Optional networks that read a face: age, gender, expression, landmarks, features. Each is measured if given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from deid_diffusion.evaluation.align import cut, square
+from deid_diffusion.evaluation.faces import sha256
+from deid_diffusion.evaluation.judges import load_net, to_batch
+from deid_diffusion.evaluation.results import EvaluationError
+from deid_diffusion.types import Face
+
+KINDS = ("age_gender", "expression", "landmarks", "features")
+
+
+@dataclass(frozen=True)
+class NetOptions:
+    """Paths of the optional networks, TorchScript or ONNX; None = not measured.
+
+    Attributes:
+        age_gender: 112 px RGB 0..255 tight face square -> age in years, 2 logits male and female.
+        expression: the same square -> 7 logits: neutral happy sad angry fearful disgusted surprised.
+        landmarks: the same square -> 136 numbers, 68 x y in 0..1 of the square.
+        features: 227 px BGR minus (104, 117, 123), face with surroundings -> feature maps, the last one is averaged
+            over its places: the space of the Frechet and kernel distances.
+    """
+
+    age_gender: Path | None = None
+    expression: Path | None = None
+    landmarks: Path | None = None
+    features: Path | None = None
+
+    @classmethod
+    def from_specs(cls, specs: tuple[str, ...]) -> NetOptions:
+        """("age_gender=FILE", ...) as given on the command line."""
+        values: dict[str, Path] = {}
+        for spec in specs:
+            kind, _, path = spec.partition("=")
+            if kind not in KINDS or not path:
+                raise EvaluationError(f"net must be KIND=FILE with KIND one of {', '.join(KINDS)}, got {spec!r}")
+            values[kind] = Path(path)
+        return cls(**values)
+
+
+class FaceNets:
+    """The loaded networks. `hashes` and `names` say which."""
+
+    def __init__(self, options: NetOptions):
+        given = {kind: getattr(options, kind) for kind in KINDS if getattr(options, kind) is not None}
+        for kind, path in given.items():
+            if not path.is_file():
+                raise EvaluationError(f"no file for net {kind}: {path}")
+        self._nets = {kind: load_net(path) for kind, path in given.items()}
+        self.hashes = {kind: sha256(path) for kind, path in given.items()}
+        self.names = {kind: path.name.split(".")[0] for kind, path in given.items()}
+
+    def __contains__(self, kind: str) -> bool:
+        return kind in self._nets
+
+    def age_male(self, image: np.ndarray, face: Face) -> np.ndarray:
+        """(2,) age in years and the probability of presenting as male."""
+        age, logits = self._nets["age_gender"](_tight(image, face))
+        logits = logits.reshape(-1)
+        return np.array([float(age.reshape(-1)[0]), 1 / (1 + np.exp(float(logits[1] - logits[0])))], np.float32)
+
+    def expression(self, image: np.ndarray, face: Face) -> np.ndarray:
+        """(7,) probabilities, in the order of `NetOptions.expression`."""
+        logits = self._nets["expression"](_tight(image, face))[0].reshape(-1)
+        weights = np.exp(logits - logits.max())
+        return weights / weights.sum()
+
+    def landmarks(self, image: np.ndarray, face: Face) -> np.ndarray:
+        """(68, 2) x y in image pixels."""
+        box = square(face.box)
+        return box[:2] + self._nets["landmarks"](_tight(image, face))[0].reshape(68, 2) * (box[2] - box[0])
+
+    def features(self, image: np.ndarray, face: Face) -> np.ndarray:
+        """(D,) the mean of the last feature map over its places."""
+        crop = cut(image, square(face.box, 1.3), 227)
+        last = self._nets["features"](to_batch(crop, "bgr", (104.0, 117.0, 123.0)))[-1][0]
+        return last.reshape(len(last), -1).mean(axis=1)
+
+
+def five_points(points: np.ndarray) -> np.ndarray:
+    """(68, 2) -> (5, 2): eye centres, nose tip, mouth corners."""
+    eyes = [points[36:42].mean(axis=0), points[42:48].mean(axis=0)]
+    return np.stack([*eyes, points[30], points[48], points[54]])
+
+
+def _tight(image: np.ndarray, face: Face) -> np.ndarray:
+    return to_batch(cut(image, square(face.box), 112), "rgb")

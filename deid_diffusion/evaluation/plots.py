@@ -1,0 +1,182 @@
+"""Draws the report's plots, each as one figure from reports alone."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from deid_diffusion.evaluation.averages import FOUND
+from deid_diffusion.evaluation.privacy import RANK_1
+from deid_diffusion.evaluation.results import EvalReport, JudgeResult, find
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Okabe and Ito 2008: told apart by colour-blind readers, also on grey paper with the dashes.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+_DASHES = ("-", "--", "-.", ":")
+_GREY = "#777777"
+
+
+def draw_all(reports: tuple[EvalReport, ...]) -> list[tuple[str, Figure]]:
+    """(caption, figure) of every plot that has something to show."""
+    plots = [
+        (
+            "How often the right person is found at the first guess. Bars: outputs, with 95 % intervals over people; "
+            "grey marks: the untouched originals; dotted line: guessing. Lower is more private.",
+            draw_rank1(reports),
+        ),
+        (
+            "Privacy against use. Right: a face is still found. Bottom: its owner is not. The best corner is bottom "
+            "right.",
+            draw_tradeoff(reports),
+        ),
+    ]
+    for index, judge in enumerate(reports[0].judges):
+        if not judge.cmc[0]:
+            continue
+        each = [(report.method, report.judges[index]) for report in reports]
+        plots += [
+            (f"{judge.judge}: share of outputs whose owner is among the first k guesses.", draw_cmc(each)),
+            (
+                f"{judge.judge}: false rejects against false accepts. Curves near the top right corner mean that the "
+                "recogniser cannot tell owners from strangers.",
+                draw_det(each),
+            ),
+            (
+                f"{judge.judge}: similarity of outputs to their owner's gallery photo (filled) and to strangers "
+                "(line). The more they overlap, the less there is to recognise.",
+                draw_similarities(each),
+            ),
+        ]
+    return plots
+
+
+def svg(figure: Figure) -> bytes:
+    """The figure as an SVG file; the same bytes for the same figure."""
+    import matplotlib as mpl
+
+    buffer = io.BytesIO()
+    with mpl.rc_context({"svg.hashsalt": "deid"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
+
+
+def draw_rank1(reports: tuple[EvalReport, ...]) -> Figure:
+    """Bars of rank-1 by method and judge."""
+    figure, axes = _new(max(5.0, 1.2 + 0.75 * len(reports) * len(reports[0].judges)), 3.6)
+    judges = reports[0].judges
+    width = 0.8 / len(judges)
+    for number, judge in enumerate(judges):
+        measures = [find(report.judges[number].measures, RANK_1) for report in reports]
+        x = np.arange(len(reports)) + (number - (len(judges) - 1) / 2) * width
+        values = [m.value if m.value is not None else np.nan for m in measures]
+        reach = [
+            [v - m.low, m.high - v] if m.low is not None else [0, 0] for v, m in zip(values, measures, strict=True)
+        ]
+        colour = _COLOURS[number % len(_COLOURS)]
+        axes.bar(x, values, width * 0.9, color=colour, label=judge.judge, zorder=2)
+        axes.errorbar(x, values, yerr=np.maximum(np.transpose(reach), 0), fmt="none", ecolor="#222222", capsize=3)
+        for place, measure, value in zip(x, measures, values, strict=True):
+            top = max(value, measure.high or 0) if np.isfinite(value) else 0
+            axes.text(place, top + 0.015, f"{value:.2f}" if np.isfinite(value) else "n/a", ha="center", fontsize=8)
+            if measure.ceiling is not None:
+                axes.plot([place - width * 0.45, place + width * 0.45], [measure.ceiling] * 2, color=_GREY, lw=2)
+    chance = find(judges[0].measures, RANK_1).chance
+    if chance is not None:
+        axes.axhline(chance, color=_GREY, ls=":", label=f"guessing ({chance:.3f})")
+    axes.set_xticks(range(len(reports)), [report.method for report in reports])
+    axes.set(ylim=(0, 1.12), ylabel="rank-1 re-identification")
+    _legend(axes)
+    return figure
+
+
+def draw_tradeoff(reports: tuple[EvalReport, ...]) -> Figure:
+    """One point per method: face found across, rank-1 of the worst (most successful) judge upwards."""
+    figure, axes = _new(4.6, 3.8)
+    for number, report in enumerate(reports):
+        found = find(report.utility, FOUND)
+        ranks = [m for judge in report.judges if (m := find(judge.measures, RANK_1)).value is not None]
+        if found.value is None or not ranks:
+            continue
+        rank = max(ranks, key=lambda m: m.value)
+        colour = _COLOURS[number % len(_COLOURS)]
+        reach = [
+            np.maximum(np.array([[m.value - (m.low or 0)], [(m.high or 0) - m.value]]), 0)
+            if m.low is not None
+            else None
+            for m in (found, rank)
+        ]
+        axes.errorbar(found.value, rank.value, xerr=reach[0], yerr=reach[1], color=colour, capsize=2, zorder=2)
+        axes.scatter(found.value, rank.value, color=colour, s=60, marker="osD^vPX"[number % 7], label=report.method)
+    axes.set(xlim=(-0.05, 1.05), ylim=(-0.05, 1.05), xlabel="face found in the output", ylabel="rank-1, worst judge")
+    _legend(axes)
+    return figure
+
+
+def draw_cmc(judges: list[tuple[str, JudgeResult]]) -> Figure:
+    """Cumulative match curves of several methods by one judge."""
+    figure, axes = _new(4.6, 3.4)
+    for number, (method, judge) in enumerate(judges):
+        axes.step(*judge.cmc, where="post", label=method, **_style(number))
+    ranks = np.array(judges[0][1].cmc_ceiling[0])
+    axes.plot(ranks, judges[0][1].cmc_ceiling[1], color=_GREY, lw=1, label="originals")
+    axes.plot(ranks, ranks / judges[0][1].people, color=_GREY, ls=":", label="guessing")
+    axes.set(
+        ylim=(-0.02, 1.05), xlabel=f"rank k, among {judges[0][1].people} people", ylabel="found among the first k"
+    )
+    _legend(axes)
+    return figure
+
+
+def draw_det(judges: list[tuple[str, JudgeResult]]) -> Figure:
+    """Detection error trade-off curves of several methods by one judge."""
+    figure, axes = _new(4.6, 3.4)
+    for number, (method, judge) in enumerate(judges):
+        axes.plot(*judge.det, label=method, **_style(number))
+    axes.plot(*judges[0][1].det_ceiling, color=_GREY, lw=1, label="originals")
+    chance = np.geomspace(min(judges[0][1].det[0]), 1, 50)
+    axes.plot(chance, 1 - chance, color=_GREY, ls=":", label="guessing")
+    axes.set(xscale="log", ylim=(-0.03, 1.05), xlabel="false accept share", ylabel="false reject share")
+    _legend(axes)
+    return figure
+
+
+def draw_similarities(judges: list[tuple[str, JudgeResult]]) -> Figure:
+    """One panel per method: similarities to the owner and to strangers."""
+    figure, _ = _new(5.0, 0.6 + 0.9 * len(judges), axes=False)
+    panels = figure.subplots(len(judges), 1, sharex=True, squeeze=False)[:, 0]
+    drawn = [np.array(c[0])[np.array(c[1]) > 0.002] for _, j in judges for c in (j.genuine, j.impostor)]
+    low, high = min(d.min() for d in drawn if len(d)), max(d.max() for d in drawn if len(d))
+    for number, (panel, (method, judge)) in enumerate(zip(panels, judges, strict=True)):
+        width = 2 / len(judge.genuine[0])
+        panel.bar(*judge.genuine, width, color=_COLOURS[number % len(_COLOURS)], alpha=0.75)
+        panel.step(*judge.impostor, where="mid", color="#222222", lw=1)
+        panel.set(yticks=[], xlim=(low - 0.05, high + 0.05))
+        panel.set_ylabel(method, rotation=0, ha="right", va="center")
+        panel.spines[["top", "right", "left"]].set_visible(False)
+    panels[-1].set_xlabel("cosine similarity")
+    return figure
+
+
+def _style(number: int) -> dict[str, str | float]:
+    return {"color": _COLOURS[number % len(_COLOURS)], "ls": _DASHES[number % len(_DASHES)], "lw": 2.0}
+
+
+def _new(width: float, height: float, axes: bool = True):
+    # The object interface: pyplot would keep every figure and pick a window system.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    if not axes:
+        return figure, None
+    panel = figure.subplots()
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.grid(axis="y", color="#dddddd", lw=0.6, zorder=0)
+    return figure, panel
+
+
+def _legend(axes) -> None:
+    axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))

@@ -1,0 +1,74 @@
+"""Says what the numbers mean, in plain words and in one small table."""
+
+from __future__ import annotations
+
+from deid_diffusion.evaluation.averages import FOUND
+from deid_diffusion.evaluation.privacy import OWN, RANK_1
+from deid_diffusion.evaluation.results import EvalReport, JudgeResult, Measure, find
+
+_KEY = (RANK_1, "TAR at FAR 1 %", "EER", OWN)
+_LOWER_IS_LEAK = 1.5  # times chance, with the whole interval above chance
+
+
+def table(reports: tuple[EvalReport, ...]) -> str:
+    """The table of the terminal and of a README, in Markdown: a row per method, columns per judge."""
+    judges = [judge.judge for judge in reports[0].judges]
+    titles = [name if len(judges) == 1 else f"{name}, {judge}" for judge in judges for name in _KEY]
+    titles += [FOUND, "landmark error, % of eye distance", "PSNR off the faces, dB"]
+    rows = []
+    for report in reports:
+        cells = [find(judge.measures, name) for judge in report.judges for name in _KEY]
+        cells += [find(report.utility, FOUND), find(report.utility, "landmark error")]
+        cells.append(find(report.quality, "PSNR off the faces"))
+        rows.append([report.method, *(_cell(m) for m in cells)])
+    ceilings = [find(judge.measures, name).ceiling for judge in reports[0].judges for name in _KEY]
+    rows.append(["*originals*", *("" if c is None else f"{c:.2f}" for c in ceilings), "1.00", "0", "inf"])
+    chances = [find(judge.measures, name).chance for judge in reports[0].judges for name in _KEY]
+    rows.append(["*guessing*", *("" if c is None else f"{c:.2f}" for c in chances), "", "", ""])
+    lines = [["method", *titles], ["---"] * (len(titles) + 1), *rows]
+    head = f"{reports[0].test}, n = {', '.join(f'{r.faces} ({r.method})' for r in reports)}"
+    return head + "\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def headline(report: EvalReport) -> list[str]:
+    """What to take away from one method, a sentence each."""
+    said = [_verdict(report, judge) for judge in report.judges]
+    left = report.general[0]
+    if left.value:
+        count = round(left.value * left.n)
+        said.append(f"{count} of {left.n} faces were left as they were: anybody recognises them.")
+    found = find(report.utility, FOUND)
+    if found.value is not None:
+        said.append(f"A face is still found in {_percent(found.value)} of the outputs.")
+    if report.problem_counts:
+        said.append(
+            "Not everything could be judged: " + ", ".join(f"{n} x {k}" for k, n in report.problem_counts) + "."
+        )
+    return said
+
+
+def _verdict(report: EvalReport, judge: JudgeResult) -> str:
+    rank = find(judge.measures, RANK_1)
+    if rank.value is None:
+        own = find(judge.measures, OWN)
+        return (
+            f"{judge.judge}: re-identification not measured ({rank.reason}); similarity to the original {own.text()}."
+        )
+    text = (
+        f"{judge.judge} names the right person, out of {judge.people}, for {_percent(rank.value)} of the outputs "
+        f"(95 % interval {_percent(rank.low)} to {_percent(rank.high)}); guessing gives {_percent(rank.chance)}, "
+        f"the untouched pictures {_percent(rank.ceiling)}."
+    )
+    if rank.low is not None and rank.low > rank.chance and rank.value > _LOWER_IS_LEAK * rank.chance:
+        return text + " That is more than guessing: something of the person is left."
+    return text + " That cannot be told from guessing with this many people."
+
+
+def _cell(measure: Measure) -> str:
+    return "not measured" if measure.value is None else measure.text()
+
+
+def _percent(share: float | None) -> str:
+    if share is None:
+        return "?"
+    return f"{100 * share:.1f} %" if 0 < share < 0.1 else f"{100 * share:.0f} %"
