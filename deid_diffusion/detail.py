@@ -1,0 +1,133 @@
+"""Fits a painted face to its surroundings in colour, sharpness and grain, as measured beside the mask."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+COLOUR_STEP = 8.0  # levels: a larger jump across the mask's edge is taken for an edge of the scene
+COLOUR_MOST = 10.0  # levels: the correction never exceeds this
+GRAIN_MOST = 5.0  # levels, standard deviation
+
+
+def match_colour(painted: np.ndarray, source: np.ndarray, mask: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Takes out the smooth colour difference between just inside and just outside the mask's edge.
+
+    A jump of a few levels along the edge is drift and is levelled; a large one (skin against hair) is the scene's and
+    is left, by a robust weight.
+
+    Args:
+        painted: (S, S, 3) uint8 RGB.
+        source: (S, S, 3) uint8 RGB, the crop as it was.
+        mask: (S, S) bool, True = replaced.
+        known: (S, S) bool, where `source` may be read: outside the mask, and not in the reflection of the picture that
+            fills a crop beyond its border, for that can show the face again.
+
+    Returns:
+        (S, S, 3) float32, 0 to 255.
+    """
+    size = len(mask)
+    width = max(round(0.012 * size), 1)
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * width + 1, 2 * width + 1))
+    solid = np.pad(mask, width).astype(np.uint8)
+    inner = mask & (cv2.erode(solid, disc)[width:-width, width:-width] == 0)
+    outer = known & (cv2.dilate(solid, disc)[width:-width, width:-width] > 0)
+    painted = painted.astype(np.float32)
+    if not outer.any() or not inner.any():
+        return painted
+    # Smooth by definition, so an eighth of the resolution does.
+    inside, near = _mean_around(painted, inner)
+    outside, far = _mean_around(source.astype(np.float32), outer)
+    jump = outside - inside
+    seam = np.minimum(near, far)
+    trust = seam / (1 + (np.abs(jump).max(-1) / COLOUR_STEP) ** 2) ** 2
+    spread = 0.12 * len(seam)
+    weight = cv2.GaussianBlur(trust, (0, 0), spread)
+    field = cv2.GaussianBlur(jump * trust[..., None], (0, 0), spread)
+    # Some weight for "no correction": where little of the seam is trusted, little is done.
+    field /= (weight + 0.15 * cv2.GaussianBlur(seam, (0, 0), spread).max() + 1e-6)[..., None]
+    field = cv2.resize(np.clip(field, -COLOUR_MOST, COLOUR_MOST), (size, size), interpolation=cv2.INTER_LINEAR)
+    return np.clip(painted + field, 0, 255)
+
+
+def _mean_around(image: np.ndarray, where: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Local mean of the pixels `where`, and their share of the neighbourhood, at an eighth of the size."""
+    weight = where.astype(np.float32)
+    small = (max(len(where) // 8, 1),) * 2
+    total = cv2.resize(image * weight[..., None], small, interpolation=cv2.INTER_AREA)
+    share = cv2.resize(weight, small, interpolation=cv2.INTER_AREA)
+    total, share = cv2.GaussianBlur(total, (0, 0), 1.0), cv2.GaussianBlur(share, (0, 0), 1.0)
+    return total / np.maximum(share, 1e-6)[..., None], share
+
+
+def match_detail(patch: np.ndarray, target: np.ndarray, alpha: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Blurs or sharpens the patch, then adds grain, until it looks taken by the same camera as what surrounds it.
+
+    Args:
+        patch: (h, w, 3) float32, the painted face in the picture's pixels.
+        target: (h, w, 3) uint8, the picture there.
+        alpha: (h, w) float32, weight of the patch; the surroundings are where it is 0.
+        rng: draws the grain.
+    """
+    inside, outside = alpha == 1, alpha == 0
+    if inside.sum() < 64 or outside.sum() < 64:
+        return patch
+    # Measured on the blend, so that no source pixel of the face is read, not even by a filter's neighbourhood.
+    grey = cv2.cvtColor(laid_on(target, patch, alpha), cv2.COLOR_RGB2GRAY)
+    ours, theirs = edge_blur(grey, inside), edge_blur(grey, outside)
+    if ours is not None and theirs is not None:
+        patch = _with_blur(patch, ours, theirs, most=max(0.02 * np.sqrt(inside.sum()), 0.8))
+        grey = cv2.cvtColor(laid_on(target, patch, alpha), cv2.COLOR_RGB2GRAY)
+    have, want = grain(grey, inside), grain(grey, outside)
+    if have is None or want is None or want**2 - have**2 < 0.25:
+        return patch
+    noise = cv2.GaussianBlur(rng.standard_normal(alpha.shape, np.float32), (0, 0), 0.5)
+    noise *= min(np.sqrt(want**2 - have**2), GRAIN_MOST) / 0.5  # 0.5: what `grain` says of it
+    return patch + noise[..., None]
+
+
+def laid_on(target: np.ndarray, patch: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """(h, w, 3) float32: the patch over the target; exactly the patch where alpha (h, w) is 1."""
+    # Not target + alpha (patch - target): that rounds, and the rounding depends on the target.
+    return alpha[..., None] * patch + (1 - alpha[..., None]) * target
+
+
+def grain(grey: np.ndarray, where: np.ndarray) -> float | None:
+    """Standard deviation of the fine noise, in levels, among the pixels `where`; None where too few of them are flat.
+
+    Flat: no slope under the noise, for leaves and hair are no grain; neither black nor white, where noise is clipped.
+    """
+    flat = where & (_slope(cv2.GaussianBlur(grey, (0, 0), 2.0)) < 0.8) & (grey > 25) & (grey < 235)
+    if flat.sum() < max(100, 0.05 * where.sum()):
+        return None
+    fine = grey - cv2.GaussianBlur(grey, (0, 0), 1.0)
+    power = cv2.boxFilter(fine * fine, -1, (7, 7), borderType=cv2.BORDER_REFLECT)
+    # A Gaussian of sigma 1 leaves 0.85 of white noise's standard deviation in the difference.
+    return float(np.sqrt(max(np.percentile(power[flat], 10), 0))) / 0.85
+
+
+def edge_blur(grey: np.ndarray, where: np.ndarray) -> float | None:
+    """Blur of the sharper edges among the pixels `where`, as a Gaussian's sigma in pixels; None without clear edges.
+
+    An edge of blur s keeps s / sqrt(s^2 + 1) of its gradient when blurred by 1 more (Zhuo and Sim 2011, eq. 5).
+    """
+    slope, softer = _slope(grey), _slope(cv2.GaussianBlur(grey, (0, 0), 1.0))
+    values = slope[where]
+    strong = where & (slope > max(np.percentile(values, 90), 6.0))
+    if strong.sum() < 24:
+        return None
+    ratio = float(np.percentile(slope[strong] / np.maximum(softer[strong], 1e-3), 70))
+    return float(np.clip(1 / np.sqrt(max(ratio**2 - 1, 1e-3)), 0.4, 12.0))
+
+
+def _slope(grey: np.ndarray) -> np.ndarray:
+    return cv2.magnitude(cv2.Scharr(grey, cv2.CV_32F, 1, 0), cv2.Scharr(grey, cv2.CV_32F, 0, 1)) / 32
+
+
+def _with_blur(patch: np.ndarray, ours: float, theirs: float, most: float) -> np.ndarray:
+    if theirs > 1.15 * ours:
+        return cv2.GaussianBlur(patch, (0, 0), min(np.sqrt(theirs**2 - ours**2), most))
+    if ours > 1.15 * theirs:
+        # Sharpening cannot bring detail back, only contrast; beyond 0.8 it shows as halos.
+        return patch + min(ours / theirs - 1, 0.8) * (patch - cv2.GaussianBlur(patch, (0, 0), ours))
+    return patch
