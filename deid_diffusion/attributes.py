@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,9 +11,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .face_shape import EXPRESSION_NAMES, FaceShape, angles_from_rotation, read_expression, rotation_from_angles
+from .face_shape import (
+    EXPRESSION_NAMES,
+    FaceShape,
+    Placement,
+    angles_from_rotation,
+    read_expression,
+    rotation_from_angles,
+)
 from .light import LIGHT_NAMES, read_light
-from .pipelines.conditioning import FIELDS, POINTS
+from .paths import weights_dir
+from .pipelines.conditioning import FIELDS, POINTS, attribute_vector
 
 if TYPE_CHECKING:
     from transformers import ResNetForImageClassification
@@ -22,6 +30,53 @@ SIDE = 128  # px, what the reader sees
 LANDMARKS = 478
 OUTPUTS = LANDMARKS * 3 + 1 + 1 + 7
 HAPPY = 1
+_POSE = ("yaw_deg", "pitch_deg", "roll_deg")
+
+
+@dataclass(frozen=True)
+class Attributes:
+    """What a face looks like, without whose it is. None = left to the model.
+
+    Ranges, units and signs: `pipelines.conditioning.FIELDS`, whose order this class repeats.
+    """
+
+    yaw_deg: float | None = None
+    pitch_deg: float | None = None
+    roll_deg: float | None = None
+    mouth_open: float | None = None
+    smile: float | None = None
+    eyes_open: float | None = None
+    brow_raise: float | None = None
+    gaze_x: float | None = None
+    gaze_y: float | None = None
+    age: float | None = None
+    male: float | None = None
+    skin_l: float | None = None
+    skin_a: float | None = None
+    skin_b: float | None = None
+    light_x: float | None = None
+    light_y: float | None = None
+
+    def __post_init__(self):
+        check_attributes(self.to_dict())
+
+    def to_dict(self) -> dict[str, float]:
+        """The values that are set, by name."""
+        return {name: float(value) for name, value in vars(self).items() if value is not None}
+
+    def to_vector(self) -> torch.Tensor:
+        """(2A,) float32: scaled values, then validity bits, as the pipeline takes them."""
+        return attribute_vector([self.to_dict()])[0]
+
+    def with_changes(self, changes: Mapping[str, float | None]) -> Attributes:
+        """A copy with some values set, or given up with None."""
+        check_attributes({name: value for name, value in changes.items() if value is not None})
+        return replace(self, **changes)
+
+
+def check_attributes(values: Mapping[str, float]) -> None:
+    """Raises ValueError on a name or value that no attribute has."""
+    attribute_vector([values])
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +85,7 @@ class ReaderOutputs:
 
     Attributes:
         landmarks: (B, 478, 3) x y z in units of the crop's side.
-        age: (B,) years. Stored scaled; see `split_outputs`.
+        age: (B,) years.
         male: (B,) logit.
         expression: (B, 7) logits: neutral happy sad angry fearful disgusted surprised.
     """
@@ -45,3 +100,89 @@ def split_outputs(logits: torch.Tensor) -> ReaderOutputs:
     """(B, 1443) -> its parts."""
     points, age, male, expression = logits.split([LANDMARKS * 3, 1, 1, 7], dim=-1)
     return ReaderOutputs(points.view(-1, LANDMARKS, 3), 35 + 20 * age[:, 0], male[:, 0], expression)
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What one crop says.
+
+    Attributes:
+        landmarks: (478, 3) float32 crop pixels.
+        attributes: all of them set.
+        placement: where the face stands in the crop.
+    """
+
+    landmarks: np.ndarray
+    attributes: Attributes
+    placement: Placement
+
+
+class FaceReader:
+    """Reads landmarks and attributes with the shipped network."""
+
+    def __init__(self, network: ResNetForImageClassification, shape: FaceShape):
+        self.network = network
+        self.shape = shape
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path | None = None, device: str = "cpu") -> FaceReader:
+        """Loads `network/` and `face_shape.safetensors` of a folder; the shipped reader by default."""
+        from transformers import ResNetForImageClassification
+
+        folder = weights_dir("reader") if folder is None else Path(folder)
+        network = ResNetForImageClassification.from_pretrained(folder / "network", dtype=torch.float32)
+        return cls(network.eval().to(device), FaceShape.load(folder / "face_shape.safetensors"))
+
+    @torch.no_grad()
+    def landmarks(self, crops: np.ndarray) -> np.ndarray:
+        """(B, S, S, 3) uint8 -> (B, 478, 3) float32 crop pixels."""
+        return self._run(as_unit(crops))[0]
+
+    @torch.no_grad()
+    def read(self, crops: np.ndarray) -> list[Reading]:
+        """(B, S, S, 3) uint8 -> everything about each face."""
+        images = as_unit(crops)
+        landmarks, outputs = self._run(images)
+        light = read_light(images, torch.from_numpy(landmarks[..., :2])).numpy()
+        smile = outputs.expression.softmax(-1)[:, HAPPY].cpu().numpy()
+        age, male = outputs.age.cpu().numpy(), outputs.male.sigmoid().cpu().numpy()
+        return [
+            self._reading(points, {"smile": s, "age": a, "male": m} | dict(zip(LIGHT_NAMES, lit, strict=True)))
+            for points, s, a, m, lit in zip(landmarks, smile, age, male, light, strict=True)
+        ]
+
+    def _run(self, images: torch.Tensor) -> tuple[np.ndarray, ReaderOutputs]:
+        small = F.interpolate(images, size=(SIDE, SIDE), mode="bilinear", align_corners=False, antialias=True)
+        outputs = split_outputs(self.network(small.to(self.network.device)).logits)
+        return outputs.landmarks.cpu().numpy() * images.shape[-1], outputs
+
+    def _reading(self, points: np.ndarray, known: dict[str, float]) -> Reading:
+        if not np.isfinite(points).all():
+            raise ValueError("the reader gave landmarks that are not finite; its weights may be damaged")
+        placement = self.shape.locate(points)
+        known |= read_expression(placement.unplace(points))
+        known |= dict(zip(_POSE, angles_from_rotation(placement.rotation), strict=True))
+        clipped = {name: float(np.clip(value, FIELDS[name].low, FIELDS[name].high)) for name, value in known.items()}
+        return Reading(points, Attributes(**clipped), placement)
+
+    def guide_points(self, reading: Reading, wanted: Attributes, person: np.ndarray | None = None) -> np.ndarray:
+        """The landmarks for the model: pose and expression as wanted, the source's own geometry left out.
+
+        Args:
+            reading: gives scale and place, and whatever `wanted` leaves open.
+            wanted: pose and expression to draw.
+            person: (P,) geometry of the target identity in standard deviations; None for the average face.
+
+        Returns:
+            (K, 2) float32 x y in crop pixels, in the order of `conditioning.POINTS`.
+        """
+        values = reading.attributes.to_dict() | wanted.to_dict()
+        expression = np.array([values[name] for name in EXPRESSION_NAMES])
+        canonical = self.shape.expressed(expression, person)[list(POINTS)]
+        place = replace(reading.placement, rotation=rotation_from_angles(*(values[name] for name in _POSE)))
+        return place.place(canonical)[:, :2].astype(np.float32)
+
+
+def as_unit(crops: np.ndarray) -> torch.Tensor:
+    """(B, S, S, 3) uint8 -> (B, 3, S, S) float32 in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(crops)).permute(0, 3, 1, 2).float() / 127.5 - 1

@@ -160,7 +160,9 @@ def fit_face_shape(landmarks: np.ndarray, smile: np.ndarray, mirror: np.ndarray,
     for _ in range(4):  # generalised Procrustes analysis (Gower 1975), from the average picture pose
         mean = (mean + mean[mirror] * [-1, 1, 1]) / 2
         mean /= np.linalg.norm(mean[IRISES[0]] - mean[IRISES[1]])
-        canonical = np.stack([Placement(*fit_similarity(mean[rigid], face[rigid])).unplace(face) for face in landmarks])
+        canonical = np.stack(
+            [Placement(*fit_similarity(mean[rigid], face[rigid])).unplace(face) for face in landmarks]
+        )
         mean = canonical.mean(0)
     mean = (mean + mean[mirror] * [-1, 1, 1]) / 2
     canonical = np.stack([Placement(*fit_similarity(mean[rigid], face[rigid])).unplace(face) for face in landmarks])

@@ -1,5 +1,6 @@
-"""Knows where the shipped weights lie, in a checkout and in a wheel."""
+"""Knows where the shipped weights lie, in a checkout and in a wheel, and whether they are whole."""
 
+import hashlib
 from pathlib import Path
 
 _PACKAGE = Path(__file__).parent
@@ -19,3 +20,34 @@ def weights_dir(name: str) -> Path:
         f"no shipped weights {name!r}: looked in {' and '.join(str(p) for p in places)}. "
         "Reinstall deid-diffusion, or give a folder or a Hub name to from_pretrained()."
     )
+
+
+def check_hashes(folder: Path) -> dict[str, str]:
+    """Compares a weights folder with its `SHA256SUMS`.
+
+    Returns:
+        sha256 by relative file name; empty when the folder has no `SHA256SUMS`.
+
+    Raises:
+        ValueError: a file is missing or is not the one that was published.
+    """
+    sums = folder / "SHA256SUMS"
+    if not sums.exists():
+        return {}
+    listed = dict(reversed(line.split(maxsplit=1)) for line in sums.read_text().splitlines() if line.strip())
+    for name, wanted in listed.items():
+        path = folder / name
+        got = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "no such file"
+        if got != wanted:
+            raise ValueError(
+                f"{path} should have sha256 {wanted[:12]}..., got {got[:12]}...; the weights are damaged or were "
+                "changed. Reinstall deid-diffusion or download the folder again."
+            )
+    return listed
+
+
+def write_hashes(folder: Path) -> None:
+    """Writes `SHA256SUMS` of every file below a folder."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "SHA256SUMS")
+    lines = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.relative_to(folder).as_posix()}" for p in files]
+    (folder / "SHA256SUMS").write_text("\n".join(lines) + "\n")

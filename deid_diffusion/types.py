@@ -29,6 +29,15 @@ class Redaction(str, Enum):
     PIXELATE = "pixelate"
 
 
+class Method(str, Enum):
+    """How faces are anonymized: a new face, or a classical redaction of every one."""
+
+    INPAINT = "inpaint"
+    BLANK = "blank"
+    BLUR = "blur"
+    PIXELATE = "pixelate"
+
+
 @dataclass(frozen=True, eq=False)
 class Face:
     """One detected face.
@@ -83,7 +92,7 @@ class FaceReport:
     Attributes:
         face: where it was.
         outcome: REPLACED, REDACTED, or KEPT for a person the user asked to keep.
-        seed: the seed of this face's result; giving it back reproduces the face.
+        seed: what this face's noise and target were drawn from; it follows from the picture's seed and the try.
         similarity: cosine in [-1, 1] of the result to its source by the guide recogniser; None when not measured.
         reason: why it was not replaced; empty for REPLACED.
         attributes: the values the new face was asked to have, by name.

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 # The points the model sees, by FaceMesh number. No jaw line: its outline is the person's.
 # fmt: off
 POINTS = (
-    33, 133, 159, 145, 468,          # eye on the image's left: outer and inner corner, upper and lower lid, iris centre
-    263, 362, 386, 374, 473,         # eye on the image's right, same order
-    70, 105, 107, 300, 334, 336,     # brows, outer to inner, left then right of the image
+    33, 133, 159, 145, 468,          # left eye of the image: outer, inner corner, upper, lower lid, iris
+    263, 362, 386, 374, 473,         # right eye of the image, same order
+    70, 105, 107, 300, 334, 336,     # brows, outer to inner, left then right
     168, 1, 2, 98, 327,              # nose: bridge, tip, base, wings
-    61, 291, 0, 17, 13, 14,          # mouth: corners, outer lips top and bottom, inner lips top and bottom
+    61, 291, 0, 17, 13, 14,          # mouth: corners, outer lips, inner lips (top, bottom)
 )
 # fmt: on
 
@@ -75,7 +75,7 @@ def attribute_vector(attributes: Sequence[Mapping[str, float | None]]) -> torch.
 
 
 def condition_vector(attributes: torch.Tensor, identity: torch.Tensor | None, identity_dim: int) -> torch.Tensor:
-    """(B, 2A) and (B, D) or None -> (B, 2A + D + 1): attributes, unit-norm identity times sqrt(D), its validity bit."""
+    """(B, 2A), (B, D) or None -> (B, 2A + D + 1): attributes, unit-norm identity times sqrt(D), its validity bit."""
     batch = attributes.shape[0]
     if identity is None:
         tail = attributes.new_zeros(batch, identity_dim + 1)
@@ -125,7 +125,7 @@ def erase(image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     while min(levels[-1][0].shape[-2:]) > 1:
         colour, weight = levels[-1]
         levels.append((F.avg_pool2d(colour, 2, ceil_mode=True), F.avg_pool2d(weight, 2, ceil_mode=True)))
-    # Push-pull: coarse averages of the known pixels fill what finer levels do not know (Gortler et al. 1996, section 3.4).
+    # Push-pull: coarse averages of the known fill what finer levels do not know (Gortler et al. 1996, 3.4).
     colour, weight = levels[-1]
     filled = colour / weight.clamp_min(1e-6)
     for colour, weight in reversed(levels[:-1]):

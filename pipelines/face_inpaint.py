@@ -81,7 +81,7 @@ class FaceInpaintPipeline(DiffusionPipeline):
             image: crops of side `size`: PIL, list of PIL, (B, S, S, 3) uint8, or (B, 3, S, S) float in [-1, 1].
             mask_image: the same forms with one channel ((B, 1, S, S) float in [0, 1]); above 0 = replace. The unet
                 never sees what lies under it.
-            landmarks: (B, K, 2) x y in crop pixels in the order of `conditioning.POINTS`, or (B, 478, 2 or 3) FaceMesh;
+            landmarks: (B, K, 2) x y in crop pixels, ordered as `conditioning.POINTS`, or (B, 478, 2 or 3) FaceMesh;
                 not finite = left to the model; None = all left to the model.
             attributes: one mapping a face (or one for all) from name to value in real units, see
                 `conditioning.FIELDS`; or (B, 2A) as `attribute_vector` makes it. Missing = left to the model.
@@ -136,12 +136,16 @@ class FaceInpaintPipeline(DiffusionPipeline):
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
-    def prepare_images(self, image: Images, mask_image: Images, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    def prepare_images(
+        self, image: Images, mask_image: Images, device: torch.device
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Any accepted form -> (B, 3, S, S) in [-1, 1] and (B, 1, S, S) in [0, 1], float32."""
         crop = as_tensor(image, channels=3).to(device)
         mask = as_tensor(mask_image, channels=1).to(device)
         if crop.shape[-2:] != (self.size, self.size):
-            raise ValueError(f"image must be {self.size} x {self.size} pixels, got {tuple(crop.shape[-2:])}; resize it")
+            raise ValueError(
+                f"image must be {self.size} x {self.size} pixels, got {tuple(crop.shape[-2:])}; resize it"
+            )
         if mask.shape[-2:] != crop.shape[-2:]:
             raise ValueError(f"mask_image must be as large as image, got {tuple(mask.shape)} and {tuple(crop.shape)}")
         if len(mask) != len(crop):

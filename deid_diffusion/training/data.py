@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, FIELDS
 from PIL import Image
 
 from deid_diffusion.face_shape import (
-    EXPRESSION_NAMES,
     FaceShape,
     angles_from_rotation,
     fit_face_shape,
@@ -22,7 +22,6 @@ from deid_diffusion.face_shape import (
     read_expression,
 )
 from deid_diffusion.light import LIGHT_NAMES, read_light
-from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, FIELDS
 
 log = logging.getLogger(__name__)
 HAPPY = 1  # column of the `expression` labels

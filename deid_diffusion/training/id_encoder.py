@@ -1,6 +1,6 @@
 """Distils the guide: a small differentiable recogniser that agrees with a teacher's embeddings.
 
-    deid train id_encoder --data faces/ --out weights/face256/id_encoder --minutes 60
+deid train id_encoder --data faces/ --out weights/face256/id_encoder --minutes 60
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from deid_diffusion.pipelines.recognise import embed
 from transformers import ResNetConfig, ResNetForImageClassification
 
-from deid_diffusion.pipelines.recognise import embed
 from deid_diffusion.training.data import Batch, FaceSet, Jitter, cut, load_faces
 from deid_diffusion.training.run import (
     Average,
@@ -121,11 +121,15 @@ def train(options: Options) -> dict[str, float]:
         average.update(plain)
         step, done = step + 1, {"step": done["step"] + 1, "samples": done["samples"] + options.batch}
         if step % 50 == 0:
-            log.info("step %d  loss %.4f  %.1f crops/s", done["step"], loss, step * options.batch / 60 / clock.elapsed())
+            log.info(
+                "step %d  loss %.4f  %.1f crops/s", done["step"], loss, step * options.batch / 60 / clock.elapsed()
+            )
         if next(due):
             state = {"guide": plain.state_dict(), "optimiser": optimiser.state_dict(), "done": done}
             save_atomically(state, out / "id_encoder.ckpt")
-    save_atomically({"guide": plain.state_dict(), "optimiser": optimiser.state_dict(), "done": done}, out / "id_encoder.ckpt")
+    save_atomically(
+        {"guide": plain.state_dict(), "optimiser": optimiser.state_dict(), "done": done}, out / "id_encoder.ckpt"
+    )
     average.copy_to(plain)
     metrics = done | measure(plain, faces, options.seed) | {"options": asdict(options)}
     plain.half().save_pretrained(out / "id_encoder", max_shard_size="15MB")

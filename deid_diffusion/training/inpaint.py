@@ -16,8 +16,6 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from diffusers import FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
-
 from deid_diffusion.pipelines.conditioning import (
     FIELDS,
     POINTS,
@@ -28,7 +26,9 @@ from deid_diffusion.pipelines.conditioning import (
     unfold,
 )
 from deid_diffusion.pipelines.denoise import precondition
-from deid_diffusion.training.data import Batch, FaceSet, Jitter, cut, load_faces
+from diffusers import FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
+
+from deid_diffusion.training.data import Batch, Jitter, cut, load_faces
 from deid_diffusion.training.losses import PerceptualLoss
 from deid_diffusion.training.masks import random_masks
 from deid_diffusion.training.run import (
@@ -95,7 +95,7 @@ def build_unet(channels: tuple[int, ...], layers: int) -> UNet2DConditionModel:
 
 
 def condition(batch: Batch, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Landmarks (B, K, 2) and condition vector (B, C), each part dropped at random so that it may be left out later."""
+    """Landmarks (B, K, 2) and condition vector (B, C), each part dropped at random so that it may be missing later."""
     count, device = len(batch.image), batch.image.device
 
     def keep(share: float, *shape: int) -> torch.Tensor:
@@ -107,7 +107,7 @@ def condition(batch: Batch, generator: torch.Generator) -> tuple[torch.Tensor, t
     valid = (keep(0.9, len(fields)) & keep(0.9, 1)).float()
     vector = torch.cat([(batch.attributes - centre) / scale * valid, valid], -1)
     noise = torch.randn(count, IDENTITY_DIM, generator=generator).to(device)
-    # Neighbours in identity are to mean neighbours in looks: the embedding is blurred by up to a quarter of its length.
+    # Neighbours in identity are to mean neighbours in looks: the embedding is blurred by up to a quarter.
     blur = torch.rand(count, 1, generator=generator).to(device) * 0.25 / IDENTITY_DIM**0.5
     full = condition_vector(vector, batch.embedding + noise * blur, IDENTITY_DIM)
     full = torch.where(torch.arange(full.shape[1], device=device) < vector.shape[1], full, full * keep(0.8, 1))

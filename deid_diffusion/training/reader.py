@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from deid_diffusion.attributes import OUTPUTS, SIDE, split_outputs
-from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
 from deid_diffusion.training.data import Batch, FaceSet, Jitter, cut, load_faces
 from deid_diffusion.training.run import (
     Average,
@@ -80,7 +80,7 @@ def loss_on(reader, batch: Batch) -> torch.Tensor:
 
 @torch.no_grad()
 def measure(reader, faces: FaceSet, seed: int, batches: int = 10) -> dict[str, float]:
-    """Hold-out errors under the training jitter: landmarks in % of the eye distance, age in years, agreement shares."""
+    """Hold-out errors under the training jitter: landmarks in % of the eye distance, age in years, agreement."""
     reader.eval()
     generator = torch.Generator().manual_seed(seed)
     rows = []
@@ -135,11 +135,15 @@ def train(options: Options) -> dict[str, float]:
         average.update(plain)
         step, done = step + 1, {"step": done["step"] + 1, "samples": done["samples"] + options.batch}
         if step % 50 == 0:
-            log.info("step %d  loss %.4f  %.1f crops/s", done["step"], loss, step * options.batch / 60 / clock.elapsed())
+            log.info(
+                "step %d  loss %.4f  %.1f crops/s", done["step"], loss, step * options.batch / 60 / clock.elapsed()
+            )
         if next(due):
             state = {"reader": plain.state_dict(), "optimiser": optimiser.state_dict(), "done": done}
             save_atomically(state, out / "reader.ckpt")
-    save_atomically({"reader": plain.state_dict(), "optimiser": optimiser.state_dict(), "done": done}, out / "reader.ckpt")
+    save_atomically(
+        {"reader": plain.state_dict(), "optimiser": optimiser.state_dict(), "done": done}, out / "reader.ckpt"
+    )
     average.copy_to(plain)
     metrics = done | measure(plain, faces, options.seed) | {"options": asdict(options)}
     plain.half().save_pretrained(out / "network", max_shard_size="15MB")

@@ -1,0 +1,91 @@
+"""Cuts the upright square around a face, and draws the mask of what must go."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from .geometry import FIVE, apply, crop_from_image, hull_distance, invert
+from .types import Face, FaceCrop
+
+SIZE = 256
+# The mask is the hull of landmarks and detection, grown by this share of the crop's side; the outer half is feather.
+GROWTH = 0.07
+
+
+def cut(image: np.ndarray, matrix: np.ndarray, size: int = SIZE) -> np.ndarray:
+    """Samples a square from a picture.
+
+    Args:
+        image: (H, W, 3) uint8.
+        matrix: (2, 3) crop_from_image, a similarity.
+        size: side of the crop.
+
+    Returns:
+        (size, size, 3) uint8, reflected where the square leaves the picture.
+    """
+    corners = apply(invert(matrix), np.array([[0, 0], [size, 0], [size, size], [0, size]], float))
+    margin = 8
+    height, width = image.shape[:2]
+    low = np.clip(np.floor(corners.min(0)).astype(int) - margin, 0, [width - 1, height - 1])
+    high = np.clip(np.ceil(corners.max(0)).astype(int) + margin, low + 1, [width, height])
+    # Only the neighbourhood is touched, so the cost does not grow with the picture.
+    window = image[low[1] : high[1], low[0] : high[0]]
+    local = matrix.copy()
+    local[:, 2] = apply(matrix, low.astype(float))
+    scale = float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
+    if scale < 0.75:  # shrink by area first: one sample a pixel would alias
+        shrunk = [max(1, round(side * scale)) for side in window.shape[1::-1]]
+        factor = np.array(window.shape[1::-1]) / shrunk
+        window = cv2.resize(window, shrunk, interpolation=cv2.INTER_AREA)
+        local = np.concatenate([local[:, :2] * factor, local[:, 2:]], axis=1)
+    # OpenCV's coordinates have their origin in the centre of the first pixel, ours at its corner.
+    centred = local.copy()
+    centred[:, 2] += local[:, :2].sum(1) * 0.5 - 0.5
+    return cv2.warpAffine(window, centred, (size, size), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
+
+
+def first_crop(face: Face, size: int = SIZE) -> np.ndarray:
+    """(2, 3) crop_from_image by the detector's five points, good enough to read landmarks from."""
+    return crop_from_image(face.landmarks.astype(float), size)
+
+
+def make_crop(image: np.ndarray, face: Face, landmarks: np.ndarray, size: int = SIZE) -> FaceCrop:
+    """The final crop of a face.
+
+    Args:
+        image: (H, W, 3) uint8.
+        face: the detection; the ellipse in its box is part of the mask, whatever the landmarks say.
+        landmarks: (478, 2) x y in image pixels.
+    """
+    matrix = crop_from_image(landmarks[list(FIVE)].astype(float), size)
+    points = apply(matrix, landmarks).astype(np.float32)
+    return FaceCrop(
+        cut(image, matrix, size), face_mask(points, apply(matrix, box_ellipse(face)), size), points, matrix
+    )
+
+
+def face_mask(landmarks: np.ndarray, ellipse: np.ndarray, size: int = SIZE) -> np.ndarray:
+    """(478, 2) and (N, 2) crop pixels -> (size, size) float32 in [0, 1]: 1 over the face, falling over its margin."""
+    distance = hull_distance(np.concatenate([landmarks, ellipse]), size)
+    return np.clip((GROWTH * size - distance) / (GROWTH * size / 2), 0, 1).astype(np.float32)
+
+
+def box_ellipse(face: Face, share: float = 0.85) -> np.ndarray:
+    """(32, 2) image pixels: the ellipse in a detection's box, shrunk a little as boxes are loose."""
+    angle = np.linspace(0, 2 * np.pi, 32, endpoint=False)
+    x0, y0, x1, y1 = face.box
+    centre = np.array([(x0 + x1) / 2, (y0 + y1) / 2])
+    return centre + share * np.stack([np.cos(angle) * (x1 - x0), np.sin(angle) * (y1 - y0)], 1) / 2
+
+
+def disagreement(face: Face, landmarks: np.ndarray) -> float:
+    """How far the read landmarks lie from the detection, in face sizes: centre offset over the box's mean side.
+
+    Args:
+        face: the detection.
+        landmarks: (478, 2) x y in image pixels.
+    """
+    side = float((face.box[2] - face.box[0] + face.box[3] - face.box[1]) / 2)
+    centre = (face.box[:2] + face.box[2:]) / 2
+    return float(np.linalg.norm((landmarks.min(0) + landmarks.max(0)) / 2 - centre)) / side

@@ -1,0 +1,338 @@
+"""Replaces every face of a picture: detect, align, read, inpaint, verify, composite."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+
+from .align import box_ellipse, cut, disagreement, first_crop, make_crop
+from .attributes import Attributes, FaceReader, Reading, as_unit
+from .composite import paste_faces
+from .detect import CenterFaceDetector, Detector, faces_from_boxes
+from .geometry import FIVE, apply, crop_from_image, hull_distance, invert
+from .identities import IdentityBank, Target
+from .paths import check_hashes, weights_dir
+from .pictures import Picture, load_picture
+from .pipelines.face_inpaint import FaceInpaintPipeline
+from .pipelines.recognise import embed
+from .redact import redact_face
+from .result import AnonymizedImage
+from .settings import Settings
+from .types import Face, FaceCrop, FaceReport, Method, Outcome, Redaction
+
+log = logging.getLogger(__name__)
+# Landmarks further than this from the detection, in face sizes, are not this face's.
+FAR_OFF = 0.35
+
+
+@dataclass(frozen=True, eq=False)
+class _Ready:
+    """A face that is ready to be painted."""
+
+    number: int  # place among the picture's faces
+    face: Face
+    crop: FaceCrop
+    reading: Reading
+    embedding: np.ndarray  # (D,) of the source
+    wanted: Attributes
+    erased: np.ndarray  # (S, S) float32, the mask with the neighbours' faces in it
+
+
+class FaceAnonymizer:
+    """Finds faces, makes each somebody else, checks it, and fails closed."""
+
+    def __init__(
+        self,
+        pipeline: FaceInpaintPipeline,
+        reader: FaceReader,
+        bank: IdentityBank,
+        thresholds: dict[str, float],
+        detect: Detector | None = None,
+        hashes: dict[str, str] | None = None,
+    ):
+        """Takes finished parts; `from_pretrained` is the usual door.
+
+        Args:
+            pipeline: paints; must have an id_encoder.
+            reader: landmarks and attributes.
+            bank: identities to become, embedded by the same id_encoder.
+            thresholds: similarity of the guide at false accept rates, keys "far_0.001" and "far_0.01".
+            detect: finds faces; CenterFace by default.
+            hashes: sha256 of the weight files, for the report.
+        """
+        self.pipeline, self.reader, self.bank = pipeline, reader, bank
+        self.thresholds, self.hashes = thresholds, hashes or {}
+        self.detect = CenterFaceDetector() if detect is None else detect
+
+    @classmethod
+    def from_pretrained(cls, model: str | PathLike | None = None, device: str = "cpu") -> FaceAnonymizer:
+        """Loads weights: the shipped ones, or a folder of the same layout.
+
+        Raises:
+            FileNotFoundError, ValueError: weights that are missing or whose sha256 is not the published one.
+        """
+        folder = weights_dir("face256") if model is None else Path(model)
+        if not (folder / "model_index.json").exists():
+            raise FileNotFoundError(f"{folder} must be a pipeline folder with model_index.json; there is none")
+        hashes = check_hashes(folder)
+        reader_folder = weights_dir("reader")
+        hashes |= {f"reader/{name}": value for name, value in check_hashes(reader_folder).items()}
+        pipeline = FaceInpaintPipeline.from_pretrained(folder, dtype=torch.float32).to(device)
+        pipeline.set_progress_bar_config(disable=True)
+        reader = FaceReader.from_pretrained(reader_folder, device)
+        thresholds = json.loads((folder / "thresholds.json").read_text())
+        return cls(pipeline, reader, IdentityBank.load(folder / "identities.safetensors"), thresholds, hashes=hashes)
+
+    def __call__(
+        self,
+        image: str | PathLike | Image.Image | np.ndarray | Picture,
+        seed: int = 0,
+        boxes: Sequence[Sequence[float]] | None = None,
+        settings: Settings | None = None,
+        **changes: Any,
+    ) -> AnonymizedImage:
+        """Anonymizes one picture.
+
+        Args:
+            image: path, PIL image, (H, W, 3) uint8 RGB array, or Picture.
+            seed: the same seed gives the same picture.
+            boxes: faces to treat instead of detecting: x0 y0 x1 y1 in image pixels.
+            settings: a whole Settings; defaults otherwise.
+            changes: single fields of Settings, e.g. `steps=12, attributes={"age": 60}`.
+        """
+        settings = replace(settings or Settings(), **changes)
+        picture = image if isinstance(image, Picture) else load_picture(image)
+        seconds: dict[str, float] = {}
+        with _timed(seconds, "detect"):
+            faces = self.detect(picture.image) if boxes is None else faces_from_boxes(boxes, picture.image.shape)
+        reports: dict[int, FaceReport] = {}
+        if settings.method is not Method.INPAINT:
+            how, ready, painted = Redaction(settings.method.value), [], {}
+            reports = {n: _redacted(face, f"method {how.value}") for n, face in enumerate(faces)}
+        else:
+            how = settings.redact_with
+            with _timed(seconds, "read"):
+                ready = self._prepare(picture.image, faces, settings, reports)
+            painted = self._paint_verified(ready, settings, seed, reports, seconds)
+        with _timed(seconds, "composite"):
+            pairs = [(painted[r.number], r.crop) for r in ready if r.number in painted]
+            canvas, touched = paste_faces(
+                picture.image, pairs, [reports[r.number].seed for r in ready if r.number in painted]
+            )
+            for number in _uncovered(touched, faces, reports):
+                reports[number] = replace(
+                    _redacted(faces[number], "the new face did not cover the old one"), tries=reports[number].tries
+                )
+            # Redactions last: nothing may paint over one and let a source show through its feather.
+            for number, report in sorted(reports.items()):
+                if report.outcome is Outcome.REDACTED:
+                    canvas, mask = redact_face(canvas, faces[number], how)
+                    touched |= mask > 0
+        return AnonymizedImage(canvas, tuple(reports[n] for n in range(len(faces))), seconds, touched, picture)
+
+    def people(self, photos: Sequence[str | PathLike | Image.Image | np.ndarray]) -> np.ndarray:
+        """(R, D) embeddings of the largest face in each reference photo, for `keep` and `only`.
+
+        Raises:
+            ValueError: a photo without a readable face.
+        """
+        rows = []
+        for photo in photos:
+            image = load_picture(photo).image
+            faces = sorted(self.detect(image), key=lambda f: -float(np.prod(f.box[2:] - f.box[:2])))
+            crops = [crop for _, crop in self._crops(image, faces[:1])]
+            if not crops or crops[0] is None:
+                raise ValueError(f"no readable face in the reference {photo if isinstance(photo, str) else 'photo'}")
+            rows.append(self._embed(np.stack([crops[0].image]))[0])
+        return np.stack(rows)
+
+    def _crops(self, image: np.ndarray, faces: Sequence[Face]) -> Iterator[tuple[Face, FaceCrop | None]]:
+        """The final crop of each face, or None where the landmarks cannot be this face's."""
+        if not faces:
+            return
+        matrices = [first_crop(face) for face in faces]
+        for _ in range(2):  # the reader's own landmarks align better than the detector's, so it looks twice
+            crops = np.stack([cut(image, matrix) for matrix in matrices])
+            points = [
+                apply(invert(m), p[:, :2].astype(float))
+                for m, p in zip(matrices, self.reader.landmarks(crops), strict=True)
+            ]
+            matrices = [crop_from_image(p[list(FIVE)], crops.shape[1]) for p in points]
+        for face, landmarks in zip(faces, points, strict=True):
+            sound = np.isfinite(landmarks).all() and disagreement(face, landmarks) < FAR_OFF
+            yield face, make_crop(image, face, landmarks) if sound else None
+
+    def _prepare(
+        self, image, faces: Sequence[Face], settings: Settings, reports: dict[int, FaceReport]
+    ) -> list[_Ready]:
+        """Reads every face; those that cannot be read, or are to be left alone, get their report at once."""
+        try:
+            crops = list(self._crops(image, faces))
+        except Exception as error:
+            log.exception("reading faces failed")
+            reports |= {n: _redacted(face, f"reading failed: {error}") for n, face in enumerate(faces)}
+            return []
+        ready = []
+        for number, (face, crop) in enumerate(crops):
+            if crop is None:
+                reports[number] = _redacted(face, "landmarks do not fit the detection")
+                continue
+            try:
+                reading = self.reader.read(crop.image[None])[0]
+                embedding = self._embed(crop.image[None])[0]
+            except Exception as error:
+                log.exception("reading face %d failed", number)
+                reports[number] = _redacted(face, f"reading failed: {error}")
+                continue
+            if reason := self._left_alone(embedding, settings):
+                reports[number] = FaceReport(face, Outcome.KEPT, 0, reason=reason)
+                continue
+            wanted = reading.attributes.with_changes(dict.fromkeys(settings.forget)).with_changes(settings.attributes)
+            erased = _with_neighbours(crop, [f for f in faces if f is not face])
+            ready.append(_Ready(number, face, crop, reading, embedding, wanted, erased))
+        return ready
+
+    def _left_alone(self, embedding: np.ndarray, settings: Settings) -> str:
+        """Why this face is to be left as it is; empty when it is not."""
+        # Keeping needs certainty, hiding does not: each threshold errs towards anonymizing.
+        if settings.keep is not None and (settings.keep @ embedding).max() >= self.thresholds["far_0.001"]:
+            return "matches a person to keep"
+        if settings.only is not None and (settings.only @ embedding).max() < self.thresholds["far_0.01"]:
+            return "matches nobody to anonymize"
+        return ""
+
+    def _paint_verified(self, ready, settings: Settings, seed: int, reports, seconds) -> dict[int, np.ndarray]:
+        """Paints until the guide no longer knows the source, at most `tries` times; the rest is reported REDACTED."""
+        painted: dict[int, np.ndarray] = {}
+        threshold = self.thresholds["far_0.001"] if settings.threshold is None else settings.threshold
+        waiting, taken = list(ready), set()
+        for attempt in range(settings.tries):
+            for batch in [waiting[i : i + settings.batch] for i in range(0, len(waiting), settings.batch)]:
+                seeds = [_face_seed(seed, r.number, attempt) for r in batch]
+                try:
+                    with _timed(seconds, "inpaint"):
+                        results = self._paint(batch, seeds, settings, attempt, taken)
+                    with _timed(seconds, "verify"):
+                        blended = np.stack([_blend(r.crop, image) for r, image in zip(batch, results, strict=True)])
+                        similarity = (self._embed(blended) * np.stack([r.embedding for r in batch])).sum(1)
+                except Exception as error:
+                    log.exception("inpainting failed")
+                    reports |= {r.number: _redacted(r.face, f"inpainting failed: {error}", attempt + 1) for r in batch}
+                    continue
+                for r, image, score, own in zip(batch, results, similarity, seeds, strict=True):
+                    if score < threshold:
+                        painted[r.number] = image
+                        reports[r.number] = FaceReport(
+                            r.face, Outcome.REPLACED, own, float(score), "", r.wanted.to_dict(), attempt + 1
+                        )
+                    else:
+                        reason = f"too similar to the source: {score:.2f}, threshold {threshold:.2f}"
+                        reports[r.number] = replace(_redacted(r.face, reason, attempt + 1), similarity=float(score))
+            waiting = [r for r in waiting if r.number not in painted]
+        return painted
+
+    def _paint(
+        self, batch: list[_Ready], seeds: list[int], settings: Settings, attempt: int, taken: set[int]
+    ) -> np.ndarray:
+        """One pipeline call -> (B, S, S, 3) uint8."""
+        targets: list[Target] = []
+        for r, own in zip(batch, seeds, strict=True):
+            targets.append(self.bank.choose(r.wanted, r.embedding, own, margin=0.1 - 0.1 * attempt, exclude=taken))
+            taken.add(targets[-1].number)
+        points = [self.reader.guide_points(r.reading, r.wanted, t.person) for r, t in zip(batch, targets, strict=True)]
+        device = self.pipeline.unet.device
+        push = replace(settings.repulsion, scale=settings.repulsion.scale * settings.strength * 2**attempt)
+        out = self.pipeline(
+            image=np.stack([r.crop.image for r in batch]),
+            mask_image=torch.from_numpy(np.stack([r.erased for r in batch]))[:, None],
+            landmarks=np.stack(points),
+            attributes=[r.wanted.to_dict() for r in batch],
+            identity=torch.from_numpy(np.stack([t.embedding for t in targets])).to(device),
+            repulsion=push,
+            source_embedding=torch.from_numpy(np.stack([r.embedding for r in batch])).to(device),
+            num_inference_steps=settings.steps,
+            guidance_scale=settings.guidance_scale,
+            generator=[torch.Generator().manual_seed(own) for own in seeds],
+            output_type="pt",
+        ).images
+        if not torch.isfinite(out).all():
+            raise RuntimeError("the model gave values that are not finite")
+        return ((out + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+
+    @torch.no_grad()
+    def _embed(self, crops: np.ndarray) -> np.ndarray:
+        """(B, S, S, 3) uint8 -> (B, D) float32 unit norm by the guide."""
+        guide = self.pipeline.id_encoder
+        return embed(guide, as_unit(crops).to(guide.device)).cpu().numpy()
+
+    def versions(self) -> dict[str, Any]:
+        """What made the pictures: package versions and sha256 of every weight file, for the report."""
+        import diffusers
+        import transformers
+
+        from . import __version__
+
+        names = {"deid_diffusion": __version__, "torch": torch.__version__, "diffusers": diffusers.__version__}
+        return names | {"transformers": transformers.__version__, "weights": dict(self.hashes)}
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - start
+
+
+def _redacted(face: Face, reason: str, tries: int = 0) -> FaceReport:
+    return FaceReport(face, Outcome.REDACTED, 0, reason=reason, tries=tries)
+
+
+def _face_seed(seed: int, number: int, attempt: int) -> int:
+    """A seed for each face and try, from the user's seed and the face's place: never from its pixels."""
+    return int(np.random.SeedSequence([seed, number, attempt]).generate_state(1)[0] >> 1)
+
+
+def _blend(crop: FaceCrop, painted: np.ndarray) -> np.ndarray:
+    """What the pasted face looks like at crop resolution."""
+    weight = crop.mask[..., None]
+    return np.rint(crop.image * (1 - weight) + painted * weight).astype(np.uint8)
+
+
+def _uncovered(touched: np.ndarray, faces: Sequence[Face], reports: dict[int, FaceReport]) -> list[int]:
+    """Numbers of REPLACED faces of which some pixel was left: the last check before anything is called done."""
+    left = []
+    for number, report in reports.items():
+        if report.outcome is Outcome.REPLACED:
+            ellipse = np.rint(box_ellipse(faces[number], share=0.75) - 0.5)
+            low = np.maximum(ellipse.min(0), 0).astype(int)
+            window = touched[
+                low[1] : int(max(ellipse[:, 1].max(), 0)) + 1, low[0] : int(max(ellipse[:, 0].max(), 0)) + 1
+            ]
+            face = cv2.fillConvexPoly(np.zeros(window.shape, np.uint8), (ellipse - low).astype(np.int32), 1) > 0
+            if window.size == 0 or (face & ~window).any():
+                left.append(number)
+    return left
+
+
+def _with_neighbours(crop: FaceCrop, others: Sequence[Face]) -> np.ndarray:
+    """(S, S) mask in which the faces of neighbours are erased too, so that no source face serves as context."""
+    mask, size = crop.mask, len(crop.mask)
+    for face in others:
+        ellipse = apply(crop.crop_from_image, box_ellipse(face, share=1.0))
+        if (ellipse.max(0) > 0).all() and (ellipse.min(0) < size).all():
+            mask = np.maximum(mask, (hull_distance(ellipse, size) < 0).astype(np.float32))
+    return mask

@@ -1,0 +1,52 @@
+"""Holds an anonymized picture with its report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from os import PathLike
+
+import numpy as np
+from PIL import Image
+
+from .composite import merge_deep
+from .pictures import Picture, save_picture
+from .types import FaceReport
+
+
+@dataclass(frozen=True, eq=False)
+class AnonymizedImage:
+    """A finished picture.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB, upright.
+        faces: one report per detected face, no exceptions.
+        seconds: time by stage: detect, read, inpaint, verify, composite.
+        touched: (H, W) bool, the pixels that may differ from the source.
+        source: the picture it was made from; kept for depth, alpha, profile and preview, never saved.
+    """
+
+    image: np.ndarray
+    faces: tuple[FaceReport, ...]
+    seconds: dict[str, float] = field(default_factory=dict)
+    touched: np.ndarray | None = None
+    source: Picture | None = None
+
+    def save(self, path: str | PathLike) -> None:
+        """Writes the picture: same size, depth, alpha and colour profile, and no metadata of the source.
+
+        Raises:
+            PictureError: a suffix that cannot be written, a folder that cannot be written to, a full disk.
+        """
+        picture = self.source if self.source is not None else Picture(self.image)
+        deep = None
+        if picture.deep is not None and self.touched is not None:
+            deep = merge_deep(picture.deep, self.image, self.touched)
+        save_picture(picture, self.image, path, deep=deep)
+
+    def preview(self, height: int = 720) -> Image.Image:
+        """Before and after, side by side. It shows the source faces: for your eyes, not for publishing."""
+        before = self.source.image if self.source is not None else self.image
+        both = Image.fromarray(np.concatenate([before, self.image], axis=1))
+        if both.height <= height:
+            return both
+        return both.resize((max(1, round(both.width * height / both.height)), height), Image.Resampling.LANCZOS)

@@ -1,0 +1,131 @@
+"""Packs trained parts into the weights that ship: pipeline folder, identity bank, thresholds, hashes.
+
+deid train pack --data faces/ --inpaint runs/inpaint --guide runs/id_encoder --reader runs/reader --out weights
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
+from deid_diffusion.pipelines.face_inpaint import FaceInpaintPipeline
+from deid_diffusion.pipelines.recognise import embed
+from diffusers import FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
+from transformers import ResNetForImageClassification
+
+from deid_diffusion.attributes import FaceReader
+from deid_diffusion.face_shape import EXPRESSION_NAMES, FaceShape
+from deid_diffusion.identities import MATCHED, IdentityBank
+from deid_diffusion.light import LIGHT_NAMES, read_light
+from deid_diffusion.paths import write_hashes
+from deid_diffusion.training.data import FaceSet, load_faces
+from deid_diffusion.training.run import option, parse_options, write_json
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `deid train pack` takes."""
+
+    data: str = option("data", "folder with NAME-*.tar and NAME.npz: the people of the bank")
+    inpaint: str = option("runs/inpaint", "folder that `deid train inpaint` (or distill) wrote")
+    guide: str = option("runs/id_encoder", "folder that `deid train id_encoder` wrote")
+    reader: str = option("runs/reader", "folder that `deid train reader` wrote")
+    out: str = option("weights", "gets face256/ and reader/")
+    people: int = option(2000, "identities in the bank")
+    limit: int = option(0, "use only this many crops, 0 for all")
+    threads: int = option(0, "CPU threads, 0 for torch's choice")
+
+
+def build_bank(faces: FaceSet, shape: FaceShape, people: int) -> IdentityBank:
+    """The most different people of the training split, by farthest-point sampling on their embeddings."""
+    numbers = torch.nonzero(faces.train)[:, 0]
+    chosen = numbers[spread(faces.embedding[numbers], people)].cpu()
+    attributes = faces.attributes.clone()
+    for part in chosen.split(64):
+        images = faces.images[part].float() / 127.5 - 1
+        light = read_light(images, faces.landmarks[part, :, :2])
+        for column, name in enumerate(LIGHT_NAMES):
+            attributes[part, ATTRIBUTE_NAMES.index(name)] = light[:, column]
+    expression = attributes[:, [ATTRIBUTE_NAMES.index(name) for name in EXPRESSION_NAMES]].cpu().numpy()
+    persons = []
+    for number in chosen.tolist():
+        face = faces.landmarks[number].cpu().numpy().astype(float)
+        persons.append(shape.person_part(shape.locate(face).unplace(face), expression[number]))
+    matched = attributes[chosen][:, [ATTRIBUTE_NAMES.index(name) for name in MATCHED]]
+    # Two standard deviations are a distinct face; beyond that landmark noise makes caricatures.
+    person = np.clip(np.stack(persons), -2, 2).astype(np.float32)
+    return IdentityBank(faces.embedding[chosen].cpu().numpy(), person, matched.cpu().numpy())
+
+
+def spread(embedding: torch.Tensor, count: int) -> torch.Tensor:
+    """(N, D) -> (count,) numbers: each next one is the farthest from all chosen so far (Gonzalez 1985)."""
+    count = min(count, len(embedding))
+    chosen = [0]
+    nearest = embedding @ embedding[0]
+    for _ in range(count - 1):
+        chosen.append(int(nearest.argmin()))
+        nearest = torch.maximum(nearest, embedding @ embedding[chosen[-1]])
+    return torch.tensor(chosen, device=embedding.device)
+
+
+@torch.no_grad()
+def calibrate(guide: ResNetForImageClassification, faces: FaceSet) -> dict[str, float]:
+    """The guide's similarity thresholds at false accept rates of 0.1 % and 1 %, on pairs of hold-out people."""
+    numbers = torch.nonzero(~faces.train)[:, 0]
+    parts = [embed(guide, faces.images[part].float() / 127.5 - 1) for part in numbers.split(32)]
+    embedding = torch.cat(parts)
+    upper = torch.triu_indices(len(embedding), len(embedding), 1)
+    impostors = (embedding @ embedding.T)[*upper].cpu().numpy()
+    return {
+        "far_0.001": round(float(np.quantile(impostors, 0.999)), 4),
+        "far_0.01": round(float(np.quantile(impostors, 0.99)), 4),
+        "impostor_mean": round(float(impostors.mean()), 4),
+        "pairs": len(impostors),
+    }
+
+
+def pack(options: Options) -> None:
+    """Writes `out/face256` and `out/reader`."""
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    out, inpaint, guide_run, reader_run = (
+        Path(p) for p in (options.out, options.inpaint, options.guide, options.reader)
+    )
+    faces = load_faces(Path(options.data), limit=options.limit or None)
+    guide = ResNetForImageClassification.from_pretrained(guide_run / "id_encoder", dtype=torch.float32).eval()
+    reader = out / "reader"
+    shutil.rmtree(reader, ignore_errors=True)
+    shutil.copytree(reader_run / "network", reader / "network")
+    shutil.copy(reader_run / "face_shape.safetensors", reader)
+    shutil.copy(reader_run / "training.json", reader)
+    write_hashes(reader)
+    shape = FaceReader.from_pretrained(reader).shape
+    folder = out / "face256"
+    shutil.rmtree(folder, ignore_errors=True)
+    unet = UNet2DConditionModel.from_pretrained(inpaint / "unet", dtype=torch.float16)
+    scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(inpaint / "scheduler")
+    pipeline = FaceInpaintPipeline(unet, scheduler, ResNetForImageClassification.from_pretrained(
+        guide_run / "id_encoder", dtype=torch.float16))  # fmt: skip
+    pipeline.save_pretrained(folder, max_shard_size="15MB")
+    write_json(calibrate(guide, faces), folder / "thresholds.json")
+    build_bank(faces, shape, options.people).save(folder / "identities.safetensors")
+    for run, name in ((inpaint, "unet"), (guide_run, "id_encoder")):
+        shutil.copy(run / "training.json", folder / f"{name}_training.json")
+    write_hashes(folder)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Command-line door."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    pack(parse_options(Options, argv, __doc__.splitlines()[0]))
+
+
+if __name__ == "__main__":
+    main()
