@@ -123,7 +123,7 @@ class FaceInpaintPipeline(DiffusionPipeline):
                     x0 = self.guided_x0(latents, sigma, context, vector, guidance_scale, inside, *chosen, energies)
                 else:
                     x0 = self.predict_x0(latents.to(dtype), sigma, context, vector, guidance_scale)
-                x0 = crop + (x0 - crop) * inside
+                x0 = torch.where(inside > 0, x0, crop)
                 latents = self.scheduler.step((latents - x0) / sigma, timestep, latents, return_dict=False)[0]
                 if callback_on_step_end is not None:
                     known = {"latents": latents, "x0": x0}

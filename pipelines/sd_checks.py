@@ -1,0 +1,130 @@
+"""Says what does not fit together, before a step is made: components, then the arguments of a call."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from .repulsion import Repulsion
+from .sd_schedule import prediction_kind
+
+
+def check_components(pipe: Any) -> None:
+    """Raises ValueError with what was wanted, what came, and what to do, when components are not one family."""
+    for name in ("unet", "vae", "scheduler", "text_encoder", "tokenizer"):
+        if getattr(pipe, name) is None:
+            raise ValueError(f"the checkpoint must have a {name}, got none; load one and pass {name}=...")
+    check_family(pipe)
+    latent = pipe.vae.config.latent_channels
+    unet = pipe.unet.config
+    if unet.in_channels not in (latent, 2 * latent + 1) or unet.out_channels != latent:
+        raise ValueError(
+            f"for latents of {latent} channels the unet must read {latent} (text to image) or {2 * latent + 1} "
+            f"(inpainting) and write {latent}, got {unet.in_channels} and {unet.out_channels}; take a unet and a vae "
+            f"of the same checkpoint"
+        )
+    if pipe.preview_vae is not None and pipe.preview_vae.config.latent_channels != latent:
+        raise ValueError(
+            f"preview_vae must decode latents of {latent} channels, got {pipe.preview_vae.config.latent_channels}; "
+            f"take the tiny autoencoder of this family"
+        )
+    if pipe.controlnet is not None:
+        check_controlnet(pipe.controlnet.config, unet, latent)
+    if unet.get("time_cond_proj_dim") is not None:
+        raise ValueError(
+            "the unet wants its guidance scale embedded (a distilled LCM unet), which is not built; use an LCM LoRA"
+        )
+    prediction_kind(pipe.scheduler)
+    check_precision(pipe.unet.dtype, pipe._execution_device)
+
+
+def check_family(pipe: Any) -> None:
+    """Words as wide as the unet reads them, and the extra conditions it wants."""
+    wants, kind = pipe.unet.config.cross_attention_dim, pipe.unet.config.get("addition_embed_type")
+    if kind != pipe.addition_embed_type:
+        family = {"text_time": "an SDXL unet: use StableDiffusionXLFaceInpaintPipeline (pipeline='sdxl')"}
+        raise ValueError(
+            f"{type(pipe).__name__} wants a unet with addition_embed_type {pipe.addition_embed_type!r}, got {kind!r}; "
+            f"that is {family.get(kind, 'another family: use StableDiffusionFaceInpaintPipeline (pipeline=`sd`)')}"
+        )
+    if pipe.text_width != wants:
+        raise ValueError(
+            f"the unet reads words of width {wants}, the text encoders write {pipe.text_width}; "
+            f"take both from one checkpoint"
+        )
+
+
+def check_controlnet(control: Any, unet: Any, latent: int) -> None:
+    """A ControlNet is a copy of the unet's first half: widths and words must agree."""
+    for name, wants in (
+        ("cross_attention_dim", unet.cross_attention_dim),
+        ("block_out_channels", unet.block_out_channels),
+        ("in_channels", latent),
+    ):
+        got = control[name]
+        if (tuple(got) if isinstance(got, list | tuple) else got) != (
+            tuple(wants) if isinstance(wants, list | tuple) else wants
+        ):
+            raise ValueError(
+                f"the ControlNet's {name} must be {wants} for this unet, got {got}; "
+                f"take one trained for this base model"
+            )
+
+
+def check_precision(dtype: torch.dtype, device: torch.device) -> None:
+    """Raises when this processor has no convolution in this precision."""
+    if dtype == torch.float32 or torch.device(device).type != "cpu":
+        return
+    try:
+        torch.nn.functional.conv2d(torch.ones(1, 1, 4, 4, dtype=dtype), torch.ones(1, 1, 3, 3, dtype=dtype))
+    except RuntimeError as error:
+        raise ValueError(
+            f"this CPU cannot run {dtype}: {error}; load with dtype=torch.float32 or use a GPU"
+        ) from error
+
+
+def check_repulsion(pipe: Any, repulsion: Repulsion | None, identity: torch.Tensor | None) -> None:
+    """Repulsion and target identity need the guide."""
+    wanted = [] if identity is None else ["identity"]
+    if repulsion is not None and repulsion.scale > 0:
+        wanted.append("repulsion")
+    if wanted and pipe.id_encoder is None:
+        raise ValueError(f"{' and '.join(wanted)} need the guide; load with id_encoder=..., or pass None")
+    dim = None if pipe.id_encoder is None else pipe.id_encoder.config.num_labels
+    if identity is not None and (identity.ndim != 2 or identity.shape[1] != dim):
+        raise ValueError(f"identity must be (B, {dim}) in the guide's space, got {tuple(identity.shape)}")
+
+
+def check_call(
+    pipe: Any, batch: int, generator: Any, names: Sequence[str], landmarks: Any, faces: dict[str, Any]
+) -> None:
+    """Counts and combinations of one call; `faces` holds what must have one row a face, or None."""
+    if isinstance(generator, list) and len(generator) != batch:
+        raise ValueError(f"need one generator a face, got {len(generator)} for {batch} faces")
+    if landmarks is not None and pipe.controlnet is None:
+        raise ValueError(
+            "landmarks need a face-landmark ControlNet; load with controlnet=..., or pass landmarks=None and leave "
+            "the pose to the surroundings and the attributes"
+        )
+    unknown = set(names) - set(pipe._callback_tensor_inputs)
+    if unknown:
+        raise ValueError(f"callbacks can get {pipe._callback_tensor_inputs}, got {sorted(unknown)}")
+    for name, value in faces.items():
+        if value is not None and len(value) != batch:
+            raise ValueError(f"need one {name} a face, got {len(value)} for {batch} faces")
+
+
+def check_image_embeds(unet: Any, embeds: Sequence[torch.Tensor] | None, batch: int) -> None:
+    """IP-Adapter embeds and a unet that reads them come together."""
+    reads = unet.config.get("encoder_hid_dim_type") == "ip_image_proj"
+    if embeds is None and reads:
+        raise ValueError(
+            "this unet holds an IP-Adapter and needs ip_adapter_image_embeds; pass them, or call unload_ip_adapter()"
+        )
+    if embeds is None:
+        return
+    if not reads:
+        raise ValueError("ip_adapter_image_embeds need an IP-Adapter; call load_ip_adapter(...) first, or pass None")
+    for number, value in enumerate(embeds):
+        if value.ndim != 3 or len(value) != batch:
+            raise ValueError(f"ip_adapter_image_embeds[{number}] must be ({batch}, N, D), got {tuple(value.shape)}")

@@ -1,0 +1,90 @@
+"""Paints a new face into an erased crop with any Stable Diffusion 1 checkpoint: a custom Diffusers pipeline."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, DiffusionPipeline, UNet2DConditionModel
+from diffusers.image_processor import VaeImageProcessor
+from diffusers.loaders import IPAdapterMixin, StableDiffusionLoraLoaderMixin, TextualInversionLoaderMixin
+from diffusers.schedulers import KarrasDiffusionSchedulers
+from transformers import (
+    CLIPImageProcessor,
+    CLIPTextModel,
+    CLIPTokenizer,
+    CLIPVisionModelWithProjection,
+    ResNetForImageClassification,
+)
+
+# The Hub loader fetches the files that this one names, and no others.
+from .conditioning import FIELDS  # noqa: F401
+from .crops import as_tensor  # noqa: F401
+from .recognise import embed  # noqa: F401
+from .repulsion import Repulsion  # noqa: F401
+from .sd_call import FaceCall
+from .sd_checks import check_components  # noqa: F401
+from .sd_guider import IdentityBranchGuidance  # noqa: F401
+from .sd_landmarks import draw_landmarks  # noqa: F401
+from .sd_loop import FaceLoop  # noqa: F401
+from .sd_prompt import encode
+from .sd_schedule import levels  # noqa: F401
+
+
+class StableDiffusionFaceInpaintPipeline(
+    FaceCall, DiffusionPipeline, StableDiffusionLoraLoaderMixin, IPAdapterMixin, TextualInversionLoaderMixin
+):
+    """Inpaints faces with a Stable Diffusion 1 unet, through the embedded model's call (`sd_call.FaceCall`).
+
+    Args:
+        vae, text_encoder, tokenizer, unet, scheduler: of the checkpoint. A unet of 9 channels inpaints; one of 4
+            paints and has the surroundings blended in at every step.
+        controlnet: reads drawn landmarks. Needed only for `landmarks`.
+        image_encoder, feature_extractor: of an IP-Adapter, see `load_ip_adapter`.
+        id_encoder: the guide recogniser; its logits are the embedding. Needed only for `repulsion` and `identity`.
+        preview_vae: a tiny autoencoder of the same latents, through which the recogniser looks at every step; without
+            it the vae does, at many times the price.
+    """
+
+    model_cpu_offload_seq = "text_encoder->image_encoder->unet->vae"
+    # Small, and used between unet forwards: moving them would move the unet too, at every step.
+    _exclude_from_cpu_offload = ["id_encoder", "preview_vae"]  # noqa: RUF012
+    _optional_components = ["controlnet", "image_encoder", "feature_extractor", "id_encoder", "preview_vae"]  # noqa: RUF012
+    _callback_tensor_inputs = ["latents", "x0"]  # noqa: RUF012
+    addition_embed_type = None
+
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        text_encoder: CLIPTextModel,
+        tokenizer: CLIPTokenizer,
+        unet: UNet2DConditionModel,
+        scheduler: KarrasDiffusionSchedulers,
+        controlnet: ControlNetModel = None,
+        image_encoder: CLIPVisionModelWithProjection = None,
+        feature_extractor: CLIPImageProcessor = None,
+        id_encoder: ResNetForImageClassification = None,
+        preview_vae: AutoencoderTiny = None,
+    ):
+        super().__init__()
+        self.register_modules(
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            unet=unet,
+            scheduler=scheduler,
+            controlnet=controlnet,
+            image_encoder=image_encoder,
+            feature_extractor=feature_extractor,
+            id_encoder=id_encoder,
+            preview_vae=preview_vae,
+        )
+        self.image_processor = VaeImageProcessor(do_resize=False)
+
+    @property
+    def text_width(self) -> int:
+        """Width of the words that the text encoder writes."""
+        return self.text_encoder.config.hidden_size
+
+    def tell(self, prompts: Sequence[str], size: int) -> tuple[torch.Tensor, dict[str, Any]]:
+        """Texts -> (B, T, C) token features, and no further conditions."""
+        return encode(self.tokenizer, self.text_encoder, prompts, self._execution_device)[0], {}

@@ -1,0 +1,108 @@
+"""Puts attributes into words, and words into what a unet with text conditioning reads."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from .conditioning import ATTRIBUTE_NAMES, FIELDS, attribute_vector
+
+Values = Mapping[str, float | None]
+
+# Name, test, words: said in this order when the test holds.
+PHRASES = (
+    ("smile", lambda v: v > 0.6, "smiling"),
+    ("mouth_open", lambda v: v > 0.5, "mouth open"),
+    ("eyes_open", lambda v: v < 0.25, "eyes closed"),
+    ("brow_raise", lambda v: v > 0.8, "raised eyebrows"),
+    ("yaw_deg", lambda v: v < -15, "head turned to the left"),
+    ("yaw_deg", lambda v: v > 15, "head turned to the right"),
+    ("pitch_deg", lambda v: v < -12, "head lowered"),
+    ("pitch_deg", lambda v: v > 12, "head raised"),
+    ("gaze_x", lambda v: v < -0.3, "looking left"),
+    ("gaze_x", lambda v: v > 0.3, "looking right"),
+    ("gaze_y", lambda v: v < -0.3, "looking down"),
+    ("gaze_y", lambda v: v > 0.3, "looking up"),
+    ("light_x", lambda v: v < -0.2, "soft light from the left"),
+    ("light_x", lambda v: v > 0.2, "soft light from the right"),
+    ("light_y", lambda v: v < -0.2, "light from below"),
+    ("light_y", lambda v: v > 0.4, "light from above"),
+)
+# Individual typology angle in degrees, lower end of each class (Chardon et al. 1991).
+SKIN = ((55, "very light"), (41, "light"), (28, "medium"), (10, "tan"), (-30, "brown"), (-91, "dark"))
+
+
+def read_attributes(attributes: Any, batch: int) -> list[Values]:
+    """One mapping for all, one a face, (B, 2A) of `attribute_vector`, or None -> one checked mapping a face."""
+    if isinstance(attributes, torch.Tensor):
+        if attributes.shape != (batch, 2 * len(FIELDS)):
+            raise ValueError(f"attributes must be ({batch}, {2 * len(FIELDS)}), got {tuple(attributes.shape)}")
+        return [values_of(row) for row in attributes.detach().float().cpu()]
+    rows = [attributes or {}] * batch if isinstance(attributes, Mapping | None) else list(attributes)
+    if len(rows) != batch:
+        raise ValueError(f"need one mapping of attributes a face, got {len(rows)} for {batch} faces")
+    attribute_vector(rows)  # its checks: unknown names, values out of range
+    return rows
+
+
+def values_of(row: torch.Tensor) -> dict[str, float]:
+    """(2A,) scaled values and validity bits -> the valid ones by name, in real units."""
+    scaled, valid = row.chunk(2)
+    pairs = zip(ATTRIBUTE_NAMES, scaled.tolist(), valid.tolist(), strict=True)
+    return {name: v * FIELDS[name].scale + FIELDS[name].centre for name, v, known in pairs if known > 0.5}
+
+
+def describe(values: Values) -> str:
+    """Attributes in real units -> "portrait photo of a 60 year old person, smiling, looking left"."""
+    known = {name: value for name, value in values.items() if value is not None}
+    age = f"{round(known['age'])} year old " if "age" in known else ""
+    article = "an" if age[:1] == "8" or age[:2] in ("11", "18") else "a"
+    words = [f"portrait photo of {article} {age}{noun(known)}", *skin_words(known)]
+    words += [text for name, test, text in PHRASES if name in known and test(known[name])]
+    return ", ".join(words)
+
+
+def noun(known: Mapping[str, float]) -> str:
+    """What to call a face of this presented gender and age; "person" unless it is plain."""
+    male, young = known.get("male", 0.5), known.get("age", 35) < 14
+    if male > 0.7:
+        return "boy" if young else "man"
+    if male < 0.3:
+        return "girl" if young else "woman"
+    return "child" if young else "person"
+
+
+def skin_words(known: Mapping[str, float]) -> list[str]:
+    """The class of the skin's individual typology angle, when lightness and yellowness are both known."""
+    if "skin_l" not in known or "skin_b" not in known:
+        return []
+    angle = math.degrees(math.atan2(known["skin_l"] - 50, max(known["skin_b"], 1e-3)))
+    return [next(f"{word} skin" for low, word in SKIN if angle > low)]
+
+
+def write_prompts(prompt: str | Sequence[str] | None, values: Sequence[Values]) -> list[str]:
+    """The caller's words (one for all or one a face), then what the attributes say."""
+    given = [prompt] * len(values) if prompt is None or isinstance(prompt, str) else list(prompt)
+    if len(given) != len(values):
+        raise ValueError(f"need one prompt, or one a face: got {len(given)} for {len(values)} faces")
+    # Bare attributes {} say only "portrait photo of a person", which the caller's own words say better.
+    return [
+        ", ".join(filter(None, (text, describe(v) if v or not text else "")))
+        for text, v in zip(given, values, strict=True)
+    ]
+
+
+def encode(tokenizer: Any, text_encoder: Any, prompts: Sequence[str], device: torch.device, hidden: int | None = None):
+    """Texts -> (B, T, C) token features and the encoder's whole output.
+
+    Args:
+        tokenizer, text_encoder: a CLIP pair.
+        prompts: cut at the tokenizer's length.
+        device: where the encoder runs.
+        hidden: which hidden layer to read; None for the last one with its norm (Stable Diffusion 1), -2 for SDXL.
+    """
+    length = tokenizer.model_max_length
+    tokens = tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    output = text_encoder(tokens.input_ids.to(device), output_hidden_states=hidden is not None)
+    return (output.last_hidden_state if hidden is None else output.hidden_states[hidden]), output

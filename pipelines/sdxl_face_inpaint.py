@@ -1,0 +1,107 @@
+"""Paints a new face into an erased crop with any SDXL checkpoint: a custom Diffusers pipeline."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, DiffusionPipeline, UNet2DConditionModel
+from diffusers.image_processor import VaeImageProcessor
+from diffusers.loaders import IPAdapterMixin, StableDiffusionXLLoraLoaderMixin, TextualInversionLoaderMixin
+from diffusers.schedulers import KarrasDiffusionSchedulers
+from transformers import (
+    CLIPImageProcessor,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    CLIPVisionModelWithProjection,
+    ResNetForImageClassification,
+)
+
+# The Hub loader fetches the files that this one names, and no others.
+from .conditioning import FIELDS  # noqa: F401
+from .crops import as_tensor  # noqa: F401
+from .recognise import embed  # noqa: F401
+from .repulsion import Repulsion  # noqa: F401
+from .sd_call import FaceCall
+from .sd_checks import check_components  # noqa: F401
+from .sd_guider import IdentityBranchGuidance  # noqa: F401
+from .sd_landmarks import draw_landmarks  # noqa: F401
+from .sd_loop import FaceLoop  # noqa: F401
+from .sd_prompt import encode
+from .sd_schedule import levels  # noqa: F401
+
+
+class StableDiffusionXLFaceInpaintPipeline(
+    FaceCall, DiffusionPipeline, StableDiffusionXLLoraLoaderMixin, IPAdapterMixin, TextualInversionLoaderMixin
+):
+    """Inpaints faces with an SDXL unet, through the embedded model's call (`sd_call.FaceCall`).
+
+    Args:
+        vae, text_encoder, text_encoder_2, tokenizer, tokenizer_2, unet, scheduler: of the checkpoint. A unet of 9
+            channels inpaints; one of 4 paints and has the surroundings blended in at every step.
+        controlnet: reads drawn landmarks. Needed only for `landmarks`.
+        image_encoder, feature_extractor: of an IP-Adapter, see `load_ip_adapter`.
+        id_encoder: the guide recogniser; its logits are the embedding. Needed only for `repulsion` and `identity`.
+        preview_vae: a tiny autoencoder of the same latents, through which the recogniser looks at every step; without
+            it the vae does, at many times the price.
+        force_zeros_for_empty_prompt: an empty text is zeros instead of the encoders' idea of it (SDXL base).
+    """
+
+    model_cpu_offload_seq = "text_encoder->text_encoder_2->image_encoder->unet->vae"
+    # Small, and used between unet forwards: moving them would move the unet too, at every step.
+    _exclude_from_cpu_offload = ["id_encoder", "preview_vae"]  # noqa: RUF012
+    _optional_components = ["controlnet", "image_encoder", "feature_extractor", "id_encoder", "preview_vae"]  # noqa: RUF012
+    _callback_tensor_inputs = ["latents", "x0"]  # noqa: RUF012
+    addition_embed_type = "text_time"
+
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        text_encoder: CLIPTextModel,
+        text_encoder_2: CLIPTextModelWithProjection,
+        tokenizer: CLIPTokenizer,
+        tokenizer_2: CLIPTokenizer,
+        unet: UNet2DConditionModel,
+        scheduler: KarrasDiffusionSchedulers,
+        controlnet: ControlNetModel = None,
+        image_encoder: CLIPVisionModelWithProjection = None,
+        feature_extractor: CLIPImageProcessor = None,
+        id_encoder: ResNetForImageClassification = None,
+        preview_vae: AutoencoderTiny = None,
+        force_zeros_for_empty_prompt: bool = True,
+    ):
+        super().__init__()
+        self.register_modules(
+            vae=vae,
+            text_encoder=text_encoder,
+            text_encoder_2=text_encoder_2,
+            tokenizer=tokenizer,
+            tokenizer_2=tokenizer_2,
+            unet=unet,
+            scheduler=scheduler,
+            controlnet=controlnet,
+            image_encoder=image_encoder,
+            feature_extractor=feature_extractor,
+            id_encoder=id_encoder,
+            preview_vae=preview_vae,
+        )
+        self.register_to_config(force_zeros_for_empty_prompt=force_zeros_for_empty_prompt)
+        self.image_processor = VaeImageProcessor(do_resize=False)
+
+    @property
+    def text_width(self) -> int:
+        """Width of the words that both text encoders write together."""
+        return self.text_encoder.config.hidden_size + self.text_encoder_2.config.hidden_size
+
+    def tell(self, prompts: Sequence[str], size: int) -> tuple[torch.Tensor, dict[str, Any]]:
+        """Texts -> (B, T, C) token features of both encoders, and SDXL's pooled text (B, P) and sizes (B, 6)."""
+        device = self._execution_device
+        first, _ = encode(self.tokenizer, self.text_encoder, prompts, device, hidden=-2)
+        second, output = encode(self.tokenizer_2, self.text_encoder_2, prompts, device, hidden=-2)
+        text, pooled = torch.cat([first, second], dim=-1), output.text_embeds
+        if self.config.force_zeros_for_empty_prompt:
+            said = torch.tensor([bool(prompt) for prompt in prompts], device=device)
+            text, pooled = text * said[:, None, None], pooled * said[:, None]
+        # Original size, corner of the cut, target size: a whole picture, not cut (Podell et al. 2023, 2.2).
+        sizes = pooled.new_tensor([size, size, 0, 0, size, size]).expand(len(prompts), 6)
+        return text, {"text_embeds": pooled.to(self.unet.dtype), "time_ids": sizes.to(self.unet.dtype)}
