@@ -1,0 +1,39 @@
+# make demo   one picture through the shipped weights; make test   the whole suite; make lint   ruff
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+
+.PHONY: demo test lint clean
+
+# The demo's photo lies in scikit-image's wheel: Eileen Collins, NASA, public domain.
+demo: $(VENV)/.installed
+	@mkdir -p out/demo
+	@$(BIN)/python -c "import skimage.data, skimage.io; skimage.io.imsave('out/demo/astronaut.png', skimage.data.astronaut())"
+	@$(BIN)/deid run out/demo/astronaut.png -o out/demo/astronaut_anon.png --seed 7 --overwrite \
+		--preview side-by-side --report out/demo/report.json
+	@mv out/demo/astronaut_anon_before_after.png out/demo/before_after.png
+	@echo "Look at out/demo/before_after.png; the result is out/demo/astronaut_anon.png, its report out/demo/report.json"
+
+# One thread a process: small models on a busy machine lose more to threads than they win.
+test: $(VENV)/.installed-test
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -p no:cacheprovider
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+clean:
+	rm -rf out/demo build dist
+
+$(BIN)/python:
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10) and 'deid_diffusion wants Python 3.10 or newer; make PYTHON=python3.11')"
+	$(PYTHON) -m venv $(VENV)
+
+# Stamps, so that nothing is installed twice. They are older than their reasons after an edit of these files.
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e . scikit-image
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e ".[test,eval]"
+	@touch $@

@@ -1,0 +1,47 @@
+"""Sets every test's process up alike, and hands out the pictures that tests share."""
+
+import os
+import tempfile
+from pathlib import Path
+
+# Before torch and the Hugging Face libraries read them.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["MPLBACKEND"] = "Agg"
+_HOME = tempfile.TemporaryDirectory(prefix="deid-hf-")
+os.environ["HF_HOME"] = _HOME.name
+
+import numpy as np
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+CHECKOUT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def astronaut() -> np.ndarray:
+    """(512, 512, 3) uint8 RGB: one face, upright, near the top. NASA, public domain."""
+    data = pytest.importorskip("skimage.data", reason="scikit-image holds the picture; pip install 'deid-diffusion[test]'")
+    return data.astronaut()
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of photos and judges that is not part of the repository: DEID_SHARED, or `shared` near the checkout."""
+    places = [os.environ.get("DEID_SHARED"), CHECKOUT / "shared", CHECKOUT.parent / "shared"]
+    for place in places:
+        if place and (Path(place) / "faces").is_dir():
+            return Path(place)
+    pytest.skip("no shared/ folder with photos here; set DEID_SHARED to one")
+
+
+@pytest.fixture(scope="session")
+def weights() -> Path:
+    """The shipped weights, or a skip while there are none."""
+    folder = CHECKOUT / "weights"
+    if not ((folder / "face256" / "model_index.json").exists() and (folder / "reader").is_dir()):
+        pytest.skip("weights/face256 and weights/reader are not trained yet")
+    return folder

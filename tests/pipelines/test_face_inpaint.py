@@ -1,0 +1,183 @@
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from PIL import Image
+
+from deid_diffusion.pipelines.face_inpaint import FaceInpaintPipeline
+from deid_diffusion.pipelines.recognise import embed
+from tests.tiny import DIM, tiny_pipeline
+
+SIZE = 64
+
+
+@pytest.fixture(scope="module")
+def pipe() -> FaceInpaintPipeline:
+    return tiny_pipeline(SIZE)
+
+
+def inputs(count: int = 2) -> dict:
+    rng = np.random.default_rng(0)
+    crops = torch.from_numpy(rng.uniform(-1, 1, (count, 3, SIZE, SIZE)).astype(np.float32))
+    mask = torch.zeros(count, 1, SIZE, SIZE)
+    mask[..., 16:52, 14:50] = 1
+    return {
+        "image": crops,
+        "mask_image": mask,
+        "landmarks": rng.uniform(0, SIZE, (count, 478, 3)),
+        "attributes": [{"age": 30.0 + n, "smile": 0.5} for n in range(count)],
+        "identity": torch.from_numpy(rng.normal(size=(count, DIM)).astype(np.float32)),
+        "num_inference_steps": 3,
+        "output_type": "pt",
+    }
+
+
+def seeds(*numbers: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(n) for n in numbers]
+
+
+@pytest.mark.parametrize("repulsion", [None, {"scale": 60.0}, {"scale": 60.0, "through_unet": True, "views": 2}])
+def test_pixels_off_the_mask_come_back_to_the_bit(pipe, repulsion):
+    given = inputs()
+    out = pipe(**given, repulsion=repulsion, generator=seeds(1, 2)).images
+    off = given["mask_image"].expand_as(out) == 0
+    assert torch.equal(out[off], given["image"][off])
+    assert not torch.allclose(out[~off], given["image"][~off], atol=0.1)
+    assert out.min() >= -1
+    assert out.max() <= 1
+
+
+def test_what_lies_under_the_mask_is_not_seen(pipe):
+    given = inputs()
+    first = pipe(**given, generator=seeds(1, 2)).images
+    given["image"] = torch.where(given["mask_image"] > 0, torch.zeros(()), given["image"])
+    assert torch.equal(pipe(**given, generator=seeds(1, 2)).images, first)
+
+
+def test_same_seed_same_bytes_other_seed_other_face(pipe):
+    given = inputs()
+    first, again, other = (pipe(**given, generator=seeds(*s)).images for s in ((1, 2), (1, 2), (3, 2)))
+    assert torch.equal(first, again)
+    assert not torch.allclose(first[0], other[0], atol=1e-2)
+    assert torch.allclose(first[1], other[1], atol=1e-4)
+
+
+def test_a_batch_of_two_equals_two_batches_of_one(pipe):
+    given = inputs()
+    both = pipe(**given, repulsion={"scale": 60.0}, generator=seeds(1, 2)).images
+    for n in range(2):
+        one = {k: v[n : n + 1] if hasattr(v, "__len__") and len(v) == 2 and k != "output_type" else v for k, v in given.items()}
+        alone = pipe(**one, repulsion={"scale": 60.0}, generator=seeds(n + 1)).images
+        assert torch.allclose(both[n], alone[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("form", [{}, {"through_unet": True}, {"views": 3}])
+def test_repulsion_lowers_the_similarity_to_the_source(pipe, form):
+    given = inputs()
+    # The source to move away from is what the model paints by itself: the worst case.
+    plain = pipe(**given, generator=seeds(1, 2)).images
+    source = embed(pipe.id_encoder, plain).detach()
+    pushed = pipe(**given, source_embedding=source, repulsion={"scale": 200.0, "margin": -1.0, "stop": 1.0, **form},
+                  generator=seeds(1, 2)).images  # fmt: skip
+    similarity = (embed(pipe.id_encoder, pushed) * source).sum(-1)
+    assert (similarity < 0.999).all()
+    assert (similarity < (embed(pipe.id_encoder, plain) * source).sum(-1)).all()
+
+
+def test_more_energies_are_minimised_too(pipe):
+    given = inputs()
+    plain = pipe(**given, generator=seeds(1, 2)).images
+    dark = pipe(**given, generator=seeds(1, 2), energies=[lambda x0: (x0 + 1).mean((1, 2, 3))]).images
+    assert dark.mean() < plain.mean()
+
+
+def test_conditions_change_the_face_and_none_is_allowed(pipe):
+    given = inputs()
+    first = pipe(**given, generator=seeds(1, 2)).images
+    for name in ("landmarks", "attributes", "identity"):
+        other = pipe(**(given | {name: None}), generator=seeds(1, 2)).images
+        assert not torch.equal(first, other), name
+
+
+def test_guidance_needs_no_second_call(pipe):
+    given = inputs()
+    one, two = (pipe(**given, guidance_scale=g, generator=seeds(1, 2)).images for g in (1.0, 2.0))
+    assert not torch.allclose(one, two, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["pil", "list", "numpy"])
+def test_every_accepted_form_gives_the_same(pipe, kind):
+    rng = np.random.default_rng(1)
+    array = rng.integers(0, 256, (1, SIZE, SIZE, 3), np.uint8)
+    mask = np.zeros((1, SIZE, SIZE), np.uint8)
+    mask[:, 10:40, 10:40] = 255
+    forms = {
+        "numpy": (array, mask),
+        "pil": (Image.fromarray(array[0]), Image.fromarray(mask[0])),
+        "list": ([Image.fromarray(array[0])], [Image.fromarray(mask[0])]),
+    }
+    out = pipe(*forms[kind], num_inference_steps=2, generator=seeds(5), output_type="pil").images
+    want = pipe(*forms["numpy"], num_inference_steps=2, generator=seeds(5), output_type="np").images
+    assert isinstance(out[0], Image.Image)
+    assert np.abs(np.asarray(out[0]) / 255 - want[0]).max() < 1 / 255
+    assert (np.asarray(out[0])[mask[0] == 0] == array[0][mask[0] == 0]).all()
+
+
+def test_callbacks_see_every_step_and_may_change_latents(pipe):
+    seen = []
+
+    def watch(_, step, timestep, tensors):
+        seen.append((step, float(timestep), tensors["x0"].shape))
+        return {"latents": tensors["latents"] * 0} if step == 2 else {}
+
+    given = inputs()
+    names = ("latents", "x0")
+    out = pipe(**given, generator=seeds(1, 2), callback_on_step_end=watch, callback_on_step_end_tensor_inputs=names)
+    assert [s for s, _, _ in seen] == [0, 1, 2]
+    assert seen[0][1] > seen[2][1]
+    assert not out.images[given["mask_image"].expand_as(out.images) > 0].any()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image": torch.zeros(2, 3, 32, 32)}, "must be 64 x 64"),
+        ({"image": torch.zeros(3, 64, 64)}, r"tensors must be \(B, 3, S, S\)"),
+        ({"image": torch.full((2, 3, 64, 64), 200.0)}, r"in \[-1, 1\]"),
+        ({"mask_image": torch.zeros(2, 1, 32, 32)}, "as large as image"),
+        ({"mask_image": torch.zeros(1, 1, 64, 64)}, "one mask a crop"),
+        ({"landmarks": np.zeros((5, 2))}, "landmarks must be"),
+        ({"attributes": torch.zeros(2, 3)}, "attributes must be"),
+        ({"attributes": {"beauty": 1.0}}, "unknown attribute"),
+        ({"identity": torch.zeros(2, 3)}, "identity must be"),
+        ({"generator": seeds(1)}, "one generator a face"),
+        ({"repulsion": {"scale": 10.0}, "source_embedding": torch.zeros(1, DIM)}, "one source_embedding a face"),
+        ({"callback_on_step_end_tensor_inputs": ("noise",)}, "callbacks can get"),
+    ],
+)
+def test_wrong_input_says_what_was_wanted(pipe, change, message):
+    with pytest.raises(ValueError, match=message):
+        pipe(**(inputs() | change))
+
+
+def test_repulsion_without_a_guide_is_refused():
+    pipe = tiny_pipeline(SIZE)
+    pipe.register_modules(id_encoder=None)
+    with pytest.raises(ValueError, match="needs the guide"):
+        pipe(**inputs(), repulsion={"scale": 1.0})
+    assert len(pipe(**inputs(), generator=seeds(1, 2)).images) == 2
+
+
+def test_another_kind_of_scheduler_is_refused():
+    pipe = tiny_pipeline(SIZE)
+    pipe.register_modules(scheduler=DDIMScheduler())
+    with pytest.raises(ValueError, match="rectified-flow"):
+        pipe(**inputs())
+
+
+def test_components_are_left_as_found(pipe):
+    before = {k: v.clone() for k, v in pipe.unet.state_dict().items()}
+    pipe(**inputs(), repulsion={"scale": 60.0, "through_unet": True}, generator=seeds(1, 2))
+    assert not pipe.unet.training
+    assert all(p.grad is None for p in pipe.unet.parameters())
+    assert all(torch.equal(v, before[k]) for k, v in pipe.unet.state_dict().items())

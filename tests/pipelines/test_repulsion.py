@@ -1,0 +1,59 @@
+import pytest
+import torch
+
+from deid_diffusion.pipelines.repulsion import Repulsion, push
+
+
+@pytest.mark.parametrize(
+    ("similarity", "margin", "energy"),
+    [(1.0, 0.0, 1.0), (1.0, 0.4, 0.6), (0.0, 0.0, 0.0), (-1.0, 0.0, 0.0)],
+)
+def test_energy_is_what_is_left_above_the_margin(similarity, margin, energy):
+    source = torch.tensor([[1.0, 0.0]])
+    face = torch.tensor([[similarity, (1 - similarity**2) ** 0.5]])
+    assert Repulsion(margin=margin).energy(face, source).item() == pytest.approx(energy)
+
+
+@pytest.mark.parametrize(
+    ("start", "stop", "active"), [(0.0, 1.0, [0, 1, 2, 3]), (0.5, 1.0, [2, 3]), (0.0, 0.5, [0, 1]), (0.5, 0.5, [])]
+)
+def test_the_window_is_in_fractions_of_the_steps(start, stop, active):
+    repulsion = Repulsion(start=start, stop=stop)
+    assert [step for step in range(4) if repulsion.active(step, 4)] == active
+
+
+def test_scale_zero_is_off():
+    assert not Repulsion(scale=0).active(0, 4)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"start": 0.9, "stop": 0.1}, "start <= stop"),
+        ({"stop": 1.5}, "stop=1.5"),
+        ({"scale": -1}, "scale must be >= 0"),
+        ({"margin": 2}, "cosine"),
+        ({"views": 0}, "views"),
+    ],
+)
+def test_impossible_settings_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        Repulsion(**values)
+
+
+def test_a_push_is_as_long_as_asked_whatever_the_gradients_size():
+    torch.manual_seed(0)
+    x0, noise, mask = torch.zeros(1, 3, 8, 8), torch.randn(1, 3, 8, 8), torch.zeros(1, 1, 8, 8)
+    mask[..., 2:6, 2:6] = 1
+    gradient = torch.randn(1, 3, 8, 8)
+    for size in (1e-3, 1.0, 1e3):
+        moved = push(x0, gradient * size, torch.tensor([0.5]), noise, mask, scale=40)
+        assert float((moved * mask).norm() / (noise * mask).norm()) == pytest.approx(0.02, rel=1e-4)
+        assert not (moved * (1 - mask)).any()
+        assert (moved * gradient).sum() < 0
+
+
+def test_a_push_is_clamped():
+    one = torch.ones(1, 1, 4, 4)
+    moved = push(one * 0, one, torch.tensor([1.0]), one, one, scale=1e6, clamp=0.25)
+    assert torch.allclose(moved, -0.25 * one)

@@ -1,0 +1,37 @@
+import numpy as np
+import pytest
+import torch
+from skimage.color import rgb2lab
+
+from deid_diffusion.light import individual_typology_angle, lab_from_rgb, read_light
+from tests.tiny import tiny_shape
+
+POINTS = torch.from_numpy(tiny_shape().mean[None, :, :2] * 64 + [128, 110]).float()
+
+
+def test_lab_is_scikit_images_lab():
+    rgb = np.random.default_rng(0).uniform(size=(8, 8, 3)).astype(np.float32)
+    got = lab_from_rgb(torch.from_numpy(rgb).permute(2, 0, 1)[None])[0].permute(1, 2, 0).numpy()
+    assert np.abs(got - rgb2lab(rgb)).max() < 0.05
+
+
+def test_a_flat_face_has_its_colour_and_no_direction():
+    rgb = torch.tensor([0.8, 0.6, 0.5])
+    light = read_light((rgb * 2 - 1)[None, :, None, None].expand(1, 3, 256, 256), POINTS)[0]
+    assert light[:3].numpy() == pytest.approx(rgb2lab(rgb.numpy()), abs=0.1)
+    assert light[3:].abs().max() < 1e-3
+
+
+@pytest.mark.parametrize(("axis", "column", "sign"), [(-1, 3, 1), (-2, 4, -1)])
+def test_the_brighter_side_is_where_the_light_comes_from(axis, column, sign):
+    ramp = torch.linspace(-0.5, 0.5, 256)
+    image = (ramp[None, :] if axis == -1 else ramp[:, None]).expand(256, 256)[None, None].expand(1, 3, 256, 256)
+    light = read_light(image, POINTS)[0]
+    assert light[column] * sign > 0.1
+    assert abs(light[7 - column]) < 0.03
+    assert torch.allclose(read_light(image.flip(axis), POINTS)[0, column], -light[column], atol=0.05)
+
+
+@pytest.mark.parametrize(("lab", "degrees"), [((60, 10, 10), 45.0), ((50, 10, 10), 0.0), ((40, 10, 10), -45.0)])
+def test_typology_angle(lab, degrees):
+    assert individual_typology_angle(np.array(lab, float)) == pytest.approx(degrees)
