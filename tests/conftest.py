@@ -4,33 +4,34 @@ import os
 import tempfile
 from pathlib import Path
 
-# Before torch and the Hugging Face libraries read them.
-os.environ["OMP_NUM_THREADS"] = "1"
-os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["MPLBACKEND"] = "Agg"
+import numpy as np
+import pytest
+
+# Before any test imports torch or a Hugging Face library: they read these once.
+os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1", "MPLBACKEND": "Agg"}
 _HOME = tempfile.TemporaryDirectory(prefix="deid-hf-")
 os.environ["HF_HOME"] = _HOME.name
 
-import numpy as np
-import pytest
-import torch
-
-torch.set_num_threads(1)
-
 CHECKOUT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def astronaut() -> np.ndarray:
     """(512, 512, 3) uint8 RGB: one face, upright, near the top. NASA, public domain."""
-    data = pytest.importorskip("skimage.data", reason="scikit-image holds the picture; pip install 'deid-diffusion[test]'")
+    data = pytest.importorskip("skimage.data", reason="needs scikit-image; pip install 'deid-diffusion[test]'")
     return data.astronaut()
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of photos and judges that is not part of the repository: DEID_SHARED, or `shared` near the checkout."""
+    """The folder of photos and judges that is no part of the repository: DEID_SHARED, or `shared` by the checkout."""
     places = [os.environ.get("DEID_SHARED"), CHECKOUT / "shared", CHECKOUT.parent / "shared"]
     for place in places:
         if place and (Path(place) / "faces").is_dir():
