@@ -24,12 +24,21 @@ def read_groups(path: Path) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]
 
 
 def _as_groups(values: list[str]) -> list[str]:
+    numbers = np.array([_number(value) for value in values])
+    known = np.isfinite(numbers)
+    # A few gaps ("", "NA") do not make a column of numbers one of words.
+    if known.mean() < 0.8 or len(np.unique(numbers[known])) <= 6:
+        return [value or "unknown" for value in values]
+    third = np.searchsorted(np.quantile(numbers[known], [1 / 3, 2 / 3]), numbers)
+    names = {}
+    for t in np.unique(third[known]):
+        inside = numbers[known & (third == t)]
+        names[t] = f"{inside.min():g} to {inside.max():g}"
+    return [names[t] if k else "unknown" for t, k in zip(third, known, strict=True)]
+
+
+def _number(value: str) -> float:
     try:
-        numbers = np.array(values, dtype=float)
+        return float(value)
     except ValueError:
-        return values
-    if len(np.unique(numbers)) <= 6:
-        return values
-    third = np.searchsorted(np.quantile(numbers, [1 / 3, 2 / 3]), numbers)
-    names = {t: f"{numbers[third == t].min():g} to {numbers[third == t].max():g}" for t in np.unique(third)}
-    return [names[t] for t in third]
+        return float("nan")

@@ -166,6 +166,8 @@ def bootstrap_eer(
     people, owner = np.unique(ids, return_inverse=True)
     if len(people) < 2:
         return None, None
+    if equal_error_rate(genuine, impostor) == 0:
+        return 0.0, 1 - 0.025 ** (1 / len(people))  # no error seen: the exact bound, as in `bootstrap_mean`
     order = np.argsort(owner, kind="stable")
     groups = np.split(order, np.cumsum(np.bincount(owner))[:-1])
     generator = np.random.default_rng(seed)
@@ -177,7 +179,7 @@ def bootstrap_eer(
     return float(low), float(high)
 
 
-def histogram(similarity: np.ndarray, bins: int = 60) -> tuple[np.ndarray, np.ndarray]:
-    """(bins,) bin centres in [-1, 1] and (bins,) share of the (n,) similarities in each."""
-    counts, edges = np.histogram(np.clip(similarity, -1, 1), bins=bins, range=(-1, 1))
+def histogram(similarity: np.ndarray, low: float, high: float, bins: int = 40) -> tuple[np.ndarray, np.ndarray]:
+    """(bins,) bin centres between `low` and `high`, and (bins,) share of the (n,) similarities in each."""
+    counts, edges = np.histogram(similarity, bins=bins, range=(low, max(high, low + 1e-6)))
     return (edges[1:] + edges[:-1]) / 2, counts / max(len(similarity), 1)

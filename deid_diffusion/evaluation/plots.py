@@ -151,7 +151,7 @@ def draw_similarities(judges: list[tuple[str, JudgeResult]]) -> Figure:
     drawn = [np.array(c[0])[np.array(c[1]) > 0.002] for _, j in judges for c in (j.genuine, j.impostor)]
     low, high = min(d.min() for d in drawn if len(d)), max(d.max() for d in drawn if len(d))
     for number, (panel, (method, judge)) in enumerate(zip(panels, judges, strict=True)):
-        width = 2 / len(judge.genuine[0])
+        width = judge.genuine[0][1] - judge.genuine[0][0]
         panel.bar(*judge.genuine, width, color=_COLOURS[number % len(_COLOURS)], alpha=0.75)
         panel.step(*judge.impostor, where="mid", color="#222222", lw=1)
         panel.set(yticks=[], xlim=(low - 0.05, high + 0.05))
@@ -179,4 +179,5 @@ def _new(width: float, height: float, axes: bool = True):
 
 
 def _legend(axes) -> None:
-    axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))

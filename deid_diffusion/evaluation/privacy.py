@@ -24,7 +24,7 @@ from deid_diffusion.evaluation.metrics import (
 from deid_diffusion.evaluation.protocol import Collected
 from deid_diffusion.evaluation.results import Curve, JudgeResult, Measure
 
-RANK_1, RANK_5, OWN = "rank-1", "rank-5", "similarity to own original"
+RANK_1, RANK_5, OWN, LEARNED = "rank-1", "rank-5", "similarity to own original", "rank-1, attacker who learned"
 FARS = (0.01, 0.001)
 _ALONE = "needs at least two people in the gallery"
 
@@ -51,6 +51,7 @@ def judge_result(
     after = expose(seen, untouched[known])
     before = score_probes(originals[known], ids, gallery, gallery_ids, seed)
     attack = _attack_measures(outputs[known], originals[known], ids, gallery, gallery_ids, seed)
+    reach = (float(min(seen.genuine.min(), seen.impostor[0])), float(max(seen.genuine.max(), seen.impostor[-1])))
     first = np.full(len(rows), np.nan)
     first[known] = hits(after, 1)
     result = JudgeResult(
@@ -62,8 +63,8 @@ def judge_result(
         cmc_ceiling=_ranks(before),
         det=_curve(*det_curve(after.genuine, after.impostor)),
         det_ceiling=_curve(*det_curve(before.genuine, before.impostor)),
-        genuine=_curve(*histogram(seen.genuine)),
-        impostor=_curve(*histogram(seen.impostor)),
+        genuine=_curve(*histogram(seen.genuine, *reach)),
+        impostor=_curve(*histogram(seen.impostor, *reach)),
     )
     return result, first
 
@@ -109,7 +110,7 @@ def _similarities(after: Scores, before: Scores, ids: np.ndarray, seed: int) -> 
     noise, usual = float(after.impostor.mean()), float(before.genuine.mean())
     own, strangers = "similarity to own gallery photo", "similarity to strangers (noise floor)"
     return (
-        _mean(own, after.genuine, ids, seed, unit="cosine", ceiling=usual, chance=noise),
+        _mean(own, after.genuine, ids, seed, unit="cosine", ceiling=usual),
         Measure(strangers, noise, n=len(after.impostor), unit="cosine", ceiling=float(before.impostor.mean())),
     )
 
@@ -131,7 +132,7 @@ def _attack_measures(
     gallery_ids: np.ndarray,
     seed: int,
 ) -> tuple[Measure, ...]:
-    names = ("rank-1, attacker who learned", "rank-1, same halves, not learned")
+    names = (LEARNED, "rank-1, same halves, not learned")
     people = len(np.unique(ids))
     if people < MIN_PEOPLE:
         reason = f"needs at least {MIN_PEOPLE} people, got {people}"

@@ -18,7 +18,7 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
     root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
     # tr sqrt(AB) = tr sqrt(A^1/2 B A^1/2), which is symmetric and needs no complex square root.
     cross = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ b @ root), 0)).sum()
-    return float(gap @ gap + np.trace(a) + np.trace(b) - 2 * cross)
+    return max(0.0, float(gap @ gap + np.trace(a) + np.trace(b) - 2 * cross))
 
 
 def kernel_distance(first: np.ndarray, second: np.ndarray) -> float:

@@ -89,7 +89,7 @@ def _table(reports: tuple[EvalReport, ...], columns: list[tuple[Measure, ...]]) 
     rows = []
     for name in names:
         measures = [find(column, name) for column in columns]
-        same = measures[0]
+        same = next((m for m in measures if m.value is not None), measures[0])
         cells = "".join(f"<td>{_cell(m)}</td>" for m in measures)
         rows.append(
             f"<tr><td>{escape(name)} <span class=small>{escape(same.unit)}</span></td>{cells}"

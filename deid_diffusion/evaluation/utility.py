@@ -29,7 +29,8 @@ def head_pose_deg(landmarks: np.ndarray, picture_size: tuple[int, int]) -> np.nd
     # A portrait lens: the focal length is only known up to a guess, and cancels in differences.
     focal = 1.2 * max(height, width)
     camera = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
-    # The first guess in front of the camera keeps the solver off the mirrored solution.
+    # The first guess, in front of the camera and tilted as the eyes are, keeps the solver off mirrored solutions.
+    tilt = np.arctan2(*(landmarks[1] - landmarks[0])[::-1])
     depth = focal * 63 / eye_distance(landmarks)
     centre = (landmarks[2] - (width / 2, height / 2)) * depth / focal
     ok, turn, _ = cv2.solvePnP(
@@ -37,7 +38,7 @@ def head_pose_deg(landmarks: np.ndarray, picture_size: tuple[int, int]) -> np.nd
         np.ascontiguousarray(landmarks, dtype=np.float64),
         camera,
         None,
-        rvec=np.zeros((3, 1)),
+        rvec=np.array([[0.0], [0.0], [tilt]]),
         tvec=np.array([[centre[0]], [centre[1]], [depth]]),
         useExtrinsicGuess=True,
         flags=cv2.SOLVEPNP_ITERATIVE,

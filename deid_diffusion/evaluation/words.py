@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from deid_diffusion.evaluation.averages import FOUND
-from deid_diffusion.evaluation.privacy import OWN, RANK_1
+from deid_diffusion.evaluation.privacy import LEARNED, OWN, RANK_1
 from deid_diffusion.evaluation.results import EvalReport, JudgeResult, Measure, find
 
 _KEY = (RANK_1, "TAR at FAR 1 %", "EER", OWN)
-_LOWER_IS_LEAK = 1.5  # times chance, with the whole interval above chance
+_LEAK = 1.5  # times chance, with the whole interval above chance, is said to be more than guessing
 
 
 def table(reports: tuple[EvalReport, ...]) -> str:
@@ -59,9 +59,19 @@ def _verdict(report: EvalReport, judge: JudgeResult) -> str:
         f"(95 % interval {_percent(rank.low)} to {_percent(rank.high)}); guessing gives {_percent(rank.chance)}, "
         f"the untouched pictures {_percent(rank.ceiling)}."
     )
-    if rank.low is not None and rank.low > rank.chance and rank.value > _LOWER_IS_LEAK * rank.chance:
-        return text + " That is more than guessing: something of the person is left."
-    return text + " That cannot be told from guessing with this many people."
+    said = "is more than guessing: something of the person is left" if _leaks(rank) else "cannot be told from guessing"
+    text += f" That {said}."
+    learned = find(judge.measures, LEARNED)
+    if learned.value is not None and _leaks(learned):
+        text += (
+            f" An attacker who studied outputs of other people names {_percent(learned.value)}, where guessing gives "
+            f"{_percent(learned.chance)}."
+        )
+    return text
+
+
+def _leaks(rank: Measure) -> bool:
+    return rank.low is not None and rank.low > rank.chance and rank.value > _LEAK * rank.chance
 
 
 def _cell(measure: Measure) -> str:

@@ -1,0 +1,110 @@
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+
+from deid_diffusion.evaluation import judges
+from deid_diffusion.evaluation.align import ARCFACE
+from deid_diffusion.evaluation.faces import sha256
+from deid_diffusion.evaluation.judges import TEMPLATES, guide_hashes, judge_from_spec, to_batch
+from deid_diffusion.evaluation.results import EvaluationError
+from deid_diffusion.types import Face
+from tests.evaluation.conftest import BOX, LANDMARKS, portrait
+
+FACE = Face(BOX, LANDMARKS)
+
+
+def _onnx(path, scale: float = 1.0) -> None:
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    graph = helper.make_graph(
+        [helper.make_node("GlobalAveragePool", ["x"], ["y"])],
+        "mean",
+        [helper.make_tensor_value_info("x", kind, ["b", 3, 32, 32])],
+        [helper.make_tensor_value_info("y", kind, ["b", 3, 1, 1])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, str(path))
+
+
+def test_a_torchscript_judge_knows_a_person_again(judge_file):
+    judge = judge_from_spec(f"{judge_file}:64:rgb:arcface:name=mine:threshold=0.4")
+    assert (judge.name, judge.threshold, judge.form.size) == ("mine", 0.4, 64)
+    first, again, other = (judge.embed(p, FACE) for p in (portrait(1), portrait(1, photo=1), portrait(2)))
+    cosine = [float(first @ v / np.linalg.norm(first) / np.linalg.norm(v)) for v in (again, other)]
+    assert cosine[0] > 0.95 > 0.6 > cosine[1]
+
+
+@pytest.mark.parametrize(("options", "expected"), [("32:rgb", (200, 100, 50)), ("32:bgr:mean=50:scale=50", (0, 1, 3))])
+def test_an_onnx_judge_gets_the_channels_and_numbers_it_wants(tmp_path, options, expected):
+    _onnx(tmp_path / "mean.onnx")
+    judge = judge_from_spec(f"{tmp_path / 'mean.onnx'}:{options}")
+    plain = np.zeros((112, 112, 3), np.uint8) + np.array([200, 100, 50], np.uint8)
+    assert judge.embed(plain, FACE) == pytest.approx(expected, abs=1e-3)
+
+
+def test_the_format_may_lie_beside_the_file(tmp_path):
+    _onnx(tmp_path / "mean.onnx")
+    form = {"size": 32, "order": "bgr", "template": ARCFACE.tolist(), "threshold": 0.5}
+    (tmp_path / "mean.onnx.json").write_text(json.dumps(form))
+    judge = judge_from_spec(str(tmp_path / "mean.onnx"))
+    assert (judge.form.size, judge.form.order, judge.threshold) == (32, "bgr", 0.5)
+    (tmp_path / "mean.onnx.json").write_text('{"side": 32}')
+    with pytest.raises(EvaluationError, match="unknown key"):
+        judge_from_spec(str(tmp_path / "mean.onnx"))
+
+
+@pytest.mark.parametrize(
+    "spec", ["", "net", "net.pth", "nowhere.pt", "{}:9999", "{}:grb", "{}:mean=dark", "{}:colour=1", "{}:frontal"]
+)
+def test_a_judge_that_is_none_is_refused(judge_file, spec):
+    with pytest.raises(EvaluationError):
+        judge_from_spec(spec.format(judge_file))
+
+
+def test_a_file_that_is_no_network_is_refused(tmp_path):
+    (tmp_path / "net.pt").write_bytes(b"no network")
+    with pytest.raises(EvaluationError, match="no TorchScript file"):
+        judge_from_spec(str(tmp_path / "net.pt"))
+
+
+def test_the_guide_may_not_judge(judge_file, tmp_path):
+    (tmp_path / "id_encoder").mkdir()
+    (tmp_path / "id_encoder" / "model.safetensors").write_bytes(judge_file.read_bytes())
+    assert guide_hashes(tmp_path) == (sha256(judge_file),)
+    assert guide_hashes(tmp_path / "nowhere") == ()
+    with pytest.raises(EvaluationError, match="is the guide"):
+        judge_from_spec(f"{judge_file}:64", forbidden=guide_hashes(tmp_path))
+
+
+def test_nor_may_its_teacher(judge_file, monkeypatch):
+    monkeypatch.setattr(judges, "TEACHER_SHA256", sha256(judge_file))
+    with pytest.raises(EvaluationError, match="teacher"):
+        judge_from_spec(f"{judge_file}:64")
+
+
+def test_dlib_knows_the_astronaut_again_and_not_a_blank():
+    data = pytest.importorskip("skimage.data")
+    if importlib.util.find_spec("dlib") is None or importlib.util.find_spec("face_recognition_models") is None:
+        pytest.skip("dlib-bin and face_recognition_models are not installed (extra eval)")
+    from deid_diffusion.evaluation.faces import DlibFinder
+
+    judge, picture = judge_from_spec("dlib"), data.astronaut()
+    (face,) = DlibFinder()(picture)
+    blank = picture.copy()
+    x0, y0, x1, y1 = face.box.astype(int)
+    blank[y0:y1, x0:x1] = 0
+    dim = (picture * 0.8).astype(np.uint8)
+    own, same, nobody = (judge.embed(p, face) for p in (picture, dim, blank))
+    cosine = [float(own @ v / np.linalg.norm(own) / np.linalg.norm(v)) for v in (same, nobody)]
+    assert own.shape == (128,)
+    assert cosine[0] > judge.threshold > cosine[1]
+
+
+def test_a_batch_is_channels_first_in_the_order_wanted():
+    crop = np.zeros((4, 4, 3), np.uint8) + np.array([10, 20, 30], np.uint8)
+    assert to_batch(crop, "bgr", mean=(10.0, 10.0, 10.0), scale=10.0)[0, :, 0, 0].tolist() == [2, 1, 0]
+    assert to_batch(crop, "rgb").dtype == np.float32
+    assert all(t.shape == (5, 2) for t in TEMPLATES.values())

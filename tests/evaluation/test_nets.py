@@ -1,0 +1,81 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deid_diffusion.evaluation.cache import ArrayCache
+from deid_diffusion.evaluation.nets import FaceNets, NetOptions, five_points
+from deid_diffusion.evaluation.pictures import Picture
+from deid_diffusion.evaluation.reading import Reader
+from deid_diffusion.evaluation.results import EvaluationError
+from deid_diffusion.types import Face
+from tests.evaluation.conftest import BOX, LANDMARKS, KnowingFinder, portrait
+
+FACE = Face(BOX, LANDMARKS)
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory) -> NetOptions:
+    torch = pytest.importorskip("torch")
+    folder = tmp_path_factory.mktemp("nets")
+
+    class Age(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return x.mean(dim=[1, 2, 3], keepdim=True)[:, :, 0, 0] * 0 + 30, torch.tensor([[0.0, 2.0]])
+
+    class Fixed(torch.nn.Module):
+        def __init__(self, values: list[float]):
+            super().__init__()
+            self.values = torch.tensor([values])
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.values
+
+    class Maps(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+            return [x, x[:, :, ::2, ::2]]
+
+    nets = {"age_gender": Age(), "expression": Fixed([0, 5.0, 0, 0, 0, 0, 0]), "landmarks": Fixed([0.5] * 136)}
+    paths = {}
+    for kind, net in {**nets, "features": Maps()}.items():
+        paths[kind] = folder / f"{kind}.pt"
+        torch.jit.script(net).save(str(paths[kind]))
+    return NetOptions(**paths)
+
+
+def test_every_net_is_asked_in_its_own_format(options):
+    nets, picture = FaceNets(options), portrait(0)
+    assert nets.age_male(picture, FACE) == pytest.approx([30, 1 / (1 + np.exp(2))])
+    assert nets.expression(picture, FACE).argmax() == 1
+    assert nets.landmarks(picture, FACE) == pytest.approx(np.tile([55, 55], (68, 1)))
+    assert nets.features(picture, FACE).shape == (3,)
+    assert (set(nets.hashes), nets.names["features"]) == (set(nets.names), "features")
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_what_no_net_can_read_is_not_a_number(options, given):
+    reader = Reader(KnowingFinder(), (), FaceNets(options if given else NetOptions()), ArrayCache())
+    reading = reader.read(Picture(portrait(0), "digest"), FACE)
+    assert np.isfinite(reading.age) == given
+    assert np.isfinite(reading.expression).all() == given
+    assert len(reading.features) == (3 if given else 0)
+    assert np.isfinite(reading.ita_deg)
+    assert np.isfinite(reading.condition()).sum() == (136 + 10 if given else 11)
+
+
+def test_68_points_hold_the_five():
+    points = np.zeros((68, 2))
+    points[36:42], points[42:48], points[30], points[48], points[54] = 1, 2, 3, 4, 5
+    assert five_points(points)[:, 0].tolist() == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("spec", ["age=net.pt", "age_gender", "age_gender="])
+def test_a_net_that_is_none_is_refused(spec):
+    with pytest.raises(EvaluationError, match="KIND=FILE"):
+        NetOptions.from_specs((spec,))
+
+
+def test_nets_are_given_by_name():
+    assert NetOptions.from_specs(("features=a/b.onnx",)) == NetOptions(features=Path("a/b.onnx"))
+    with pytest.raises(EvaluationError, match="no file for net features"):
+        FaceNets(NetOptions(features=Path("nowhere.pt")))
