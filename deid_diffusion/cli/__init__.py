@@ -1,0 +1,98 @@
+"""The command line: picks the command, quiets the libraries, and turns every error into one line.
+
+Nothing heavy is imported here: `deid --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+
+# Command -> the module whose `main(argv)` it is, and what it does.
+_COMMANDS = {
+    "run": ("cli.run", "give every face of pictures and folders to somebody who does not exist"),
+    "train": ("cli.train", "train a part of the model from aligned face crops"),
+    "eval": ("cli.eval", "judge folders of outputs: privacy, utility, quality"),
+    "publish": ("hub", "put a pipeline's weights and code on the Hub"),
+}
+_USAGE = """\
+usage: deid [--version] [--debug] COMMAND ...
+
+Diffusion-based face anonymization: every face leaves as somebody else, or hidden. Never as itself.
+
+commands:
+{commands}
+
+`deid COMMAND --help` tells more. --debug shows tracebacks and what the libraries have to say.
+Exit codes: 0 all done, 1 something failed, 2 a wrong command line, 130 interrupted.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs `deid` with the given arguments, sys.argv's by default, and returns the exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in argv
+    argv = [word for word in argv if word != "--debug"]
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(usage(), end="")
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        from deid_diffusion import __version__
+
+        print(f"deid {__version__}")
+        return 0
+    if argv[0] not in available():
+        return complain(f"unknown command {argv[0]!r}; there are {', '.join(available())}", 2)
+    quieten(debug)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # file names need not be text
+    try:
+        return import_module(f"deid_diffusion.{_COMMANDS[argv[0]][0]}").main(argv[1:]) or 0
+    except KeyboardInterrupt:
+        return complain("interrupted", 130)
+    except BrokenPipeError:
+        # The reader of our output has gone; Python would complain again while it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if debug:
+            raise
+        return complain(f"{error or type(error).__name__} (--debug shows where)", 1)
+
+
+def available() -> list[str]:
+    """The commands that this installation can run."""
+    # By file, not by import: this is on the way of `deid --help`.
+    package = os.path.dirname(os.path.dirname(__file__))
+    places = {name: os.path.join(package, *module.split(".")) for name, (module, _) in _COMMANDS.items()}
+    return [name for name, place in places.items() if os.path.exists(f"{place}.py") or os.path.isdir(place)]
+
+
+def usage() -> str:
+    """The text of `deid --help`."""
+    return _USAGE.format(commands="\n".join(f"  {name:<9}{_COMMANDS[name][1]}" for name in available()))
+
+
+def complain(message: str, code: int) -> int:
+    """Writes one line to stderr and returns the exit code."""
+    print("deid: " + " ".join(message.split()), file=sys.stderr)
+    return code
+
+
+def quieten(debug: bool) -> None:
+    """Sets up the environment before torch and the Hugging Face libraries read it."""
+    # Threads that spin while they wait bring a busy machine to a halt.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if debug:
+        import logging
+
+        logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)
+        return
+    quiet = {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error", "HF_HUB_VERBOSITY": "error"}
+    for name, value in (quiet | {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TOKENIZERS_PARALLELISM": "false"}).items():
+        os.environ.setdefault(name, value)
+    import warnings
+
+    warnings.simplefilter("ignore")

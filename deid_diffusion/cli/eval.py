@@ -1,0 +1,61 @@
+"""Runs `deid eval`: judges folders of outputs and prints what to take away."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from . import complain
+
+
+def main(argv: list[str]) -> int:
+    """Returns 0, or 2 when a right number cannot be given."""
+    options = vars(_parser().parse_args(argv))
+    from deid_diffusion.evaluation.command import EvalOptions, run_eval
+    from deid_diffusion.evaluation.results import EvaluationError
+    from deid_diffusion.evaluation.words import headline, table
+
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+    try:
+        # What was not given has the default of EvalOptions.
+        reports = run_eval(EvalOptions(**{name: value for name, value in given.items() if value is not None}))
+    except EvaluationError as error:
+        return complain(str(error), 2)
+    print(table(reports))
+    for report in reports:
+        print(f"{report.method}: " + " ".join(headline(report)))
+    print(
+        f"deid: numbers in {options['out'] / 'eval.json'}, a page in {options['out'] / 'report.html'}", file=sys.stderr
+    )
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("deid eval", description=__doc__, allow_abbrev=False)
+    add = parser.add_argument
+    add("originals", type=Path, help="folder of the pictures as they were")
+    add("outputs", type=Path, nargs="+", help="folders of anonymized pictures, same names")
+    add("-o", "--out", type=Path, default=Path("eval"), help="folder for eval.json and report.html (eval)")
+    add(
+        "--gallery",
+        type=Path,
+        help="other photos of the same people, same names; without it the harsher same-photo test",
+    )
+    add(
+        "--judge",
+        action="append",
+        dest="judges",
+        metavar="SPEC",
+        help="dlib, or FILE[:OPTION...]; may be repeated (dlib)",
+    )
+    add("--finder", help="dlib, centerface or yunet:FILE.onnx (dlib)")
+    add("--net", action="append", dest="nets", metavar="KIND=FILE", help="network for utility and quality; repeatable")
+    add("--groups", type=Path, help="CSV of person,attribute,...")
+    add("--person-by", choices=["stem", "folder"], help="what names a person (stem)")
+    add("--name", action="append", dest="names", help="label of each outputs folder, in order")
+    add("--guide", type=Path, help="the anonymizer's weights folder, whose guide may not judge")
+    add("--cache", type=Path, help="file to keep embeddings in; none are kept by default")
+    add("--seed", type=int, help="of bootstrap and samples (0)")
+    add("--examples", type=int, help="outputs to show on the page (6)")
+    return parser

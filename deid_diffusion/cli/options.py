@@ -1,0 +1,86 @@
+"""Reads the command line of `deid run`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+HIDINGS = ("blank", "blur", "pixelate")
+_TEXT = """\
+Gives every face of pictures to somebody who does not exist, and hides those it cannot replace.
+
+  deid run photo.jpg                                   -> photo_anon.jpg
+  deid run holiday/ -o out/ --report out/report.json   the tree of holiday/, mirrored; run again to go on after a stop
+  deid run photo.jpg --set age=60 --set smile=0.8      see `--set help` for the names
+"""
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The options of `deid run`; exits with 2 and a line on stderr when they are wrong."""
+    parser = argparse.ArgumentParser(
+        "deid run", description=_TEXT, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("inputs", nargs="*", type=Path, metavar="INPUT", help="picture or folder")
+    add("-o", "--out", type=Path, help="output folder, or the output's name for one picture")
+    add("--overwrite", action="store_true", help="make outputs anew that exist already; an input is never overwritten")
+    add("--report", type=Path, metavar="FILE", help="write a JSON report, one line a face")
+    add("--preview", choices=["side-by-side"], help="also write *_before_after.png; they show the source faces")
+    _add_faces(parser.add_argument_group("which faces"))
+    _add_looks(parser.add_argument_group("what becomes of them"))
+    _add_model(parser.add_argument_group("the model"))
+    options = parser.parse_args(argv)
+    if not options.inputs and ("help", None) not in options.set:
+        parser.error("wanted pictures or folders, got none; name at least one")
+    return options
+
+
+def _add_faces(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--boxes", type=Path, metavar="FILE", help="your own boxes instead of detection: JSON or CSV, or a report")
+    people = group.add_mutually_exclusive_group()
+    people.add_argument(
+        "--only", type=Path, action="append", default=[], metavar="REF",
+        help="anonymize only this person; photo with one face or folder of such, may be repeated",
+    )  # fmt: skip
+    people.add_argument(
+        "--except", type=Path, action="append", default=[], metavar="REF", dest="keep",
+        help="leave this person as they are; like --only",
+    )  # fmt: skip
+
+
+def _add_looks(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--method", choices=["inpaint", *HIDINGS], default="inpaint", help="a new face, or the same hiding for all")
+    add("--redact-with", choices=HIDINGS, default="blank", help="how to hide a face that could not be replaced")
+    add("--set", action="append", default=[], type=_setting, metavar="NAME=VALUE", help="set an attribute")
+    add("--forget", action="append", default=[], metavar="NAME", help="do not take this over from the source")
+    add("--seed", type=_natural, default=0, help="the same seed gives the same picture (0)")
+    add("--strength", type=float, default=1.0, help="how hard to push away from the source's identity (1)")
+    add("--threshold", type=float, metavar="COSINE", help="similarity to the source at which a face is tried again")
+
+
+def _add_model(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--steps", type=_natural, default=8, help="denoising steps (8)")
+    add("--repulsion", type=float, metavar="SCALE", help="scale of the identity repulsion; 0 switches it off")
+    add("--device", default="cpu", help="cpu, cuda, cuda:1, mps (cpu)")
+    add("--model", help="weights folder (the shipped ones)")
+
+
+def _natural(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"wanted a whole number >= 0, got {text!r}")
+    return int(text)
+
+
+def _setting(text: str) -> tuple[str, float | None]:
+    if text == "help":
+        return "help", None
+    name, equals, value = text.partition("=")
+    try:
+        if not equals:
+            raise ValueError
+        return name.strip(), float(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"wanted NAME=NUMBER such as age=60, got {text!r}") from None

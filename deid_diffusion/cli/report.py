@@ -1,0 +1,47 @@
+"""Writes the report of a run: one line a face, and what made it."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from deid_diffusion.jobs import JobResult
+
+
+def write_report(path: Path, results: Sequence[JobResult], about: Mapping[str, Any]) -> None:
+    """Writes the report, whole or not at all.
+
+    Args:
+        path: where to; an existing report is replaced.
+        results: of the jobs that were done, in any order.
+        about: what stands at its top: versions, weights, settings, whether all was done.
+    """
+    results = sorted(results, key=lambda result: result.job.name)
+    files = [
+        {
+            "file": result.job.name,
+            "output": str(result.job.out_path) if result.ok else None,
+            "seed": result.job.seed,
+            "faces": len(result.faces),
+            "seconds": {stage: round(value, 4) for stage, value in result.seconds.items()},
+            "error": result.error,
+        }
+        for result in results
+    ]
+    faces = [{"file": result.job.name, **face} for result in results for face in result.faces]
+    parts = [f"{json.dumps(name)}: {json.dumps(value, default=str)}" for name, value in about.items()]
+    parts += [f'"{name}": {_lines(rows)}' for name, rows in (("files", files), ("faces", faces))]
+    part = path.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        part.write_text("{\n" + ",\n".join(parts) + "\n}\n", encoding="utf-8")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _lines(rows: Sequence[Mapping[str, Any]]) -> str:
+    return "[" + ",".join(f"\n {json.dumps(row, allow_nan=False)}" for row in rows) + ("\n]" if rows else "]")

@@ -1,0 +1,170 @@
+"""Runs `deid run`: plans, checks, loads the model, works the jobs off, reports."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from . import complain
+from .options import parse
+
+
+def main(argv: list[str]) -> int:
+    """Returns the exit code: 0 all done, 1 something failed or had to stop, 2 nothing could be begun, 130 Ctrl-C."""
+    options = parse(argv)
+    if ("help", None) in options.set:
+        return _print_attributes()
+    from deid_diffusion import jobs
+    from deid_diffusion.journal import Journal
+
+    try:
+        plan = _plan(options)
+        settings = _settings(options)
+        references = _references([*options.only, *options.keep])
+    except ValueError as error:
+        return complain(str(error), 2)
+    journal = Journal(plan.folder)
+    if not options.overwrite:
+        strangers = [result for job in plan.jobs if (result := jobs.stranger(job, journal))]
+        if len(strangers) == len(plan.jobs):
+            # Nothing to do for the model: say so at once.
+            more = f" (and {len(strangers) - 1} more like it)" if len(strangers) > 1 else ""
+            return complain(strangers[0].error + more, 1)
+    anonymize = _load(options)
+    if references:
+        try:
+            settings = _with_people(settings, anonymize.people(references), bool(options.only))
+        except ValueError as error:
+            return complain(str(error), 2)
+    if options.preview:
+        print("deid: the *_before_after.png files show the source faces; keep them to yourself", file=sys.stderr)
+    return _work(plan, anonymize, settings, journal, options)
+
+
+def _work(plan: Any, anonymize: Any, settings: Any, journal: Any, options: argparse.Namespace) -> int:
+    """Runs all jobs and writes the report, however it ends."""
+    from deid_diffusion import jobs
+
+    from .show import shown, summary
+
+    start, results, stopped, code = time.perf_counter(), [], "", 0
+    if options.report:
+        # Empty, to learn now and not in an hour that it cannot be written.
+        _report(options, plan, anonymize, settings, [])
+    try:
+        with shown(len(plan.jobs)) as show:
+            for result in jobs.run(plan.jobs, anonymize, settings, journal, options.overwrite):
+                results.append(result)
+                show(result)
+    except jobs.JobsStopped as error:
+        stopped, code = str(error), 1
+    except KeyboardInterrupt:
+        stopped, code = "interrupted", 130
+    took = time.perf_counter() - start
+    if options.report:
+        _report(options, plan, anonymize, settings, results)
+    print(f"deid: {summary(results, len(plan.jobs), len(plan.skipped), took)}", file=sys.stderr)
+    failed = [result for result in results if not result.ok]
+    if len(results) > 1:
+        for result in failed:
+            print(f"deid: failed: {result.job.name}", file=sys.stderr)
+    if stopped:
+        again = "the same command without --overwrite" if options.overwrite else "the same command"
+        return complain(f"{stopped}; nothing is half-written. {again} goes on where this stopped", code)
+    if not failed and not plan.keeps_journal:
+        journal.remove()
+    return 1 if failed else 0
+
+
+def _plan(options: argparse.Namespace) -> Any:
+    """What to do; every complaint is a PlanError, and nothing is written or loaded for it."""
+    from dataclasses import replace
+
+    from deid_diffusion.pictures import FORMATS
+    from deid_diffusion.plan import PlanError, plan
+
+    from .boxes import with_boxes
+
+    planned = plan(options.inputs, options.out, options.seed, bool(options.preview))
+    if options.report and (options.report.suffix.lower() in FORMATS or options.report.is_dir()):
+        raise PlanError(f"--report {options.report}: wanted the name of a JSON file; give one such as report.json")
+    if options.boxes:
+        planned = replace(planned, jobs=with_boxes(planned.jobs, options.boxes))
+    return planned
+
+
+def _settings(options: argparse.Namespace) -> Any:
+    """The anonymizer's Settings. Unknown attributes and values out of range end here, before a weight is read."""
+    from deid_diffusion.settings import Repulsion, Settings
+
+    return Settings(
+        steps=options.steps,
+        repulsion=Repulsion() if options.repulsion is None else Repulsion(scale=options.repulsion),
+        strength=options.strength,
+        attributes=dict(options.set),
+        forget=tuple(options.forget),
+        redact_with=options.redact_with,
+        method=options.method,
+        threshold=options.threshold,
+    )
+
+
+def _references(paths: Sequence[Path]) -> list[str]:
+    """Reference photos: files as they are, folders as the pictures in them."""
+    from deid_diffusion.plan import PlanError, pictures_in
+
+    photos: list[Path] = []
+    for path in paths:
+        if not path.exists():
+            raise PlanError(f"{path}: wanted a reference photo or a folder of them, found nothing there")
+        photos += pictures_in(path) if path.is_dir() else [path]
+    return [str(photo) for photo in photos]
+
+
+def _with_people(settings: Any, people: Any, only: bool) -> Any:
+    from dataclasses import replace
+
+    return replace(settings, **{"only" if only else "keep": people})
+
+
+def _load(options: argparse.Namespace) -> Any:
+    from deid_diffusion import FaceAnonymizer
+
+    if os.environ.get("TRANSFORMERS_VERBOSITY") == "error":
+        import diffusers
+        import transformers
+
+        diffusers.utils.logging.disable_progress_bar()
+        transformers.utils.logging.disable_progress_bar()
+    return FaceAnonymizer.from_pretrained(options.model, device=options.device)
+
+
+def _report(options: argparse.Namespace, plan: Any, anonymize: Any, settings: Any, results: Sequence[Any]) -> None:
+    from deid_diffusion.journal import describe
+
+    from .report import write_report
+
+    about = {
+        "versions": anonymize.versions(),
+        "seed": options.seed,
+        "settings": describe(settings),
+        "complete": len(results) == len(plan.jobs),
+    }
+    try:
+        options.report.parent.mkdir(parents=True, exist_ok=True)
+        write_report(options.report, results, about)
+    except OSError as error:
+        raise OSError(f"{options.report}: wanted to write the report there, got {error.strerror}") from error
+
+
+def _print_attributes() -> int:
+    from deid_diffusion.pipelines.conditioning import FIELDS
+
+    for name, field in FIELDS.items():
+        print(f"{name:<11}{field.low:g} to {field.high:g}: {field.unit}")
+    return 0

@@ -1,0 +1,75 @@
+"""Shows a run while it goes: a bar with faces and time left on a terminal, a line a picture everywhere."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from deid_diffusion.jobs import JobResult
+
+
+@contextmanager
+def shown(total: int) -> Iterator[Callable[[JobResult], None]]:
+    """Gives a function to call with each result. The bar goes to stderr, results to stdout."""
+    if not sys.stderr.isatty():
+        yield print_result
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("pictures"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[faces]} faces"),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        TextColumn("left"),
+    )
+    # The speed of the last hour: rich's half minute would hold less than one picture of a crowd.
+    with Progress(
+        *columns,
+        console=Console(stderr=True),
+        transient=True,
+        redirect_stdout=sys.stdout.isatty(),
+        speed_estimate_period=3600,
+    ) as progress:
+        task = progress.add_task("", total=total, faces=0)
+        faces = 0
+
+        def show(result: JobResult) -> None:
+            nonlocal faces
+            faces += len(result.faces)
+            print_result(result)
+            progress.update(task, advance=1, faces=faces)
+
+        yield show
+
+
+def print_result(result: JobResult) -> None:
+    """One line: to stdout for an output, to stderr for a failure."""
+    job = result.job
+    if not result.ok:
+        print(f"deid: {' '.join(result.error.split())}", file=sys.stderr, flush=True)
+        return
+    took = "done before" if result.earlier else f"{sum(result.seconds.values()):.1f} s"
+    print(f"{job.in_path} -> {job.out_path}  {faces_in_words([result])}, {took}", flush=True)
+
+
+def faces_in_words(results: Sequence[JobResult]) -> str:
+    """`3 faces: 2 replaced, 1 redacted`."""
+    outcomes = Counter(face["outcome"] for result in results for face in result.faces)
+    if not outcomes:
+        return "no face found"
+    parts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items(), reverse=True))
+    return f"{outcomes.total()} face{'s' * (outcomes.total() != 1)}: {parts}"
+
+
+def summary(results: Sequence[JobResult], total: int, skipped: int, seconds: float) -> str:
+    """The last line of a run."""
+    failed = sum(not result.ok for result in results)
+    parts = [f"{len(results) - failed} of {total} pictures done, {faces_in_words(results)}"]
+    parts += [f"{failed} failed"] if failed else []
+    parts += [f"{skipped} hidden or other files left out"] if skipped else []
+    return "; ".join([*parts, f"{seconds:.1f} s"])
