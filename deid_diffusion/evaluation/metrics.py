@@ -151,11 +151,11 @@ def bootstrap_mean(
     sums = np.bincount(owner, weights=values)
     counts = np.bincount(owner).astype(float)
     generator = np.random.default_rng(seed)
-    means = np.empty(resamples)
-    for i in range(resamples):
-        drawn = generator.integers(0, len(people), len(people))
-        means[i] = sums[drawn].sum() / counts[drawn].sum()
-    low, high = np.quantile(means, [0.025, 0.975])
+    means, block = [], max(1, 1_000_000 // len(people))
+    for first in range(0, resamples, block):
+        drawn = generator.integers(0, len(people), (min(block, resamples - first), len(people)))
+        means.append(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1))
+    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
     return float(low), float(high)
 
 

@@ -50,11 +50,12 @@ def _report(method: str, rank1: float, found: float) -> EvalReport:
     )
 
 
-@pytest.fixture
-def page(tmp_path):
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "report.html"
     reports = (_report("inpaint <1>", 0.02, 0.98), _report("blur", 0.3, 0.1))
-    write_page(tmp_path / "report.html", reports, [[np.full((8, 8, 3), 90, np.uint8)], []])
-    return tmp_path / "report.html"
+    write_page(path, reports, [[np.full((8, 8, 3), 90, np.uint8)], []])
+    return path
 
 
 def test_the_page_needs_nothing_from_outside(page):
