@@ -11,8 +11,8 @@ from .sd_schedule import prediction_kind
 
 def check_components(pipe: Any) -> None:
     """Raises ValueError with what was wanted, what came, and what to do, when components are not one family."""
-    for name in ("unet", "vae", "scheduler", "text_encoder", "tokenizer"):
-        if getattr(pipe, name) is None:
+    for name, component in pipe.components.items():
+        if component is None and name not in pipe._optional_components:
             raise ValueError(f"the checkpoint must have a {name}, got none; load one and pass {name}=...")
     check_family(pipe)
     latent = pipe.vae.config.latent_channels
@@ -116,7 +116,8 @@ def check_call(
 
 def check_image_embeds(unet: Any, embeds: Sequence[torch.Tensor] | None, batch: int) -> None:
     """IP-Adapter embeds and a unet that reads them come together."""
-    reads = unet.config.get("encoder_hid_dim_type") == "ip_image_proj"
+    # diffusers sets it as an attribute of the config when an adapter is loaded, not as an item.
+    reads = getattr(unet.config, "encoder_hid_dim_type", None) == "ip_image_proj"
     if embeds is None and reads:
         raise ValueError(
             "this unet holds an IP-Adapter and needs ip_adapter_image_embeds; pass them, or call unload_ip_adapter()"

@@ -122,7 +122,7 @@ class FaceLoop:
                     # as noisy as the rest (Avrahami et al. 2022, algorithm 1).
                     last = step + 1 == len(timesteps)
                     known = scene.known if last else self.noised(scene.known, noise, timesteps[step + 1])
-                    latents = known + scene.cells * (latents - known)
+                    latents = torch.where(scene.cells > 0, latents, known)
                 if callback is not None:
                     here = {"latents": latents, "x0": x0}
                     latents = (callback(self, step, t, {n: here[n] for n in names}) or {}).pop("latents", latents)
@@ -196,7 +196,8 @@ class FaceLoop:
     def show(self, x0: torch.Tensor, scene: Scene) -> torch.Tensor:
         """Latents -> (B, 3, S, S) in [-1, 1], float32: the picture the recogniser looks at, surroundings included."""
         pixels = self.decode_latents(x0, self.preview_vae or self.vae)
-        return scene.crop + (pixels - scene.crop) * scene.inside
+        # Not crop + (pixels - crop) * inside: its rounding would carry a trace of the source.
+        return torch.where(scene.inside > 0, pixels, scene.crop)
 
     def encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
         """(B, 3, S, S) in [-1, 1] -> (B, L, S/8, S/8) as the unet knows them, float32. No noise is drawn."""
