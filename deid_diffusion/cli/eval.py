@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from . import complain
+from .options import Parser
 
 
 def main(argv: list[str]) -> int:
@@ -32,7 +33,7 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("deid eval", description=__doc__, allow_abbrev=False)
+    parser = Parser("deid eval", description=__doc__, allow_abbrev=False)
     add = parser.add_argument
     add("originals", type=Path, help="folder of the pictures as they were")
     add("outputs", type=Path, nargs="+", help="folders of anonymized pictures, same names")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
+from typing import NoReturn
 
 HIDINGS = ("blank", "blur", "pixelate")
 _TEXT = """\
@@ -15,9 +17,16 @@ Gives every face of pictures to somebody who does not exist, and hides those it 
 """
 
 
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage above it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"deid: {message} ({self.prog} --help lists the options)\n")
+
+
 def parse(argv: list[str]) -> argparse.Namespace:
     """The options of `deid run`; exits with 2 and a line on stderr when they are wrong."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "deid run", description=_TEXT, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add = parser.add_argument
@@ -56,14 +65,14 @@ def _add_looks(group: argparse._ArgumentGroup) -> None:
     add("--set", action="append", default=[], type=_setting, metavar="NAME=VALUE", help="set an attribute")
     add("--forget", action="append", default=[], metavar="NAME", help="do not take this over from the source")
     add("--seed", type=_natural, default=0, help="the same seed gives the same picture (0)")
-    add("--strength", type=float, default=1.0, help="how hard to push away from the source's identity (1)")
-    add("--threshold", type=float, metavar="COSINE", help="similarity to the source at which a face is tried again")
+    add("--strength", type=_number, default=1.0, help="how hard to push away from the source's identity (1)")
+    add("--threshold", type=_number, metavar="COSINE", help="similarity to the source at which a face is tried again")
 
 
 def _add_model(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--steps", type=_natural, default=8, help="denoising steps (8)")
-    add("--repulsion", type=float, metavar="SCALE", help="scale of the identity repulsion; 0 switches it off")
+    add("--repulsion", type=_number, metavar="SCALE", help="scale of the identity repulsion; 0 switches it off")
     add("--device", default="cpu", help="cpu, cuda, cuda:1, mps (cpu)")
     add("--model", help="weights folder (the shipped ones)")
 
@@ -72,6 +81,16 @@ def _natural(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"wanted a whole number >= 0, got {text!r}")
     return int(text)
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"wanted a number, got {text!r}")
+    return value
 
 
 def _setting(text: str) -> tuple[str, float | None]:
