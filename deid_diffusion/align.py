@@ -42,7 +42,9 @@ def cut(image: np.ndarray, matrix: np.ndarray, size: int = SIZE) -> np.ndarray:
     # OpenCV's coordinates have their origin in the centre of the first pixel, ours at its corner.
     centred = local.copy()
     centred[:, 2] += local[:, :2].sum(1) * 0.5 - 0.5
-    return cv2.warpAffine(window, centred, (size, size), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
+    # A strip of one pixel has nothing to reflect, and OpenCV loops forever trying.
+    border = cv2.BORDER_REFLECT_101 if min(window.shape[:2]) > 1 else cv2.BORDER_REPLICATE
+    return cv2.warpAffine(window, centred, (size, size), flags=cv2.INTER_CUBIC, borderMode=border)
 
 
 def first_crop(face: Face, size: int = SIZE) -> np.ndarray:

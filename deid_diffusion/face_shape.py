@@ -89,7 +89,7 @@ class FaceShape:
     def person_part(self, canonical: np.ndarray, expression: np.ndarray) -> np.ndarray:
         """(478, 3) canonical and (E,) -> (P,) in standard deviations: whose face this is, by geometry."""
         rest = canonical - self.expressed(expression)
-        return np.tensordot(self.person_basis, rest, axes=([1, 2], [0, 1])) / self.person_std
+        return np.tensordot(self.person_basis, rest, axes=([1, 2], [0, 1])) / np.maximum(self.person_std, 1e-6)
 
     def expressed(self, expression: np.ndarray, person: np.ndarray | None = None) -> np.ndarray:
         """(E,) and optionally (P,) -> (478, 3) canonical face of nobody, or of `person`, with that expression."""

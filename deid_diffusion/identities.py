@@ -86,6 +86,7 @@ class IdentityBank:
         # Too close to the source ranks behind everybody who is not; among those, the least similar first.
         close = np.maximum(similarity - margin, 0)
         order = np.lexsort((distance, np.ceil(close * 20)))
-        order = [n for n in order[: among + len(exclude)] if n not in exclude][:among]
+        # A crowd larger than the bank shares its people: better twice the same stranger than a source.
+        order = [n for n in order if n not in exclude][:among] or list(order[:among])
         number = int(np.random.default_rng(seed).choice(order))
         return Target(self.embedding[number], self.person[number], number)

@@ -17,7 +17,9 @@ def test_invert_returns_the_points():
 
 def test_compose_is_one_map_after_the_other():
     points = np.random.default_rng(1).uniform(0, 500, (20, 2))
-    assert np.allclose(apply(compose(some_map(1), some_map(2)), points), apply(some_map(1), apply(some_map(2), points)))
+    assert np.allclose(
+        apply(compose(some_map(1), some_map(2)), points), apply(some_map(1), apply(some_map(2), points))
+    )
 
 
 @pytest.mark.parametrize("dims", [2, 3])

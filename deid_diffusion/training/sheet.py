@@ -1,6 +1,6 @@
 """Draws a sheet of hold-out faces: source, erased, results of several seeds.
 
-    deid train sheet --data faces/ --model weights/face256 --out sheet.png
+deid train sheet --data faces/ --model weights/face256 --out sheet.png
 """
 
 from __future__ import annotations

@@ -1,6 +1,5 @@
 import pytest
 import torch
-
 from deid_diffusion.pipelines.conditioning import (
     ATTRIBUTE_NAMES,
     FIELDS,
@@ -38,7 +37,11 @@ def test_an_attribute_fills_its_value_and_its_validity_bit_only(name):
 
 @pytest.mark.parametrize(
     ("values", "message"),
-    [({"beauty": 1}, "unknown attribute 'beauty'"), ({"age": 200}, "age must lie in"), ({"smile": float("nan")}, "smile")],
+    [
+        ({"beauty": 1}, "unknown attribute 'beauty'"),
+        ({"age": 200}, "age must lie in"),
+        ({"smile": float("nan")}, "smile"),
+    ],
 )
 def test_wrong_attributes_say_what_was_wanted(values, message):
     with pytest.raises(ValueError, match=message):

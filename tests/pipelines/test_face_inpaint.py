@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 import torch
+from deid_diffusion.pipelines.face_inpaint import FaceInpaintPipeline
+from deid_diffusion.pipelines.recognise import embed
 from diffusers import DDIMScheduler
 from PIL import Image
 
-from deid_diffusion.pipelines.face_inpaint import FaceInpaintPipeline
-from deid_diffusion.pipelines.recognise import embed
 from tests.tiny import DIM, tiny_pipeline
 
 SIZE = 64
@@ -66,7 +66,10 @@ def test_a_batch_of_two_equals_two_batches_of_one(pipe):
     given = inputs()
     both = pipe(**given, repulsion={"scale": 60.0}, generator=seeds(1, 2)).images
     for n in range(2):
-        one = {k: v[n : n + 1] if hasattr(v, "__len__") and len(v) == 2 and k != "output_type" else v for k, v in given.items()}
+        one = {
+            k: v[n : n + 1] if hasattr(v, "__len__") and len(v) == 2 and k != "output_type" else v
+            for k, v in given.items()
+        }
         alone = pipe(**one, repulsion={"scale": 60.0}, generator=seeds(n + 1)).images
         assert torch.allclose(both[n], alone[0], atol=1e-4)
 

@@ -1,6 +1,5 @@
 import pytest
 import torch
-
 from deid_diffusion.pipelines.repulsion import Repulsion, push
 
 

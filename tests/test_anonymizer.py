@@ -1,0 +1,241 @@
+"""The flow from picture to picture, with tiny real networks; the one fake is the detector."""
+
+import numpy as np
+import pytest
+import torch
+from deid_diffusion.pipelines.repulsion import Repulsion
+
+from deid_diffusion.anonymizer import FaceAnonymizer
+from deid_diffusion.settings import Settings
+from deid_diffusion.types import Face, Outcome, Redaction
+from tests.tiny import tiny_bank, tiny_pipeline, tiny_reader
+
+NEVER, ALWAYS = {"far_0.001": 1.01, "far_0.01": 0.9}, {"far_0.001": -1.01, "far_0.01": -1.0}
+
+
+def face(x: float, y: float, eyes: float = 30.0) -> Face:
+    five = np.array([[-0.5, 0], [0.5, 0], [0, 0.5], [-0.4, 1.1], [0.4, 1.1]]) * eyes + [x, y]
+    return Face(np.array([x - 1.1 * eyes, y - 0.9 * eyes, x + 1.1 * eyes, y + 1.7 * eyes]), five)
+
+
+def picture(height: int = 240, width: int = 320) -> np.ndarray:
+    """Noise, so that a source pixel that survives is seen."""
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def build(faces: list[Face], thresholds: dict = NEVER) -> FaceAnonymizer:
+    return FaceAnonymizer(tiny_pipeline(256), tiny_reader(), tiny_bank(), thresholds, detect=lambda image: list(faces))
+
+
+ONE, TWO = [face(160, 100)], [face(90, 100), face(230, 110, 24)]
+FAST = Settings(steps=2, repulsion=Repulsion(scale=0))
+
+
+def covered(image: np.ndarray, result: np.ndarray, one: Face) -> bool:
+    """Whether hardly a source pixel is left in the face's ellipse: noise repeats a value by chance only."""
+    y, x = np.mgrid[: image.shape[0], : image.shape[1]] + 0.5
+    x0, y0, x1, y1 = one.box
+    inside = ((2 * x - x0 - x1) / (x1 - x0)) ** 2 + ((2 * y - y0 - y1) / (y1 - y0)) ** 2 < 0.6
+    return (image[inside] == result[inside]).all(-1).mean() < 0.01
+
+
+def test_every_face_is_replaced_and_reported():
+    image = picture()
+    result = build(TWO)(image, seed=7, settings=FAST)
+    assert [f.outcome for f in result.faces] == [Outcome.REPLACED] * 2
+    assert all(covered(image, result.image, f) for f in TWO)
+    for report in result.faces:
+        assert -1 <= report.similarity <= 1
+        assert report.tries == 1
+        assert report.attributes["age"] > 0
+    assert set(result.seconds) == {"detect", "read", "inpaint", "verify", "composite"}
+
+
+def test_pixels_off_the_faces_are_bit_equal():
+    image = picture()
+    result = build(TWO)(image, settings=FAST)
+    assert np.array_equal(result.image[~result.touched], image[~result.touched])
+    assert 0.02 < result.touched.mean() < 0.8
+
+
+def test_no_face_same_pixels():
+    image = picture()
+    result = build([])(image)
+    assert result.faces == ()
+    assert np.array_equal(result.image, image)
+
+
+def test_the_same_seed_gives_the_same_picture_and_another_another():
+    anonymize, image = build(ONE), picture()
+    first, again, other = (anonymize(image, seed=s, settings=FAST).image for s in (1, 1, 2))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize("how", list(Redaction))
+def test_too_similar_is_tried_again_and_then_redacted(how):
+    image = picture()
+    result = build(ONE, ALWAYS)(image, settings=FAST, tries=2, redact_with=how)
+    (report,) = result.faces
+    assert report.outcome is Outcome.REDACTED
+    assert report.tries == 2
+    assert "too similar" in report.reason
+    assert covered(image, result.image, ONE[0])
+
+
+def broken(*_, **__):
+    raise RuntimeError("out of memory")
+
+
+def not_finite(**given):
+    return type("Out", (), {"images": torch.full((len(given["image"]), 3, 256, 256), float("nan"))})
+
+
+@pytest.mark.parametrize(
+    ("break_it", "reason"),
+    [
+        (lambda a: setattr(a.reader, "landmarks", broken), "reading failed: out of memory"),
+        (lambda a: setattr(a.reader, "read", broken), "reading failed: out of memory"),
+        (lambda a: setattr(a, "_embed", broken), "reading failed: out of memory"),
+        (lambda a: setattr(a.bank, "choose", broken), "inpainting failed: out of memory"),
+        (lambda a: a.reader.shape.mean.__imul__(1e4), "do not fit|failed"),
+    ],
+)
+def test_whatever_breaks_the_face_is_blanked_with_the_reason(break_it, reason):
+    anonymize, image = build(ONE), picture()
+    object.__setattr__(anonymize, "bank", type("Bank", (), {"choose": anonymize.bank.choose})())
+    break_it(anonymize)
+    result = anonymize(image, settings=FAST)
+    (report,) = result.faces
+    assert report.outcome is Outcome.REDACTED
+    assert any(part in report.reason for part in reason.split("|"))
+    assert covered(image, result.image, ONE[0])
+
+
+@pytest.mark.parametrize("fail", [broken, not_finite])
+def test_a_model_that_crashes_or_gives_nan_is_redacted(fail):
+    anonymize, image = build(ONE), picture()
+    real = anonymize.pipeline
+    anonymize.pipeline = type("P", (), {"unet": real.unet, "id_encoder": real.id_encoder,
+                                        "__call__": lambda self, **given: fail(**given)})()  # fmt: skip
+    (report,) = anonymize(image, settings=FAST).faces
+    assert report.outcome is Outcome.REDACTED
+    assert "inpainting failed" in report.reason
+
+
+def test_landmarks_of_somebody_else_are_not_trusted():
+    image = picture()
+    strange = [Face(np.array([10, 10, 60, 70]), face(250, 150).landmarks)]
+    result = build(strange)(image, settings=FAST)
+    assert result.faces[0].outcome is Outcome.REDACTED
+    assert "do not fit" in result.faces[0].reason
+    assert covered(image, result.image, strange[0])
+
+
+@pytest.mark.parametrize("method", ["blank", "blur", "pixelate"])
+def test_classical_methods_never_run_the_model(method):
+    anonymize, image = build(TWO), picture()
+    anonymize.pipeline = None
+    result = anonymize(image, method=method)
+    assert [f.outcome for f in result.faces] == [Outcome.REDACTED] * 2
+    assert all(covered(image, result.image, f) for f in TWO)
+
+
+def test_boxes_stand_in_for_detection():
+    image = picture()
+    result = build([])(image, boxes=[tuple(ONE[0].box)], settings=FAST)
+    assert len(result.faces) == 1
+    assert covered(image, result.image, ONE[0])
+
+
+def test_people_to_keep_stay_and_are_reported():
+    anonymize, image = build(ONE, NEVER | {"far_0.001": 0.9}), picture()
+    me = anonymize.people([image])
+    result = anonymize(image, settings=FAST, keep=me)
+    assert result.faces[0].outcome is Outcome.KEPT
+    assert np.array_equal(result.image, image)
+    assert anonymize(image, settings=FAST, keep=-me).faces[0].outcome is not Outcome.KEPT
+
+
+def test_only_the_people_asked_for_are_anonymized():
+    anonymize, image = build(ONE, NEVER), picture()
+    me = anonymize.people([image])
+    assert anonymize(image, settings=FAST, only=-me).faces[0].outcome is Outcome.KEPT
+    assert anonymize(image, settings=FAST, only=me).faces[0].outcome is Outcome.REPLACED
+
+
+def test_a_reference_without_a_face_is_an_error():
+    with pytest.raises(ValueError, match="no readable face"):
+        build([]).people([picture()])
+
+
+def test_set_attributes_are_used_and_reported_and_forgotten_ones_are_not():
+    result = build(ONE)(picture(), settings=FAST, attributes={"age": 71.0}, forget=("male",))
+    assert result.faces[0].attributes["age"] == 71
+    assert "male" not in result.faces[0].attributes
+
+
+def test_neighbours_are_not_context():
+    close = [face(120, 100), face(175, 100)]
+    anonymize, image = build(close), picture()
+    seen = []
+    real = anonymize.pipeline
+
+    def watch(**given):
+        seen.append(given["mask_image"].numpy())
+        return real(**given)
+
+    anonymize.pipeline = type("P", (), {"unet": real.unet, "id_encoder": real.id_encoder,
+                                        "__call__": lambda self, **given: watch(**given)})()  # fmt: skip
+    anonymize(image, settings=FAST)
+    alone = build(close[:1])
+    crop = next(alone._crops(image, close[:1]))[1]
+    assert (seen[0][0, 0] > 0).sum() > (crop.mask > 0).sum() * 1.2
+
+
+def test_forty_faces_are_forty_reports():
+    image = picture(600, 900)
+    crowd = [face(60 + 88 * (n % 10), 70 + 140 * (n // 10), 16) for n in range(40)]
+    result = build(crowd)(image, settings=Settings(steps=1, repulsion=Repulsion(scale=0), batch=4))
+    assert len(result.faces) == 40
+    assert all(covered(image, result.image, f) for f in crowd)
+
+
+@pytest.mark.parametrize("place", [(2, 2), (318, 100), (160, 238), (-12, 100)])
+def test_a_face_cut_by_the_border_is_covered(place):
+    image = picture()
+    one = face(*place)
+    result = build([one])(image, settings=FAST)
+    assert covered(image, result.image, one)
+
+
+def test_a_result_that_misses_the_face_is_redacted(monkeypatch):
+    image = picture()
+    monkeypatch.setattr(
+        "deid_diffusion.anonymizer.paste_faces", lambda canvas, *_: (canvas.copy(), np.zeros(canvas.shape[:2], bool))
+    )
+    result = build(ONE)(image, settings=FAST)
+    assert result.faces[0].outcome is Outcome.REDACTED
+    assert "did not cover" in result.faces[0].reason
+    assert covered(image, result.image, ONE[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 0}, "steps must be >= 1"),
+        ({"attributes": {"charm": 1}}, "unknown attribute"),
+        ({"forget": ("yaw_deg",)}, "forget takes any of"),
+        ({"redact_with": "sticker"}, "sticker"),
+        ({"method": "swap"}, "swap"),
+        ({"keep": np.zeros((1, 4)), "only": np.zeros((1, 4))}, "not both"),
+    ],
+)
+def test_impossible_settings_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        Settings(**change)
+
+
+def test_missing_weights_say_what_was_wanted(tmp_path):
+    with pytest.raises(FileNotFoundError, match="model_index.json"):
+        FaceAnonymizer.from_pretrained(tmp_path)

@@ -1,0 +1,329 @@
+import io
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deid_diffusion import cli
+from deid_diffusion.cli import run as run_command
+from deid_diffusion.journal import NAME
+from deid_diffusion.pictures import load_picture
+
+from .fakes import Inverter, photo
+
+CHECKOUT = Path(__file__).parent.parent
+
+
+def deid(*words) -> subprocess.CompletedProcess:
+    """`deid` in a fresh process."""
+    command = [sys.executable, "-c", "from deid_diffusion.cli import main; raise SystemExit(main())", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=CHECKOUT)
+
+
+@pytest.fixture
+def painter(monkeypatch) -> Inverter:
+    anonymize = Inverter()
+    monkeypatch.setattr(run_command, "_load", lambda options: anonymize)
+    return anonymize
+
+
+def run(*words) -> int:
+    """`deid run` in this process; the exit code, also when argparse leaves."""
+    try:
+        return cli.main(["run", *map(str, words)])
+    except SystemExit as leaving:
+        return leaving.code
+
+
+def test_help_loads_nothing_heavy():
+    code = (
+        "import sys; from deid_diffusion.cli import main; main(['--help']); "
+        "print(sorted({'torch', 'numpy', 'rich', 'diffusers', 'PIL', 'cv2'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.endswith("[]\n")
+    assert "deid run" not in done.stderr
+
+
+def test_help_names_the_commands_that_work():
+    done = deid("--help")
+    assert done.returncode == 0
+    for name in ("run", "train", "eval"):
+        assert f"\n  {name} " in done.stdout
+    assert cli.main(["nonsense"]) == 2
+    assert cli.main([]) == 2
+
+
+@pytest.mark.parametrize("words", [["run", "--help"], ["train", "--help"], ["eval", "--help"]])
+def test_each_command_has_help(words, capsys):
+    try:
+        code = cli.main(words)
+    except SystemExit as leaving:
+        code = leaving.code
+    assert code == 0
+    assert capsys.readouterr().out.startswith(f"usage: deid {words[0]}")
+
+
+def test_a_photo_is_written_beside_itself(tmp_path, painter, capsys):
+    source = photo(tmp_path / "photo.png")
+    assert run(source, "--seed", 7) == 0
+    assert painter.calls[0][1] == 7
+    assert load_picture(tmp_path / "photo_anon.png").image.shape == (24, 24, 3)
+    out, err = capsys.readouterr()
+    assert f"{source} -> {tmp_path / 'photo_anon.png'}  1 face: 1 replaced" in out
+    assert "1 of 1 pictures done" in err
+    # Nothing else is left beside the user's photos.
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["photo.png", "photo_anon.png"]
+
+
+def test_a_second_run_asks_for_overwrite_before_it_loads_the_model(tmp_path, painter, monkeypatch, capsys):
+    source = photo(tmp_path / "photo.png")
+    assert run(source) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(run_command, "_load", lambda options: pytest.fail("loaded"))
+        assert run(source) == 1
+    assert "--overwrite" in capsys.readouterr().err
+    assert run(source, "--overwrite") == 0
+
+
+def test_a_folder_with_one_bad_file_is_reported_whole_and_exits_1(tmp_path, painter, capsys):
+    for name in ("a.png", "sub/b.png"):
+        photo(tmp_path / "in" / name)
+    (tmp_path / "in" / "bad.jpg").write_text("no picture")
+    (tmp_path / "in" / "notes.txt").write_text("no picture")
+    report = tmp_path / "new" / "report.json"
+    words = [tmp_path / "in", "-o", tmp_path / "out", "--report", report, "--set", "age=60", "--strength", "2"]
+    assert run(*words) == 1
+    err = capsys.readouterr().err
+    assert "failed: bad.jpg" in err
+    assert "1 hidden or other files left out" in err
+    assert "Traceback" not in err
+    told = json.loads(report.read_text())
+    assert told["complete"] is True
+    assert told["versions"]["weights"] == {"unet": "abc"}
+    assert told["settings"]["attributes"] == {"age": 60.0}
+    assert [row["file"] for row in told["files"]] == ["a.png", "bad.jpg", "sub/b.png"]
+    assert told["files"][0]["seconds"].keys() == {"detect", "inpaint", "write"}
+    assert "no picture" not in told["files"][1]["error"]
+    assert told["files"][1]["output"] is None
+    face = told["faces"][0]
+    assert face.keys() >= {"file", "box", "outcome", "seed", "similarity", "attributes", "reason"}
+    assert sum(line.startswith(' {"file"') and "outcome" in line for line in report.read_text().splitlines()) == 2
+
+
+def test_ctrl_c_leaves_nothing_half_written_and_says_how_to_go_on(tmp_path, painter, capsys):
+    for name in ("a.png", "b.png", "c.png"):
+        photo(tmp_path / "in" / name)
+    painter.stop_at, painter.error = 1, KeyboardInterrupt()
+    words = [tmp_path / "in", "-o", tmp_path / "out", "--report", tmp_path / "report.json"]
+    assert run(*words) == 130
+    err = capsys.readouterr().err
+    assert "the same command goes on" in err
+    assert json.loads((tmp_path / "report.json").read_text())["complete"] is False
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [NAME, "a.png"]
+    painter.stop_at = None
+    assert run(*words) == 0
+    told = json.loads((tmp_path / "report.json").read_text())
+    assert told["complete"] is True
+    assert len(told["faces"]) == 3
+    assert "a.png" in capsys.readouterr().out
+
+
+def test_an_interrupted_glob_goes_on_although_it_now_finds_outputs(tmp_path, painter):
+    for name in ("a.png", "b.png"):
+        photo(tmp_path / name)
+    painter.stop_at, painter.error = 1, KeyboardInterrupt()
+    assert run(*sorted(tmp_path.glob("*.png"))) == 130
+    painter.stop_at = None
+    assert run(*sorted(tmp_path.glob("*.png"))) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "a_anon.png", "b.png", "b_anon.png"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "wanted pictures or folders"),
+        (["nope.jpg"], "found nothing there"),
+        (["p.png", "--set", "hair=3"], "unknown attribute 'hair'"),
+        (["p.png", "--set", "age=300"], "age must lie in"),
+        (["p.png", "--set", "age=nan"], "age must lie in"),
+        (["p.png", "--set", "age"], "wanted NAME=NUMBER"),
+        (["p.png", "--forget", "yaw_deg"], "forget takes any of"),
+        (["p.png", "--steps", "0"], "steps must be >= 1"),
+        (["p.png", "--strength", "-1"], "strength must be >= 0"),
+        (["p.png", "--strength", "nan"], "wanted a number"),
+        (["p.png", "--repulsion", "-3"], "scale must be >= 0"),
+        (["p.png", "--seed", "x"], "wanted a whole number"),
+        (["p.png", "--method", "magic"], "invalid choice"),
+        (["p.png", "-o", "p.png"], "got the input"),
+        (["p.png", "--report", "p.png"], "wanted the name of a JSON file"),
+        (["p.png", "--boxes", "nope.csv"], "No such file"),
+        (["p.png", "--only", "nope.jpg"], "found nothing there"),
+        (["p.png", "--only", "p.png", "--except", "p.png"], "not allowed with"),
+        (["clip.mp4"], "video, which is not supported yet"),
+        (["p.png", "--nonsense"], "unrecognized arguments"),
+    ],
+)
+def test_wrong_command_lines_are_one_line_and_exit_2_before_the_model_loads(
+    tmp_path, monkeypatch, capsys, words, said
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run_command, "_load", lambda options: pytest.fail("loaded"))
+    photo(tmp_path / "p.png")
+    (tmp_path / "clip.mp4").write_bytes(b"x")
+    assert run(*words) == 2
+    out, err = capsys.readouterr()
+    assert said in err
+    assert out == ""
+    assert err.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.mp4", "p.png"]
+
+
+def test_unexpected_errors_are_one_line_too_unless_debug(tmp_path, monkeypatch, capsys):
+    def broken(options):
+        raise FileNotFoundError("no shipped weights 'face256'")
+
+    monkeypatch.setattr(run_command, "_load", broken)
+    source = photo(tmp_path / "p.png")
+    assert run(source) == 1
+    assert capsys.readouterr().err == "deid: no shipped weights 'face256' (--debug shows where)\n"
+    with pytest.raises(FileNotFoundError):
+        run(source, "--debug")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("boxes.json", '{"a.png": [[1, 2, 9, 9], [3, 3, 8, 8.5]]}'),
+        ("boxes.csv", "file,x0,y0,x1,y1\na.png,1,2,9,9\na.png,3,3,8,8.5\n"),
+        ("report.json", '{"files": [{"file": "a.png"}], "faces": [{"file": "a.png", "box": [1, 2, 9, 9]}, '
+                        '{"file": "a.png", "box": [3, 3, 8, 8.5]}]}'),
+    ],
+)  # fmt: skip
+def test_boxes_replace_detection_where_they_are_given(tmp_path, painter, name, text):
+    for picture in ("a.png", "b.png"):
+        photo(tmp_path / "in" / picture)
+    (tmp_path / name).write_text(text)
+    assert run(tmp_path / "in", "-o", tmp_path / "out", "--boxes", tmp_path / name) == 0
+    assert [call[2] for call in painter.calls] == [((1, 2, 9, 9), (3, 3, 8, 8.5)), None]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("b.json", '{"typo.png": []}', "'typo.png' is none of the 1 pictures"),
+        ("b.json", '{"p.png": [[1, 2, 3]]}', "wanted four numbers"),
+        ("b.json", '{"p.png": [[9, 2, 3, 4]]}', "wanted a box with x1 > x0"),
+        ("b.json", '{"p.png": [[1, 2, NaN, 4]]}', "wanted a box with x1 > x0"),
+        ("b.json", "[[1, 2, 3, 4]]", "got something else"),
+        ("b.json", "no json", "got something else"),
+        ("b.csv", "x,y\n1,2\n", "got something else"),
+    ],
+)
+def test_wrong_boxes_are_refused(tmp_path, painter, capsys, name, text, said):
+    (tmp_path / name).write_text(text)
+    assert run(photo(tmp_path / "p.png"), "--boxes", tmp_path / name) == 2
+    assert said in capsys.readouterr().err
+    assert painter.calls == []
+
+
+@pytest.mark.parametrize(("option", "field"), [("--only", "only"), ("--except", "keep")])
+def test_reference_photos_become_people(tmp_path, painter, option, field):
+    photo(tmp_path / "refs" / "1.png")
+    photo(tmp_path / "refs" / "2.png")
+    reference = photo(tmp_path / "me.png")
+    assert run(photo(tmp_path / "p.png"), option, tmp_path / "refs", option, reference) == 0
+    settings = painter.calls[0][3]
+    assert getattr(settings, field).shape == (3, 4)
+
+
+def test_a_preview_is_written_with_a_warning(tmp_path, painter, capsys):
+    assert run(photo(tmp_path / "p.png"), "--preview", "side-by-side") == 0
+    assert (tmp_path / "p_anon_before_after.png").exists()
+    assert "show the source faces" in capsys.readouterr().err
+
+
+def test_on_a_terminal_there_is_a_bar_with_faces_and_time_left(tmp_path, painter, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    for name in ("a.png", "b.png"):
+        photo(tmp_path / "in" / name)
+    assert run(tmp_path / "in") == 0
+    assert "2/2" in screen.getvalue()
+    assert "2 faces" in screen.getvalue()
+    assert "left" in screen.getvalue()
+
+
+def test_attributes_are_listed(capsys):
+    assert run("--set", "help") == 0
+    assert "age        0 to 100: years" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [[], ["nonsense"]])
+def test_train_names_what_can_be_trained(words, capsys):
+    assert cli.main(["train", *words]) == 2
+    assert "wanted one of inpaint, reader" in capsys.readouterr().err
+
+
+def test_train_hands_the_rest_on(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["train", "reader", "--help"])
+    assert "--minutes" in capsys.readouterr().out
+
+
+def test_eval_refuses_what_it_cannot_judge_in_one_line(tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "out").mkdir()
+    assert cli.main(["eval", str(tmp_path / "in"), str(tmp_path / "out"), "--finder", "centerface"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("deid: ")
+    assert err.count("\n") == 1
+
+
+def test_the_shipped_model_hides_the_astronaut(tmp_path, weights, astronaut):
+    source = tmp_path / "astronaut.png"
+    Image.fromarray(astronaut).save(source)
+    done = deid("run", source, "--report", tmp_path / "report.json", "--seed", 7)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("deid: 1 of 1 pictures done")
+    told = json.loads((tmp_path / "report.json").read_text())
+    assert told["versions"]["weights"]
+    assert len(told["faces"]) >= 1
+    after = load_picture(tmp_path / "astronaut_anon.png").image
+    for face in told["faces"]:
+        assert face["outcome"] in ("replaced", "redacted")
+        x0, y0, x1, y1 = (round(v) for v in face["box"])
+        middle = np.s_[(3 * y0 + y1) // 4 : (y0 + 3 * y1) // 4, (3 * x0 + x1) // 4 : (x0 + 3 * x1) // 4]
+        assert (after[middle] != astronaut[middle]).any(-1).mean() > 0.9
+    assert (after[-50:] == astronaut[-50:]).all()
+
+
+def test_a_real_ctrl_c_in_mid_batch_is_survived(tmp_path, weights, astronaut):
+    for number in range(4):
+        path = tmp_path / "in" / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(astronaut).save(path)
+    code = "from deid_diffusion.cli import main; raise SystemExit(main())"
+    words = [sys.executable, "-c", code, "run", str(tmp_path / "in"), "-o", str(tmp_path / "out")]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=CHECKOUT)
+    first = process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert "goes on where this stopped" in err
+    assert first.startswith(str(tmp_path / "in" / "0.png"))
+    assert [path.name for path in (tmp_path / "out").iterdir() if path.suffix == ".part"] == []
+    again = deid("run", tmp_path / "in", "-o", tmp_path / "out")
+    assert again.returncode == 0
+    assert "done before" in again.stdout
+    assert len(again.stdout.splitlines()) == 4
