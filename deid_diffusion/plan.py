@@ -89,7 +89,8 @@ def plan(inputs: Sequence[Path], out: Path | None = None, seed: int = 0, preview
     skipped: list[Path] = []
     found = [item for path in inputs for item in _look(path, out, len(inputs) > 1, skipped)]
     jobs: dict[Path, Job] = {}
-    for item in sorted(found, key=lambda item: (item.name.as_posix(), item.path)):
+    # Whoever keeps its suffix has the first claim to its name.
+    for item in sorted(found, key=lambda item: (_suffix(item.path) != item.path.suffix, item.path)):
         place = item.target if to_file else _place(item, jobs)
         if place in jobs:
             raise PlanError(f"{item.path} and {jobs[place].in_path} would both become {place}; run them one by one")
@@ -99,7 +100,7 @@ def plan(inputs: Sequence[Path], out: Path | None = None, seed: int = 0, preview
     targets = {item.target for item in found}
     ours = len(targets) == 1 and None not in targets and not to_file
     folder = targets.pop() if ours else next(iter(jobs)).parent
-    kept = _without_own_outputs(jobs, Journal(folder), skipped)
+    kept = sorted(_without_own_outputs(jobs, Journal(folder), skipped), key=lambda job: (job.name, job.in_path))
     _check_inputs_are_safe(kept)
     return Plan(tuple(kept), folder, tuple(skipped), ours)
 
@@ -165,14 +166,17 @@ def _walk(folder: Path, target: Path | None, skipped: list[Path]) -> Iterable[Pa
                 yield here / name
 
 
+def _suffix(path: Path) -> str:
+    suffix = path.suffix.lower()
+    return _INSTEAD.get(suffix, path.suffix if suffix in FORMATS else ".jpg")
+
+
 def _place(item: _Found, taken: Collection[Path]) -> Path:
-    suffix = item.path.suffix.lower()
-    suffix = _INSTEAD.get(suffix, item.path.suffix if suffix in FORMATS else ".jpg")
-    if item.target is None:
-        return item.path.with_name(f"{item.path.stem}_anon{suffix}")
-    place = (item.target / item.name).with_suffix(suffix)
+    folder = item.path.parent if item.target is None else (item.target / item.name).parent
+    mark, suffix = "_anon" if item.target is None else "", _suffix(item.path)
+    place = folder / f"{item.path.stem}{mark}{suffix}"
     # Phones keep IMG_1.HEIC and IMG_1.jpg side by side.
-    return place.with_name(item.name.name + suffix) if place in taken and suffix != item.path.suffix else place
+    return folder / f"{item.path.name}{mark}{suffix}" if place in taken and suffix != item.path.suffix else place
 
 
 def _without_own_outputs(jobs: dict[Path, Job], journal: Journal, skipped: list[Path]) -> list[Job]:

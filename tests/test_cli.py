@@ -318,7 +318,7 @@ def test_a_real_ctrl_c_in_mid_batch_is_survived(tmp_path, weights, astronaut):
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=CHECKOUT)
     first = process.stdout.readline()
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
     assert "goes on where this stopped" in err
     assert first.startswith(str(tmp_path / "in" / "0.png"))
