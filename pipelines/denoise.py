@@ -6,17 +6,16 @@ import torch
 SIGMA_DATA = 0.5
 
 
-def precondition(t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Weights of Karras et al. 2022, eq. 7 and table 1, on x_t = (1 - t) x0 + t eps.
+def scale_input(latents: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """x_t = (1 - t) x0 + t eps, brought to unit variance (c_in of Karras et al. 2022, table 1, on this schedule)."""
+    return latents / (t**2 + (SIGMA_DATA * (1 - t)) ** 2).sqrt()
 
-    Written for x_t itself instead of x_t / (1 - t), so that nothing divides by zero at t = 1:
-    x0 = c_skip x_t + c_out unet(c_in x_t).
 
-    Args:
-        t: noise level in [0, 1], any shape.
+def x0_from_output(raw: torch.Tensor) -> torch.Tensor:
+    """The unet's output -> x0.
 
-    Returns:
-        c_skip, c_out, c_in of that shape.
+    The unet predicts the clean crop itself, with no skip around it: folded noise has as many dimensions as the unet
+    has channels, and a network that must pass it through whole leaves it in the picture, while clean crops lie on a
+    surface of far fewer dimensions (Li and He 2025, "Back to basics: let denoising generative models denoise").
     """
-    total = t**2 + (SIGMA_DATA * (1 - t)) ** 2
-    return SIGMA_DATA**2 * (1 - t) / total, t * SIGMA_DATA / total.sqrt(), 1 / total.sqrt()
+    return SIGMA_DATA * raw

@@ -12,7 +12,7 @@ from PIL import Image
 from transformers import ResNetForImageClassification
 
 from .conditioning import FIELDS, POINTS, attribute_vector, condition_vector, erase, fold, landmark_maps, unfold
-from .denoise import precondition
+from .denoise import scale_input, x0_from_output
 from .recognise import embed
 from .repulsion import Repulsion, push
 
@@ -24,7 +24,7 @@ class FaceInpaintPipeline(DiffusionPipeline):
     """Inpaints faces in folded pixels, conditioned on landmarks, attributes and a target identity.
 
     Args:
-        unet: predicts the preconditioned x0 of a crop whose pixels are folded into channels.
+        unet: predicts the scaled x0 of a crop whose pixels are folded into channels.
         scheduler: a rectified-flow scheduler.
         id_encoder: the guide recogniser; its logits are the embedding. Needed only for `repulsion`.
         fold_factor: side of the pixel block that becomes one unet cell.
@@ -207,9 +207,8 @@ class FaceInpaintPipeline(DiffusionPipeline):
 
     def predict_x0(self, latents: torch.Tensor, sigma: torch.Tensor, context, vector, guidance_scale: float):
         """(B, 3, S, S) at noise level sigma -> x0, float32."""
-        c_skip, c_out, c_in = precondition(sigma.float())
         factor = self.config.fold_factor
-        inputs = torch.cat([fold(c_in.to(latents) * latents, factor), context], dim=1)
+        inputs = torch.cat([fold(scale_input(latents, sigma.to(latents)), factor), context], dim=1)
         if guidance_scale != 1:
             # Without landmarks, attributes and identity, but with the same surroundings.
             blind = context.clone()
@@ -221,7 +220,7 @@ class FaceInpaintPipeline(DiffusionPipeline):
         if guidance_scale != 1:
             told, blind = raw.chunk(2)
             raw = blind + guidance_scale * (told - blind)
-        return c_skip * latents.float() + c_out * raw
+        return x0_from_output(raw)
 
     @torch.enable_grad()
     def guided_x0(self, latents, sigma, context, vector, guidance_scale, inside, repulsion, source, energies):

@@ -2,9 +2,8 @@
 
     deid train inpaint --data faces/ --out weights/face256/unet --minutes 600
 
-Folded pixels (no vae): x0 is the crop, noise is mixed in by rectified flow, x_t = (1 - t) x0 + t eps, and the unet is
-preconditioned as in Karras et al. 2022 (eq. 7, with sigma = t / (1 - t)), so that it predicts x0 from pure noise and
-noise from almost clean crops.
+Folded pixels, no vae: x0 is the crop, noise is mixed in by rectified flow (Liu et al. 2022), x_t = (1 - t) x0 + t eps,
+and the unet predicts x0, with the loss on the velocity.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
 from deid_diffusion.pipelines.conditioning import (
     FIELDS,
@@ -25,7 +25,7 @@ from deid_diffusion.pipelines.conditioning import (
     landmark_maps,
     unfold,
 )
-from deid_diffusion.pipelines.denoise import precondition
+from deid_diffusion.pipelines.denoise import SIGMA_DATA, scale_input, x0_from_output
 from diffusers import FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
 
 from deid_diffusion.training.data import Batch, Jitter, cut, load_faces
@@ -133,17 +133,16 @@ def loss_on(unet, batch: Batch, options: Options, perceptual: PerceptualLoss | N
     t = torch.sigmoid(torch.randn(len(x0), generator=generator) + 0.6).to(x0)[:, None, None, None]
     eps = torch.randn(x0.shape, generator=generator).to(x0)
     x_t = (1 - t) * x0 + t * eps
-    c_skip, c_out, c_in = precondition(t)
-    inputs = torch.cat(
-        [fold(c_in * x_t, FOLD), fold(erased, FOLD), torch.nn.functional.avg_pool2d(mask, FOLD), maps], 1
-    )
+    noisy = fold(scale_input(x_t, t), FOLD)
+    inputs = torch.cat([noisy, fold(erased, FOLD), F.avg_pool2d(mask, FOLD), maps], 1)
     raw = unfold(unet(inputs, t.flatten() * 1000, None, class_labels=vector, return_dict=False)[0].float(), FOLD)
-    error = (raw - (x0 - c_skip * x_t) / c_out) ** 2
+    # The error of the velocity (eps - x0) is that of x0 over t; the clamp keeps almost clean crops from ruling.
+    error = (raw - x0 / SIGMA_DATA) ** 2 * 0.1 / (t**2).clamp_min(0.05)
     heavy = 0.03 + mask
     loss = (error * heavy).mean() / heavy.mean()
     if perceptual is None:
         return loss, loss.detach()
-    painted = torch.lerp(x0, c_skip * x_t + c_out * raw, mask)
+    painted = torch.lerp(x0, x0_from_output(raw), mask)
     return loss + options.perceptual_weight * perceptual(painted, x0).mean(), loss.detach()
 
 
