@@ -1,6 +1,5 @@
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import huggingface_hub
@@ -169,12 +168,6 @@ def test_a_part_that_is_not_there_is_named(copy, offline):
         load_pipeline(copy, controlnet="acme/control")
 
 
-def response():
-    import httpx
-
-    return httpx.Response(404, request=httpx.Request("GET", "https://hub.invalid"))
-
-
 @pytest.mark.parametrize(
     ("error", "message"),
     [
@@ -188,7 +181,7 @@ def response():
 )
 def test_what_the_hub_refuses_is_said(monkeypatch, error, message):
     def refuse(*_args, **_options):
-        raise error("no", response=response())
+        raise error.__new__(error, "no")  # its constructor wants an answer of the network library
 
     monkeypatch.setattr(hub, "hf_hub_download", refuse)
     with pytest.raises(FileNotFoundError, match=message):
@@ -298,7 +291,3 @@ def test_a_folder_that_does_not_load_is_not_published(tmp_path, monkeypatch):
     monkeypatch.setattr(hub_folder, "_TRIAL", "raise SystemExit('broken')")
     with pytest.raises(ValueError, match=r"does not load on its own; it is not published:\nbroken"):
         check_in_fresh_process(tmp_path, "face_inpaint")
-
-
-def test_importing_the_hub_module_touches_no_network():
-    assert "deid_diffusion.hub" in sys.modules
