@@ -49,15 +49,15 @@ class Family:
         return getattr(import_module(f"deid_diffusion.pipelines.{self.file}"), self.pipeline)
 
 
-def _variants(name: str) -> tuple[str, ...]:
-    tails = ("", "Img2Img", "Inpaint", "ControlNet", "ControlNetImg2Img", "ControlNetInpaint")
-    return tuple(f"{name}{tail}Pipeline" for tail in tails)
+def _takes(name: str) -> tuple[str, ...]:
+    return tuple(f"{name}{task}Pipeline" for task in ("", "Inpaint", "ControlNet", "ControlNetInpaint", "Img2Img"))
 
 
+_SD, _XL = "StableDiffusion", "StableDiffusionXL"
 FAMILIES = {
     "face256": Family("face_inpaint", "FaceInpaintPipeline"),
-    "sd": Family("sd_face_inpaint", "StableDiffusionFaceInpaintPipeline", _variants("StableDiffusion")),
-    "sdxl": Family("sdxl_face_inpaint", "StableDiffusionXLFaceInpaintPipeline", _variants("StableDiffusionXL")),
+    "sd": Family("sd_face_inpaint", f"{_SD}FaceInpaintPipeline", _takes(_SD)),
+    "sdxl": Family("sdxl_face_inpaint", f"{_XL}FaceInpaintPipeline", _takes(_XL)),
 }
 
 
@@ -76,8 +76,8 @@ def load_pipeline(
         revision: commit of a Hub checkpoint; pin it, a branch can change or vanish.
         dtype: precision of the weights; the guide stays in float32.
         parts: components that replace or complete the checkpoint's: `controlnet`, `preview_vae`, `id_encoder`,
-            `scheduler` ..., as objects, or the first three as folder or Hub name. The guide defaults to the shipped
-            one.
+            `scheduler` ..., as objects, or the first three as folder, "org/name" or "org/name/subfolder". The guide
+            defaults to the shipped one.
 
     Raises:
         FileNotFoundError: no such folder or repository, a file that is missing, or offline and not in the cache.
@@ -215,9 +215,12 @@ def _load_parts(parts: dict[str, Any], dtype: torch.dtype, guide: bool) -> dict[
     }
     for name, (maker, precision) in loaders.items():
         if isinstance(parts.get(name), str | PathLike):
-            source = parts[name]
+            source, below = str(parts[name]), {}
+            if not Path(source).exists() and source.count("/") > 1:
+                org, repo, below["subfolder"] = source.split("/", 2)
+                source = f"{org}/{repo}"
             try:
-                parts[name] = maker.from_pretrained(source, dtype=precision)
+                parts[name] = maker.from_pretrained(source, dtype=precision, **below)
             except (OSError, ValueError) as error:
                 raise _clearer(error, source, None, what=name) from error
     return parts

@@ -163,9 +163,21 @@ def test_an_offline_revision_is_part_of_the_command(offline):
         read_index("acme/none", "abc")
 
 
-def test_a_part_that_is_not_there_is_named(copy, offline):
-    with pytest.raises(FileNotFoundError, match="controlnet acme/control"):
-        load_pipeline(copy, controlnet="acme/control")
+@pytest.mark.parametrize("name", ["acme/control", "acme/control/sd15"])
+def test_a_part_that_is_not_there_is_named(copy, offline, name):
+    with pytest.raises(FileNotFoundError, match="controlnet acme/control: .* run `hf download acme/control`"):
+        load_pipeline(copy, controlnet=name)
+
+
+def test_a_part_may_lie_in_a_subfolder(monkeypatch):
+    asked = {}
+
+    def note(source, dtype, **options):
+        asked.update(source=source, **options)
+
+    monkeypatch.setattr("diffusers.ControlNetModel.from_pretrained", note)
+    hub._load_parts({"controlnet": "acme/control/sd15/v2"}, torch.float32, guide=False)
+    assert asked == {"source": "acme/control", "subfolder": "sd15/v2"}
 
 
 @pytest.mark.parametrize(

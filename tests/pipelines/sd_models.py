@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import torch
+from deid_diffusion.pipelines.sd_face_inpaint import StableDiffusionFaceInpaintPipeline
+from deid_diffusion.pipelines.sdxl_face_inpaint import StableDiffusionXLFaceInpaintPipeline
 from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, DDIMScheduler, UNet2DConditionModel
 from transformers import (
     CLIPTextConfig,
@@ -13,9 +15,6 @@ from transformers import (
     ResNetConfig,
     ResNetForImageClassification,
 )
-
-from deid_diffusion.pipelines.sd_face_inpaint import StableDiffusionFaceInpaintPipeline
-from deid_diffusion.pipelines.sdxl_face_inpaint import StableDiffusionXLFaceInpaintPipeline
 
 SIZE = 64
 WIDTH = 32

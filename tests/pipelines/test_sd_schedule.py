@@ -1,9 +1,8 @@
 import diffusers
 import pytest
 import torch
-from diffusers import DDIMScheduler, EDMEulerScheduler, FlowMatchEulerDiscreteScheduler
-
 from deid_diffusion.pipelines.sd_schedule import KINDS, levels, output_from, prediction_kind, x0_from
+from diffusers import DDIMScheduler, EDMEulerScheduler, FlowMatchEulerDiscreteScheduler
 
 SCHEDULERS = [
     "DDIMScheduler",
