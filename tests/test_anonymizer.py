@@ -98,7 +98,6 @@ def not_finite(**given):
         (lambda a: setattr(a.reader, "read", broken), "reading failed: out of memory"),
         (lambda a: setattr(a, "_embed", broken), "reading failed: out of memory"),
         (lambda a: setattr(a.bank, "choose", broken), "inpainting failed: out of memory"),
-        (lambda a: a.reader.shape.mean.__imul__(1e4), "do not fit|failed"),
     ],
 )
 def test_whatever_breaks_the_face_is_blanked_with_the_reason(break_it, reason):
@@ -108,7 +107,7 @@ def test_whatever_breaks_the_face_is_blanked_with_the_reason(break_it, reason):
     result = anonymize(image, settings=FAST)
     (report,) = result.faces
     assert report.outcome is Outcome.REDACTED
-    assert any(part in report.reason for part in reason.split("|"))
+    assert reason in report.reason
     assert covered(image, result.image, ONE[0])
 
 
