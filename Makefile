@@ -36,4 +36,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -e ".[test,eval]"
-	@touch $@
+	@touch $(VENV)/.installed $@

@@ -7,12 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
 from PIL import Image
 
 from deid_diffusion import cli
+from deid_diffusion.cli import options
 from deid_diffusion.cli import run as run_command
 from deid_diffusion.journal import NAME
 from deid_diffusion.pictures import load_picture
+from deid_diffusion.settings import FORGETTABLE
+from deid_diffusion.types import Method, Redaction
 
 from .fakes import Inverter, photo
 
@@ -53,13 +57,13 @@ def test_help_loads_nothing_heavy():
 def test_help_names_the_commands_that_work():
     done = deid("--help")
     assert done.returncode == 0
-    for name in ("run", "train", "eval"):
+    for name in ("run", "train", "eval", "publish"):
         assert f"\n  {name} " in done.stdout
     assert cli.main(["nonsense"]) == 2
     assert cli.main([]) == 2
 
 
-@pytest.mark.parametrize("words", [["run", "--help"], ["train", "--help"], ["eval", "--help"]])
+@pytest.mark.parametrize("words", [["run", "--help"], ["train", "--help"], ["eval", "--help"], ["publish", "--help"]])
 def test_each_command_has_help(words, capsys):
     try:
         code = cli.main(words)
@@ -153,7 +157,7 @@ def test_an_interrupted_glob_goes_on_although_it_now_finds_outputs(tmp_path, pai
         (["p.png", "--set", "age=300"], "age must lie in"),
         (["p.png", "--set", "age=nan"], "age must lie in"),
         (["p.png", "--set", "age"], "wanted NAME=NUMBER"),
-        (["p.png", "--forget", "yaw_deg"], "forget takes any of"),
+        (["p.png", "--forget", "yaw_deg"], "invalid choice"),
         (["p.png", "--steps", "0"], "steps must be >= 1"),
         (["p.png", "--strength", "-1"], "strength must be >= 0"),
         (["p.png", "--strength", "nan"], "wanted a number"),
@@ -264,6 +268,13 @@ def test_on_a_terminal_there_is_a_bar_with_faces_and_time_left(tmp_path, painter
     assert "left" in screen.getvalue()
 
 
+def test_the_names_in_the_help_are_those_of_the_model():
+    assert tuple(options.ATTRIBUTES.split()) == ATTRIBUTE_NAMES
+    assert options.FORGETTABLE == FORGETTABLE
+    assert (*options.HIDINGS,) == tuple(kind.value for kind in Redaction)
+    assert {"inpaint", *options.HIDINGS} == {kind.value for kind in Method}
+
+
 def test_attributes_are_listed(capsys):
     assert run("--set", "help") == 0
     assert "age        0 to 100: years" in capsys.readouterr().out
@@ -287,6 +298,13 @@ def test_eval_refuses_what_it_cannot_judge_in_one_line(tmp_path, capsys):
     assert cli.main(["eval", str(tmp_path / "in"), str(tmp_path / "out"), "--finder", "centerface"]) == 2
     err = capsys.readouterr().err
     assert err.startswith("deid: ")
+    assert err.count("\n") == 1
+
+
+def test_publish_refuses_what_is_no_pipeline_in_one_line(tmp_path, capsys):
+    assert cli.main(["publish", str(tmp_path), "acme/face", "-o", str(tmp_path / "hub"), "--dry-run"]) == 2
+    err = capsys.readouterr().err
+    assert "model_index.json" in err
     assert err.count("\n") == 1
 
 

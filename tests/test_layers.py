@@ -15,21 +15,29 @@ ROWS = [
     "detect align attributes redact composite",
     "identities settings result",
     "anonymizer",
-    "video jobs",
+    "video jobs hub_folder",
     "distributed hub evaluation training",
     "cli",
 ]
 LAYER = {name: number for number, row in enumerate(ROWS) for name in row.split()}
 # Packages of one row may import within themselves.
 PACKAGES = {"evaluation", "training", "cli"}
-USES_PIPELINES = {"attributes", "settings", "anonymizer", "training", "hub", "distributed", "cli"}
+USES_PIPELINES = {"attributes", "settings", "anonymizer", "training", "hub", "hub_folder", "distributed", "cli"}
 # It judges files on disk, so it must not see how they were made.
 EVALUATION_SEES = {"types", "geometry", "evaluation"}
 # PIL comes with diffusers; xformers is asked for where it is used, and may be missing.
 ISLAND_SEES = {"torch", "numpy", "PIL", "diffusers", "transformers", *sys.stdlib_module_names}
 ISLAND_MAY_TRY = {"xformers"}
 # Only what must answer at once is held to this: `deid --help` and `import deid_diffusion`.
-LIGHT = ["__init__.py", "cli/__init__.py", "cli/options.py", "cli/run.py", "cli/train.py", "cli/eval.py"]
+LIGHT = [
+    "__init__.py",
+    "cli/__init__.py",
+    "cli/options.py",
+    "cli/run.py",
+    "cli/train.py",
+    "cli/eval.py",
+    "cli/publish.py",
+]
 
 
 def sources(folder: str) -> list[Path]:

@@ -9,12 +9,11 @@ import os
 import sys
 from importlib import import_module
 
-# Command -> the module whose `main(argv)` it is, and what it does.
 _COMMANDS = {
-    "run": ("cli.run", "give every face of pictures and folders to somebody who does not exist"),
-    "train": ("cli.train", "train a part of the model from aligned face crops"),
-    "eval": ("cli.eval", "judge folders of outputs: privacy, utility, quality"),
-    "publish": ("hub", "put a pipeline's weights and code on the Hub"),
+    "run": "give every face of pictures and folders to somebody who does not exist",
+    "train": "train a part of the model from aligned face crops",
+    "eval": "judge folders of outputs: privacy, utility, quality",
+    "publish": "put a pipeline's weights and code on the Hub",
 }
 _USAGE = """\
 usage: deid [--version] [--debug] COMMAND ...
@@ -42,14 +41,14 @@ def main(argv: list[str] | None = None) -> int:
 
         print(f"deid {__version__}")
         return 0
-    if argv[0] not in available():
-        return complain(f"unknown command {argv[0]!r}; there are {', '.join(available())}", 2)
+    if argv[0] not in _COMMANDS:
+        return complain(f"unknown command {argv[0]!r}; there are {', '.join(_COMMANDS)}", 2)
     quieten(debug)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # file names need not be text
     try:
-        return import_module(f"deid_diffusion.{_COMMANDS[argv[0]][0]}").main(argv[1:]) or 0
+        return import_module(f"deid_diffusion.cli.{argv[0]}").main(argv[1:]) or 0
     except KeyboardInterrupt:
         return complain("interrupted", 130)
     except BrokenPipeError:
@@ -62,17 +61,9 @@ def main(argv: list[str] | None = None) -> int:
         return complain(f"{error or type(error).__name__} (--debug shows where)", 1)
 
 
-def available() -> list[str]:
-    """The commands that this installation can run."""
-    # By file, not by import: this is on the way of `deid --help`.
-    package = os.path.dirname(os.path.dirname(__file__))
-    places = {name: os.path.join(package, *module.split(".")) for name, (module, _) in _COMMANDS.items()}
-    return [name for name, place in places.items() if os.path.exists(f"{place}.py") or os.path.isdir(place)]
-
-
 def usage() -> str:
     """The text of `deid --help`."""
-    return _USAGE.format(commands="\n".join(f"  {name:<9}{_COMMANDS[name][1]}" for name in available()))
+    return _USAGE.format(commands="\n".join(f"  {name:<9}{text}" for name, text in _COMMANDS.items()))
 
 
 def complain(message: str, code: int) -> int:

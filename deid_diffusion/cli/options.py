@@ -8,12 +8,19 @@ from pathlib import Path
 from typing import NoReturn
 
 HIDINGS = ("blank", "blur", "pixelate")
+# Repeated here, because their home imports torch; a test compares them.
+ATTRIBUTES = """
+yaw_deg pitch_deg roll_deg mouth_open smile eyes_open brow_raise gaze_x gaze_y age male skin_l skin_a skin_b light_x
+light_y"""
+FORGETTABLE = ("age", "male", "skin_l", "skin_a", "skin_b", "light_x", "light_y")
 _TEXT = """\
 Gives every face of pictures to somebody who does not exist, and hides those it cannot replace.
 
   deid run photo.jpg                                   -> photo_anon.jpg
   deid run holiday/ -o out/ --report out/report.json   the tree of holiday/, mirrored; run again to go on after a stop
-  deid run photo.jpg --set age=60 --set smile=0.8      see `--set help` for the names
+  deid run photo.jpg --set age=60 --set smile=0.8      attributes are listed below
+attributes:{attributes}
+`deid run --set help` says what they mean and how far they go.
 """
 
 
@@ -27,7 +34,10 @@ class Parser(argparse.ArgumentParser):
 def parse(argv: list[str]) -> argparse.Namespace:
     """The options of `deid run`; exits with 2 and a line on stderr when they are wrong."""
     parser = Parser(
-        "deid run", description=_TEXT, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        "deid run",
+        description=_TEXT.format(attributes=ATTRIBUTES.replace("\n", "\n  ")),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     add = parser.add_argument
     add("inputs", nargs="*", type=Path, metavar="INPUT", help="picture or folder")
@@ -63,7 +73,10 @@ def _add_looks(group: argparse._ArgumentGroup) -> None:
     add("--method", choices=["inpaint", *HIDINGS], default="inpaint", help="a new face, or the same hiding for all")
     add("--redact-with", choices=HIDINGS, default="blank", help="how to hide a face that could not be replaced")
     add("--set", action="append", default=[], type=_setting, metavar="NAME=VALUE", help="set an attribute")
-    add("--forget", action="append", default=[], metavar="NAME", help="do not take this over from the source")
+    add(
+        "--forget", action="append", default=[], choices=FORGETTABLE, metavar="NAME",
+        help=f"do not take this over from the source: {', '.join(FORGETTABLE)}",
+    )  # fmt: skip
     add("--seed", type=_natural, default=0, help="the same seed gives the same picture (0)")
     add("--strength", type=_number, default=1.0, help="how hard to push away from the source's identity (1)")
     add("--threshold", type=_number, metavar="COSINE", help="similarity to the source at which a face is tried again")
