@@ -13,6 +13,7 @@ from huggingface_hub.errors import (
 )
 
 from deid_diffusion import hub, hub_folder
+from deid_diffusion.cli import main
 from deid_diffusion.hub import FAMILIES, load_pipeline, pick_family, publish, read_index
 from deid_diffusion.hub_folder import Card, card_text, check_in_fresh_process, pipeline_files
 from deid_diffusion.paths import check_hashes
@@ -297,6 +298,21 @@ def test_a_full_place_is_not_overwritten(face_folder, tmp_path):
     (tmp_path / "precious").write_text("x")
     with pytest.raises(ValueError, match="is built in an empty place"):
         publish(face_folder, "acme/tiny", tmp_path, dry_run=True)
+
+
+def test_command_line(face_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(hub, "HfApi", FakeApi)
+    monkeypatch.setattr(hub, "check_in_fresh_process", lambda *_: "FaceInpaintPipeline")
+    place = [str(face_folder), "acme/tiny"]
+    assert main(["publish", *place, "--dry-run", "--out", str(tmp_path / "out"), "--license", "mit"]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "out")
+    assert "license: mit" in (tmp_path / "out" / "README.md").read_text()
+    assert main(["publish", *place, "--private"]) == 0
+    assert capsys.readouterr().out.strip() == "https://hub.invalid/acme/tiny/commit/1"
+    assert main(["publish", str(tmp_path / "none"), "acme/tiny"]) == 1
+    with pytest.raises(SystemExit) as stop:
+        main(["publish", *place, "--dry-run"])
+    assert stop.value.code == 2
 
 
 def test_a_folder_that_does_not_load_is_not_published(tmp_path, monkeypatch):
