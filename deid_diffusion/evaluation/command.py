@@ -134,7 +134,7 @@ def _notes(reader: Reader, options: EvalOptions) -> tuple[str, ...]:
     notes = [
         "Intervals are 95 % bootstraps over people. Where every face had the same outcome, the exact binomial bound.",
         "Where no face is found in an output, the judges look at the place where the original had it: an attacker "
-        "knows where a blurred face is.",
+        "knows where a blurred face is. Where a face is found far from its old place, the more telling place counts.",
         "A face whose pixels were left as they were counts as recognised at rank 1.",
         "Thresholds of TAR are set on pairs of an output and a stranger's gallery photo.",
         "The recognisers here may be weaker than an attacker's: a low rate is what these judges see, not a proof.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -17,7 +18,17 @@ from deid_diffusion.evaluation.results import EvaluationError
 from deid_diffusion.evaluation.utility import landmark_error
 from deid_diffusion.types import Face
 
+ASTRAY = 30.0  # % of the eye distance from which on a face found in the output may not be where the face was
 UNTOUCHED = 1.0  # mean levels of difference in a face's box up to which it counts as left as it was
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """What is known of an original's faces: their first row in the ledger, readings, and vectors by face and judge."""
+
+    first_row: int
+    readings: list[Reading]
+    vectors: list[list[np.ndarray]]
 
 
 def read_output(method: MethodLedger, key: str, path: Path | None, original: Picture) -> Picture | None:
@@ -45,32 +56,32 @@ def judge_picture(
     reader: Reader,
     pair: tuple[Picture, Picture],
     faces: list[Face],
-    known: tuple[int, list[Reading]],
+    known: Known,
     examples: int,
 ) -> None:
+    """Adds the rows of one (original, output) pair and its original's faces to the method's ledger."""
     original, output = pair
-    first_row, readings = known
     found = reader.faces(output)
     squares = [face_square(face.landmarks) for face in faces]
     # Tools that cover boxes reach above the square of a long face: neither counts as off the face.
     free = quality.outside(original.pixels.shape, [*squares, *(square(face.box, 1.5) for face in faces)])
     method.pictures.add(
-        row=first_row,
+        row=known.first_row,
         error=quality.squared_error(original.pixels, output.pixels, free),
         ssim=quality.ssim(original.pixels, output.pixels, free),
     )
-    for number, (face, reading) in enumerate(zip(faces, readings, strict=True)):
+    for number, (face, reading) in enumerate(zip(faces, known.readings, strict=True)):
         seen = match(face, found)
         untouched = quality.mean_abs_difference(original.pixels, output.pixels, face.box) <= UNTOUCHED
-        # Nobody to be seen there: the attacker still knows where the face was, and looks at that place.
-        for vectors, vector in zip(method.vectors, reader.embed(output, seen or face), strict=True):
+        embedded = _embed(reader, output, (face, seen), known.vectors[number])
+        for vectors, vector in zip(method.vectors, embedded, strict=True):
             vectors.add(vector)
         after = reader.read(output, seen) if seen else None
         method.condition.add(after.condition() if after else np.full(len(reading.condition()), NAN))
         if after is not None and len(after.features):
             method.features.add(after.features)
         method.faces.add(
-            row=first_row + number,
+            row=known.first_row + number,
             found=seen is not None,
             untouched=untouched,
             seam=quality.seam_step(original.pixels, output.pixels, squares[number]),
@@ -79,6 +90,21 @@ def judge_picture(
         )
         if len(method.examples) < examples and not untouched:
             method.examples.append(cut(output.pixels, squares[number], 160))
+
+
+def _embed(
+    reader: Reader, output: Picture, places: tuple[Face, Face | None], own: list[np.ndarray]
+) -> list[np.ndarray]:
+    face, seen = places
+    if seen is None:
+        # Nobody to be seen there: the attacker still knows where the face was, and looks at that place.
+        return reader.embed(output, face)
+    found = reader.embed(output, seen)
+    if landmark_error(face.landmarks, seen.landmarks, eye_distance(face.landmarks)) < ASTRAY:
+        return found
+    # Turned, or a detector led astray by a blur: the attacker has both places, and the better one counts.
+    pairs = zip(found, reader.embed(output, face), own, strict=True)
+    return [max(two, key=lambda v: float(v @ truth) / float(np.linalg.norm(v) or 1)) for *two, truth in pairs]
 
 
 def _kept(before: Reading, after: Reading | None, scale: float) -> dict[str, float]:

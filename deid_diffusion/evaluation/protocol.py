@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deid_diffusion.evaluation.comparison import judge_picture, read_output
+from deid_diffusion.evaluation.comparison import Known, judge_picture, read_output
 from deid_diffusion.evaluation.groups import read_groups
 from deid_diffusion.evaluation.ledger import FaceLedger, MethodLedger, Sample, Vectors
 from deid_diffusion.evaluation.pictures import (
@@ -72,11 +72,11 @@ def collect(folders: Folders, reader: Reader, seed: int = 0, examples: int = 6) 
         # Without a gallery every picture is its own person, also where two folders hold the same name.
         person = person_of(key, folders.person_by) if folders.gallery or folders.person_by == "folder" else key
         first = len(before.people)
-        readings = _add_faces(before, reader, picture, faces, person, groups)
+        known = Known(first, *_add_faces(before, reader, picture, faces, person, groups))
         for method, files in zip(methods, outputs, strict=True):
             output = read_output(method, key, output_of(key, files), picture)
             if output is not None:
-                judge_picture(method, reader, (picture, output), faces, (first, readings), examples)
+                judge_picture(method, reader, (picture, output), faces, known, examples)
     for method in methods:
         if not len(method.faces["row"]):
             raise EvaluationError(
@@ -130,12 +130,13 @@ def _add_faces(
     faces: list[Face],
     person: str,
     groups: dict[str, tuple[str, ...]],
-) -> list[Reading]:
-    readings = []
+) -> tuple[list[Reading], list[list[np.ndarray]]]:
+    readings, embedded = [], []
     for number, face in enumerate(faces, start=1):
         # The file's name says who the largest face is; the others are people of their own.
         ledger.people.append(person if number == 1 else f"{person}#{number}")
-        for vectors, vector in zip(ledger.vectors, reader.embed(picture, face), strict=True):
+        embedded.append(reader.embed(picture, face))
+        for vectors, vector in zip(ledger.vectors, embedded[-1], strict=True):
             vectors.add(vector)
         reading = reader.read(picture, face)
         known = groups.get(person) or groups.get(person.rpartition("/")[2])
@@ -146,4 +147,4 @@ def _add_faces(
         if len(reading.features):
             ledger.features.add(reading.features)
         readings.append(reading)
-    return readings
+    return readings, embedded
