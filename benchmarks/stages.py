@@ -16,10 +16,10 @@ import time
 
 import numpy as np
 import torch
-from deid_diffusion.pipelines.repulsion import Repulsion
 from skimage.data import astronaut
 
 from deid_diffusion.anonymizer import FaceAnonymizer
+from deid_diffusion.pipelines.repulsion import Repulsion
 
 STAGES = ("detect", "read", "inpaint", "verify", "composite")
 

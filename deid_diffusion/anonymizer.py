@@ -77,8 +77,15 @@ class FaceAnonymizer:
         self.detect = CenterFaceDetector() if detect is None else detect
 
     @classmethod
-    def from_pretrained(cls, model: str | PathLike | None = None, device: str = "cpu") -> FaceAnonymizer:
-        """Loads weights: the shipped ones, or a folder of the same layout.
+    def from_pretrained(
+        cls, model: str | PathLike | None = None, device: str = "cpu", reader: str | PathLike | None = None
+    ) -> FaceAnonymizer:
+        """Loads weights: the shipped ones, or folders of the same layout.
+
+        Args:
+            model: pipeline folder with an identity bank and thresholds, as `deid train pack` writes it.
+            device: a torch device.
+            reader: folder of the landmark and attribute reader.
 
         Raises:
             FileNotFoundError, ValueError: weights that are missing or whose sha256 is not the published one.
@@ -87,13 +94,13 @@ class FaceAnonymizer:
         if not (folder / "model_index.json").exists():
             raise FileNotFoundError(f"{folder} must be a pipeline folder with model_index.json; there is none")
         hashes = check_hashes(folder)
-        reader_folder = weights_dir("reader")
+        reader_folder = weights_dir("reader") if reader is None else Path(reader)
         hashes |= {f"reader/{name}": value for name, value in check_hashes(reader_folder).items()}
         pipeline = FaceInpaintPipeline.from_pretrained(folder, dtype=torch.float32).to(device)
         pipeline.set_progress_bar_config(disable=True)
-        reader = FaceReader.from_pretrained(reader_folder, device)
         thresholds = json.loads((folder / "thresholds.json").read_text())
-        return cls(pipeline, reader, IdentityBank.load(folder / "identities.safetensors"), thresholds, hashes=hashes)
+        eyes = FaceReader.from_pretrained(reader_folder, device)
+        return cls(pipeline, eyes, IdentityBank.load(folder / "identities.safetensors"), thresholds, hashes=hashes)
 
     def __call__(
         self,

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from deid_diffusion.pipelines.repulsion import Repulsion
 
 from deid_diffusion.anonymizer import FaceAnonymizer
+from deid_diffusion.pipelines.repulsion import Repulsion
 from deid_diffusion.settings import Settings
 from deid_diffusion.types import Face, Outcome, Redaction
 from tests.tiny import tiny_bank, tiny_pipeline, tiny_reader

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 import torch
-from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, POINTS
 
 from deid_diffusion.attributes import Attributes, FaceReader, as_unit, check_attributes, split_outputs
+from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, POINTS
 from tests.tiny import tiny_reader
 
 CROP = np.random.default_rng(0).integers(0, 256, (2, 256, 256, 3), np.uint8)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
 from PIL import Image
 
 from deid_diffusion import cli
@@ -15,6 +14,7 @@ from deid_diffusion.cli import options
 from deid_diffusion.cli import run as run_command
 from deid_diffusion.journal import NAME
 from deid_diffusion.pictures import load_picture
+from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
 from deid_diffusion.settings import FORGETTABLE
 from deid_diffusion.types import Method, Redaction
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, FIELDS
 from PIL import Image
 
 from deid_diffusion.face_shape import (
@@ -22,6 +21,7 @@ from deid_diffusion.face_shape import (
     read_expression,
 )
 from deid_diffusion.light import LIGHT_NAMES, read_light
+from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, FIELDS
 
 log = logging.getLogger(__name__)
 HAPPY = 1  # column of the `expression` labels

@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from deid_diffusion.pipelines.recognise import embed
 from transformers import ResNetConfig, ResNetForImageClassification
 
+from deid_diffusion.pipelines.recognise import embed
 from deid_diffusion.training.data import Batch, FaceSet, Jitter, cut, load_faces
 from deid_diffusion.training.run import (
     Average,
@@ -79,7 +79,7 @@ def measure(guide, faces: FaceSet, seed: int, batches: int = 8) -> dict[str, flo
         want.append(batch.embedding)
     got, want = torch.cat(got), torch.cat(want)
     upper = torch.triu_indices(len(got), len(got), 1)
-    pairs = torch.stack([(got @ got.T)[*upper], (want @ want.T)[*upper]])
+    pairs = torch.stack([(got @ got.T)[tuple(upper)], (want @ want.T)[tuple(upper)]])
     return {
         "cosine_to_teacher": round(float((got * want).sum(-1).mean()), 4),
         "pair_correlation": round(float(torch.corrcoef(pairs)[0, 1]), 4),
@@ -96,16 +96,17 @@ def train(options: Options) -> dict[str, float]:
     faces = load_faces(Path(options.data), device=str(accelerator.device), limit=options.limit or None)
     guide = build_guide(tuple(int(w) for w in options.widths.split(",")), faces.embedding.shape[1])
     optimiser = torch.optim.AdamW(guide.parameters(), lr=options.lr, weight_decay=0.05)
-    out, generator = Path(options.out), torch.Generator().manual_seed(options.seed)
+    out, generator = Path(options.out), torch.Generator()
     saved = load_checkpoint(out / "id_encoder.ckpt", options.resume)
     done = saved["done"] if saved else {"step": 0, "samples": 0}
     if saved:
         guide.load_state_dict(saved["guide"])
         optimiser.load_state_dict(saved["optimiser"])
-        generator.manual_seed(options.seed + done["step"])
     guide, optimiser = accelerator.prepare(guide, optimiser)
     plain = accelerator.unwrap_model(guide)
     average = Average(plain, options.ema)
+    # Processes draw different crops, and a resumed run new ones.
+    generator.manual_seed(options.seed + done["step"] + 1_000_003 * accelerator.process_index)
     clock, due, step = Clock(options.minutes), every(options.save_every), 0
     while clock.progress() < 1 and (not options.steps or step < options.steps):
         progress = max(clock.progress(), step / options.steps if options.steps else 0)
@@ -124,9 +125,11 @@ def train(options: Options) -> dict[str, float]:
             log.info(
                 "step %d  loss %.4f  %.1f crops/s", done["step"], loss, step * options.batch / 60 / clock.elapsed()
             )
-        if next(due):
+        if next(due) and accelerator.is_main_process:
             state = {"guide": plain.state_dict(), "optimiser": optimiser.state_dict(), "done": done}
             save_atomically(state, out / "id_encoder.ckpt")
+    if not accelerator.is_main_process:
+        return done
     save_atomically(
         {"guide": plain.state_dict(), "optimiser": optimiser.state_dict(), "done": done}, out / "id_encoder.ckpt"
     )

@@ -16,6 +16,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from diffusers import FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
+
 from deid_diffusion.pipelines.conditioning import (
     FIELDS,
     POINTS,
@@ -26,10 +28,8 @@ from deid_diffusion.pipelines.conditioning import (
     unfold,
 )
 from deid_diffusion.pipelines.denoise import SIGMA_DATA, scale_input, x0_from_output
-from diffusers import FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
-
 from deid_diffusion.training.data import Batch, Jitter, cut, load_faces
-from deid_diffusion.training.losses import PerceptualLoss
+from deid_diffusion.training.losses import PerceptualLoss, load_perceptual
 from deid_diffusion.training.masks import random_masks
 from deid_diffusion.training.run import (
     Average,
@@ -155,15 +155,14 @@ def train(options: Options) -> dict[str, float]:
     faces = load_faces(Path(options.data), device=str(accelerator.device), limit=options.limit or None)
     unet = build_unet(tuple(int(c) for c in options.channels.split(",")), options.layers)
     optimiser = torch.optim.AdamW(unet.parameters(), lr=options.lr, betas=(0.9, 0.99), weight_decay=0.01)
-    perceptual = PerceptualLoss(Path(options.perceptual), accelerator.device) if options.perceptual else None
-    out, generator = Path(options.out), torch.Generator().manual_seed(options.seed)
+    perceptual = load_perceptual(options.perceptual, accelerator.device)
+    out, generator = Path(options.out), torch.Generator()
     saved = load_checkpoint(out / "inpaint.ckpt", options.resume)
     done = {"step": 0, "samples": 0, "minutes": 0.0}
     if saved:
         unet.load_state_dict(saved["unet"])
         optimiser.load_state_dict(saved["optimiser"])
         done = saved["done"]
-        generator.manual_seed(options.seed + done["step"])
     unet, optimiser = accelerator.prepare(unet, optimiser)
     plain = accelerator.unwrap_model(unet)
     average = Average(plain, options.ema)
@@ -171,9 +170,13 @@ def train(options: Options) -> dict[str, float]:
         average.state = {k: v.to(accelerator.device) for k, v in saved["average"].items()}
         average.count = done["step"]
     model = torch.compile(unet) if options.compile else unet
+    # Processes draw different crops, and a resumed run new ones.
+    generator.manual_seed(options.seed + done["step"] + 1_000_003 * accelerator.process_index)
     clock, due, smoothed = Clock(options.minutes), every(options.save_every), None
 
     def checkpoint() -> None:
+        if not accelerator.is_main_process:
+            return
         spent = done | {"minutes": done["minutes"] + clock.elapsed()}
         state = {"unet": plain.state_dict(), "optimiser": optimiser.state_dict(), "average": average.state}
         save_atomically(state | {"done": spent}, out / "inpaint.ckpt")
@@ -200,6 +203,8 @@ def train(options: Options) -> dict[str, float]:
         if next(due):
             checkpoint()
     checkpoint()
+    if not accelerator.is_main_process:
+        return done
     metrics = done | {"minutes": done["minutes"] + clock.elapsed(), "loss": smoothed, "options": asdict(options)}
     save(plain, average, out)
     write_json(metrics, out / "training.json")

@@ -12,9 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
-from deid_diffusion.pipelines.face_inpaint import FaceInpaintPipeline
-from deid_diffusion.pipelines.recognise import embed
 from diffusers import FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
 from transformers import ResNetForImageClassification
 
@@ -23,6 +20,9 @@ from deid_diffusion.face_shape import EXPRESSION_NAMES, FaceShape
 from deid_diffusion.identities import MATCHED, IdentityBank
 from deid_diffusion.light import LIGHT_NAMES, read_light
 from deid_diffusion.paths import write_hashes
+from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
+from deid_diffusion.pipelines.face_inpaint import FaceInpaintPipeline
+from deid_diffusion.pipelines.recognise import embed
 from deid_diffusion.training.data import FaceSet, load_faces
 from deid_diffusion.training.run import option, parse_options, write_json
 
@@ -82,7 +82,7 @@ def calibrate(guide: ResNetForImageClassification, faces: FaceSet) -> dict[str, 
     parts = [embed(guide, faces.images[part].float() / 127.5 - 1) for part in numbers.split(32)]
     embedding = torch.cat(parts)
     upper = torch.triu_indices(len(embedding), len(embedding), 1)
-    impostors = (embedding @ embedding.T)[*upper].cpu().numpy()
+    impostors = (embedding @ embedding.T)[tuple(upper)].cpu().numpy()
     return {
         "far_0.001": round(float(np.quantile(impostors, 0.999)), 4),
         "far_0.01": round(float(np.quantile(impostors, 0.99)), 4),

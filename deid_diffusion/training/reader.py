@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from deid_diffusion.attributes import OUTPUTS, SIDE, split_outputs
+from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
 from deid_diffusion.training.data import Batch, FaceSet, Jitter, cut, load_faces
 from deid_diffusion.training.run import (
     Average,
@@ -113,16 +113,17 @@ def train(options: Options) -> dict[str, float]:
     reader = build_reader(tuple(int(w) for w in options.widths.split(",")))
     start_at_mean_face(reader, faces)
     optimiser = torch.optim.AdamW(reader.parameters(), lr=options.lr, weight_decay=0.02)
-    out, generator = Path(options.out), torch.Generator().manual_seed(options.seed)
+    out, generator = Path(options.out), torch.Generator()
     saved = load_checkpoint(out / "reader.ckpt", options.resume)
     done = saved["done"] if saved else {"step": 0, "samples": 0}
     if saved:
         reader.load_state_dict(saved["reader"])
         optimiser.load_state_dict(saved["optimiser"])
-        generator.manual_seed(options.seed + done["step"])
     reader, optimiser = accelerator.prepare(reader, optimiser)
     plain = accelerator.unwrap_model(reader)
     average = Average(plain, options.ema)
+    # Processes draw different crops, and a resumed run new ones.
+    generator.manual_seed(options.seed + done["step"] + 1_000_003 * accelerator.process_index)
     clock, due, step = Clock(options.minutes), every(options.save_every), 0
     while clock.progress() < 1 and (not options.steps or step < options.steps):
         progress = max(clock.progress(), step / options.steps if options.steps else 0)
@@ -142,9 +143,11 @@ def train(options: Options) -> dict[str, float]:
             log.info(
                 "step %d  loss %.4f  %.1f crops/s", done["step"], loss, step * options.batch / 60 / clock.elapsed()
             )
-        if next(due):
+        if next(due) and accelerator.is_main_process:
             state = {"reader": plain.state_dict(), "optimiser": optimiser.state_dict(), "done": done}
             save_atomically(state, out / "reader.ckpt")
+    if not accelerator.is_main_process:
+        return done
     save_atomically(
         {"reader": plain.state_dict(), "optimiser": optimiser.state_dict(), "done": done}, out / "reader.ckpt"
     )

@@ -4,8 +4,6 @@ import json
 from pathlib import Path
 
 import torch
-from deid_diffusion.pipelines.sd_face_inpaint import StableDiffusionFaceInpaintPipeline
-from deid_diffusion.pipelines.sdxl_face_inpaint import StableDiffusionXLFaceInpaintPipeline
 from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, DDIMScheduler, UNet2DConditionModel
 from transformers import (
     CLIPTextConfig,
@@ -15,6 +13,9 @@ from transformers import (
     ResNetConfig,
     ResNetForImageClassification,
 )
+
+from deid_diffusion.pipelines.sd_face_inpaint import StableDiffusionFaceInpaintPipeline
+from deid_diffusion.pipelines.sdxl_face_inpaint import StableDiffusionXLFaceInpaintPipeline
 
 SIZE = 64
 WIDTH = 32

@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from deid_diffusion.pipelines.conditioning import (
     ATTRIBUTE_NAMES,
     FIELDS,

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 import torch
-from deid_diffusion.pipelines.face_inpaint import FaceInpaintPipeline
-from deid_diffusion.pipelines.recognise import embed
 from diffusers import DDIMScheduler
 from PIL import Image
 
+from deid_diffusion.pipelines.face_inpaint import FaceInpaintPipeline
+from deid_diffusion.pipelines.recognise import embed
 from tests.tiny import DIM, tiny_pipeline
 
 SIZE = 64

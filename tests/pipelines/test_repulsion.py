@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from deid_diffusion.pipelines.repulsion import Repulsion, push
 
 

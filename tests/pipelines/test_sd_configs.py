@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
 from deid_diffusion.pipelines.sd_checks import check_components
 from deid_diffusion.pipelines.sd_face_inpaint import StableDiffusionFaceInpaintPipeline
 from deid_diffusion.pipelines.sd_landmarks import draw_landmarks
 from deid_diffusion.pipelines.sd_loop import Scene, Steering
 from deid_diffusion.pipelines.sdxl_face_inpaint import StableDiffusionXLFaceInpaintPipeline
-from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-
 from tests.pipelines.sd_models import id_encoder, mesh, scheduler, tokenizer
 
 FACTS = json.loads((Path(__file__).parent / "sd_published.json").read_text())

@@ -2,10 +2,10 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from deid_diffusion.pipelines.recognise import embed
 from diffusers.guiders import ClassifierFreeGuidance
 from PIL import Image
 
+from deid_diffusion.pipelines.recognise import embed
 from tests.pipelines.sd_models import DIM, SIZE, inputs, mesh, sd_pipe, sdxl_pipe, tiny_vae, unet
 
 MAKERS = {"sd": sd_pipe, "sdxl": sdxl_pipe}

@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from deid_diffusion.pipelines.sd_guider import IdentityBranchGuidance
 
 TOLD, BLIND, SOURCE = torch.tensor(3.0), torch.tensor(1.0), torch.tensor(2.0)

@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from deid_diffusion.pipelines.conditioning import POINTS
 from deid_diffusion.pipelines.sd_landmarks import CONTOURS, INNER_68, JAW_68, OUTLINE, draw_landmarks
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
+
 from deid_diffusion.pipelines.conditioning import FIELDS, attribute_vector
 from deid_diffusion.pipelines.sd_prompt import PHRASES, describe, encode, read_attributes, write_prompts
-
 from tests.pipelines.sd_models import WIDTH, text_encoder, tokenizer
 
 

@@ -1,8 +1,9 @@
 import diffusers
 import pytest
 import torch
-from deid_diffusion.pipelines.sd_schedule import KINDS, levels, output_from, prediction_kind, x0_from
 from diffusers import DDIMScheduler, EDMEulerScheduler, FlowMatchEulerDiscreteScheduler
+
+from deid_diffusion.pipelines.sd_schedule import KINDS, levels, output_from, prediction_kind, x0_from
 
 SCHEDULERS = [
     "DDIMScheduler",

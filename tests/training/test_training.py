@@ -7,12 +7,12 @@ import tarfile
 import numpy as np
 import pytest
 import torch
-from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
 from PIL import Image
 from skimage.data import astronaut
 
 from deid_diffusion.attributes import FaceReader
 from deid_diffusion.face_shape import Placement, rotation_from_angles
+from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
 from deid_diffusion.training import id_encoder, inpaint, pack, reader
 from deid_diffusion.training.data import Jitter, cut, load_faces
 from deid_diffusion.training.masks import random_masks
@@ -145,7 +145,7 @@ def test_four_commands_make_weights_that_the_public_door_loads(data, tmp_path):
                "--reader", runs["reader"], "--out", str(out), "--people", "6"])  # fmt: skip
     from deid_diffusion.anonymizer import FaceAnonymizer
 
-    anonymize = FaceAnonymizer.from_pretrained(out / "face256")
+    anonymize = FaceAnonymizer.from_pretrained(out / "face256", reader=out / "reader")
     assert anonymize.hashes["identities.safetensors"]
     assert len(anonymize.bank.embedding) == 6
     assert FaceReader.from_pretrained(out / "reader").landmarks(np.zeros((1, 256, 256, 3), np.uint8)).shape == (
