@@ -326,11 +326,11 @@ def test_the_shipped_model_hides_the_astronaut(tmp_path, weights, astronaut):
     assert (after[-50:] == astronaut[-50:]).all()
 
 
-def test_a_real_ctrl_c_in_mid_batch_is_survived(tmp_path, weights, astronaut):
-    for number in range(4):
+def test_a_real_ctrl_c_in_mid_batch_is_survived(tmp_path, weights, astronaut, capsys):
+    for number in range(3):
         path = tmp_path / "in" / f"{number}.png"
         path.parent.mkdir(exist_ok=True)
-        Image.fromarray(astronaut).save(path)
+        Image.fromarray(astronaut[:256, 96:352]).save(path)
     code = "from deid_diffusion.cli import main; raise SystemExit(main())"
     words = [sys.executable, "-c", code, "run", str(tmp_path / "in"), "-o", str(tmp_path / "out")]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=CHECKOUT)
@@ -341,7 +341,7 @@ def test_a_real_ctrl_c_in_mid_batch_is_survived(tmp_path, weights, astronaut):
     assert "goes on where this stopped" in err
     assert first.startswith(str(tmp_path / "in" / "0.png"))
     assert [path.name for path in (tmp_path / "out").iterdir() if path.suffix == ".part"] == []
-    again = deid("run", tmp_path / "in", "-o", tmp_path / "out")
-    assert again.returncode == 0
-    assert "done before" in again.stdout
-    assert len(again.stdout.splitlines()) == 4
+    assert run(tmp_path / "in", "-o", tmp_path / "out") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert "done before" in lines[0]

@@ -75,7 +75,7 @@ def _work(plan: Any, anonymize: Any, settings: Any, journal: Any, options: argpa
             print(f"deid: failed: {result.job.name}", file=sys.stderr)
     if stopped:
         again = "the same command without --overwrite" if options.overwrite else "the same command"
-        return complain(f"{stopped}; nothing is half-written. {again} goes on where this stopped", code)
+        return complain(f"{stopped}; no output is half-written, and {again} goes on where this stopped", code)
     if not failed and not plan.keeps_journal:
         journal.remove()
     return 1 if failed else 0
