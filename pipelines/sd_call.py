@@ -90,6 +90,7 @@ class FaceCall(FaceLoop):
 
         Raises:
             ValueError: components, shapes, ranges or names that do not fit; says what was wanted.
+            RuntimeError: numbers that overflowed; no picture comes out.
         """
         # 1. Read the arguments.
         check_components(self)
@@ -124,6 +125,8 @@ class FaceCall(FaceLoop):
         latents = self.denoise(latents, scene, steering, generator, callback_on_step_end, names)
         # 5. Known pixels are the caller's own, to the bit.
         pixels = self.decode_latents(latents, self.vae).clamp(-1, 1)
+        if not pixels.isfinite().all():
+            raise RuntimeError(f"need finite pixels, got NaN from {self.unet.dtype}; load with dtype=torch.bfloat16")
         painted = torch.where(inside > 0, pixels, crop)
         images = painted if output_type == "pt" else self.image_processor.postprocess(painted, output_type)
         self.maybe_free_model_hooks()

@@ -187,7 +187,8 @@ class FaceLoop:
         if not rules.through_unet:
             x0 = x0.detach().requires_grad_(True)
         energy = steering.energy(self.show(x0, scene))
-        (gradient,) = torch.autograd.grad(energy.sum(), start if rules.through_unet else x0)
+        # Only the direction counts, and a float16 decoder would lose small gradients on the way.
+        (gradient,) = torch.autograd.grad(1024 * energy.sum(), start if rules.through_unet else x0)
         x0 = x0.detach()
         noise = (latents - a * x0) / s.clamp_min(1e-3)
         # Latents have about twice the spread of pixels in [-1, 1], so they may move twice as far.

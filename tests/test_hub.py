@@ -230,7 +230,7 @@ def test_dry_run_builds_a_folder_that_loads_without_the_package(face_folder, tmp
     assert "library_name: diffusers" in header
     assert "# Tiny\n\nData: none." in card
     assert "license: mit" not in card
-    assert 'DiffusionPipeline.from_pretrained("acme/tiny-face", custom_pipeline="face_inpaint"' in card
+    assert '"acme/tiny-face", custom_pipeline="face_inpaint", trust_remote_code=True' in card
     assert "org/name" not in card
     assert card.count("| `unet/diffusion_pytorch_model.safetensors` |") == 1
     assert "/home/me" not in "".join(p.read_text() for p in built.rglob("*.json"))

@@ -230,6 +230,20 @@ def test_components_are_left_as_found(sd):
     assert all(weight.grad is None for weight in sd.unet.parameters())
 
 
+def test_numbers_that_overflow_give_no_picture(tmp_path):
+    pipe = sd_pipe(tmp_path)
+    torch.nn.init.constant_(pipe.vae.decoder.conv_out.bias, float("nan"))
+    with pytest.raises(RuntimeError, match=r"need finite pixels, got NaN .* load with dtype=torch.bfloat16"):
+        run(pipe)
+
+
+def test_offload_knows_its_components(pipe):
+    named = {*pipe.model_cpu_offload_seq.split("->"), *pipe._exclude_from_cpu_offload}
+    assert named <= set(pipe.components)
+    models = {name for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
+    assert models - named <= {"controlnet"}  # moved on its own, when it is called
+
+
 def test_other_sizes_run(tmp_path):
     pipe = sd_pipe(tmp_path, unet=unet(9, sample_size=4))
     assert pipe.size == 32
