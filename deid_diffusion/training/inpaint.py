@@ -12,10 +12,10 @@ import logging
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
 from diffusers import FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
 
 from deid_diffusion.pipelines.conditioning import (
@@ -29,18 +29,9 @@ from deid_diffusion.pipelines.conditioning import (
 )
 from deid_diffusion.pipelines.denoise import SIGMA_DATA, scale_input, x0_from_output
 from deid_diffusion.training.data import Batch, Jitter, cut, load_faces
-from deid_diffusion.training.losses import PerceptualLoss, load_perceptual
+from deid_diffusion.training.losses import PerceptualLoss
 from deid_diffusion.training.masks import random_masks
-from deid_diffusion.training.run import (
-    Average,
-    Clock,
-    every,
-    load_checkpoint,
-    option,
-    parse_options,
-    save_atomically,
-    write_json,
-)
+from deid_diffusion.training.run import RunOptions, begin, fit, option, parse_options, write_json
 
 log = logging.getLogger(__name__)
 FOLD = 4
@@ -48,28 +39,20 @@ IDENTITY_DIM = 256
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(RunOptions):
     """What `deid train inpaint` takes."""
 
-    data: str = option("data", "folder with NAME-*.tar and NAME.npz")
     out: str = option("runs/inpaint", "folder for the unet, the checkpoint and the metrics")
-    minutes: float = option(60.0, "how long this call trains; the learning rate falls over it")
-    steps: int = option(0, "stop after this many steps, 0 for no limit")
-    resume: bool = option(False, "go on from the checkpoint in --out")
-    batch: int = option(4, "crops a step")
-    window: int = option(256, "train on windows of this many pixels, a multiple of 32; 256 is the whole crop")
+    batch: int = option(4, "crops a step and process")
     lr: float = option(4e-4, "peak learning rate of AdamW")
-    final_lr: float = option(0.0, "share of it that is left at the end of this call")
+    weight_decay: float = option(0.01, "weight decay of AdamW")
+    ema: float = option(0.999, "decay of the averaged weights, which are what is saved")
+    window: int = option(256, "train on windows of this many pixels, a multiple of 32; 256 is the whole crop")
     channels: str = option("64,96,160,256", "unet width at 64, 32, 16 and 8 cells")
     layers: int = option(1, "residual blocks a level")
     perceptual: str = option("", "TorchScript feature network for the perceptual loss; empty for none")
-    perceptual_weight: float = option(0.15, "its weight beside the squared error")
-    ema: float = option(0.999, "decay of the averaged weights, which are what is saved")
-    threads: int = option(0, "CPU threads, 0 for torch's choice")
-    limit: int = option(0, "use only this many crops, 0 for all")
-    seed: int = option(0, "seed of weights, draws and noise")
+    perceptual_weight: float = option(0.1, "its weight beside the squared error")
     compile: bool = option(False, "torch.compile the unet")
-    save_every: float = option(120.0, "seconds between checkpoints")
 
 
 def build_unet(channels: tuple[int, ...], layers: int) -> UNet2DConditionModel:
@@ -141,82 +124,32 @@ def loss_on(unet, batch: Batch, options: Options, perceptual: PerceptualLoss | N
     heavy = 0.03 + mask
     loss = (error * heavy).mean() / heavy.mean()
     if perceptual is None:
-        return loss, loss.detach()
+        return loss
     painted = torch.lerp(x0, x0_from_output(raw), mask)
-    return loss + options.perceptual_weight * perceptual(painted, x0).mean(), loss.detach()
+    return loss + options.perceptual_weight * perceptual(painted, x0).mean()
 
 
-def train(options: Options) -> dict[str, float]:
+def train(options: Options) -> dict[str, Any]:
     """Trains, checkpoints, saves the averaged unet in half precision; returns the metrics it wrote."""
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    torch.manual_seed(options.seed)
-    accelerator = Accelerator()
+    accelerator, out = begin(options), Path(options.out)
     faces = load_faces(Path(options.data), device=str(accelerator.device), limit=options.limit or None)
-    unet = build_unet(tuple(int(c) for c in options.channels.split(",")), options.layers)
-    optimiser = torch.optim.AdamW(unet.parameters(), lr=options.lr, betas=(0.9, 0.99), weight_decay=0.01)
-    perceptual = load_perceptual(options.perceptual, accelerator.device)
-    out, generator = Path(options.out), torch.Generator()
-    saved = load_checkpoint(out / "inpaint.ckpt", options.resume)
-    done = {"step": 0, "samples": 0, "minutes": 0.0}
-    if saved:
-        unet.load_state_dict(saved["unet"])
-        optimiser.load_state_dict(saved["optimiser"])
-        done = saved["done"]
-    unet, optimiser = accelerator.prepare(unet, optimiser)
-    plain = accelerator.unwrap_model(unet)
-    average = Average(plain, options.ema)
-    if saved:
-        average.state = {k: v.to(accelerator.device) for k, v in saved["average"].items()}
-        average.count = done["step"]
-    model = torch.compile(unet) if options.compile else unet
-    # Processes draw different crops, and a resumed run new ones.
-    generator.manual_seed(options.seed + done["step"] + 1_000_003 * accelerator.process_index)
-    clock, due, smoothed = Clock(options.minutes), every(options.save_every), None
+    if options.start:
+        unet = UNet2DConditionModel.from_pretrained(options.start, dtype=torch.float32).train()
+    else:
+        unet = build_unet(tuple(int(c) for c in options.channels.split(",")), options.layers)
+    perceptual = PerceptualLoss(Path(options.perceptual), accelerator.device) if options.perceptual else None
 
-    def checkpoint() -> None:
-        if not accelerator.is_main_process:
-            return
-        spent = done | {"minutes": done["minutes"] + clock.elapsed()}
-        state = {"unet": plain.state_dict(), "optimiser": optimiser.state_dict(), "average": average.state}
-        save_atomically(state | {"done": spent}, out / "inpaint.ckpt")
-
-    step = 0
-    while clock.progress() < 1 and (not options.steps or step < options.steps):
-        progress = max(clock.progress(), step / options.steps if options.steps else 0)
-        for group in optimiser.param_groups:
-            share = options.final_lr + (1 - options.final_lr) * (1 - progress) ** 0.8
-            group["lr"] = options.lr * min(1, (step + 1) / 50) * share
+    def loss_of(model: torch.nn.Module, generator: torch.Generator, step: int) -> torch.Tensor:
         batch = cut(faces, faces.draw(options.batch, generator), Jitter(degrade=0.08), generator)
-        with accelerator.autocast():
-            loss, error = loss_on(model, batch, options, perceptual, generator)
-        accelerator.backward(loss)
-        accelerator.clip_grad_norm_(unet.parameters(), 1.0)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-        average.update(plain)
-        smoothed = float(error) if smoothed is None else 0.98 * smoothed + 0.02 * float(error)
-        step, done = step + 1, done | {"step": done["step"] + 1, "samples": done["samples"] + options.batch}
-        if step % 20 == 0:
-            rate = step * options.batch / (60 * clock.elapsed())
-            log.info("step %d  %d crops  loss %.4f  %.1f crops/s", done["step"], done["samples"], smoothed, rate)
-        if next(due):
-            checkpoint()
-    checkpoint()
-    if not accelerator.is_main_process:
-        return done
-    metrics = done | {"minutes": done["minutes"] + clock.elapsed(), "loss": smoothed, "options": asdict(options)}
-    save(plain, average, out)
-    write_json(metrics, out / "training.json")
+        return loss_on(torch.compile(model) if options.compile else model, batch, options, perceptual, generator)
+
+    done = fit(unet, loss_of, options, accelerator)
+    metrics = done | {"options": asdict(options)}
+    if accelerator.is_main_process:
+        unet.half().save_pretrained(out / "unet", max_shard_size="15MB")
+        FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=3.0).save_pretrained(out / "scheduler")
+        write_json(metrics, out / "training.json")
     return metrics
-
-
-def save(unet: UNet2DConditionModel, average: Average, out: Path) -> None:
-    """The averaged unet as fp16 shards, with the scheduler that samples it."""
-    copy = UNet2DConditionModel.from_config(unet.config)
-    average.copy_to(copy)
-    copy.half().save_pretrained(out / "unet", max_shard_size="15MB")
-    FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=3.0).save_pretrained(out / "scheduler")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -38,8 +38,3 @@ class PerceptualLoss:
             got, want = F.normalize(got, dim=1), F.normalize(want, dim=1)
             total = total + (got - want).pow(2).sum(1).mean((1, 2))
         return total
-
-
-def load_perceptual(path: str, device: str | torch.device) -> PerceptualLoss | None:
-    """The loss on a network file, or None for an empty path."""
-    return PerceptualLoss(Path(path), device) if path else None

@@ -11,25 +11,16 @@ from __future__ import annotations
 import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from deid_diffusion.attributes import OUTPUTS, SIDE, split_outputs
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
 from deid_diffusion.training.data import Batch, FaceSet, Jitter, cut, load_faces
-from deid_diffusion.training.run import (
-    Average,
-    Clock,
-    every,
-    load_checkpoint,
-    option,
-    parse_options,
-    save_atomically,
-    write_json,
-)
+from deid_diffusion.training.run import RunOptions, begin, fit, option, parse_options, write_json
 
 log = logging.getLogger(__name__)
 AGE, MALE = ATTRIBUTE_NAMES.index("age"), ATTRIBUTE_NAMES.index("male")
@@ -40,22 +31,11 @@ ALIGNED = Jitter(size=SIDE, zoom=0.08, turn_deg=8, shift=4, colour=0.2, degrade=
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(RunOptions):
     """What `deid train reader` takes."""
 
-    data: str = option("data", "folder with NAME-*.tar and NAME.npz")
     out: str = option("runs/reader", "folder for the reader, the checkpoint and the metrics")
-    minutes: float = option(60.0, "how long this call trains; the learning rate falls to 0 over it")
-    steps: int = option(0, "stop after this many steps, 0 for no limit")
-    resume: bool = option(False, "go on from the checkpoint in --out")
-    batch: int = option(32, "crops a step")
-    lr: float = option(1.5e-3, "peak learning rate of AdamW")
     widths: str = option("32,64,128,256", "channels of the four stages")
-    ema: float = option(0.998, "decay of the averaged weights, which are what is saved")
-    threads: int = option(0, "CPU threads, 0 for torch's choice")
-    limit: int = option(0, "use only this many crops, 0 for all")
-    seed: int = option(0, "seed of weights and draws")
-    save_every: float = option(120.0, "seconds between checkpoints")
 
 
 def build_reader(widths: tuple[int, ...]) -> ResNetForImageClassification:
@@ -103,59 +83,26 @@ def measure(reader, faces: FaceSet, seed: int, batches: int = 10) -> dict[str, f
     return dict(zip(names, (round(v, 4) for v in values), strict=True)) | {"n": 32 * batches}
 
 
-def train(options: Options) -> dict[str, float]:
+def train(options: Options) -> dict[str, Any]:
     """Trains, checkpoints, saves the averaged reader in half precision; returns the metrics it wrote."""
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    torch.manual_seed(options.seed)
-    accelerator = Accelerator()
+    accelerator, out = begin(options), Path(options.out)
     faces = load_faces(Path(options.data), device=str(accelerator.device), limit=options.limit or None)
-    reader = build_reader(tuple(int(w) for w in options.widths.split(",")))
-    start_at_mean_face(reader, faces)
-    optimiser = torch.optim.AdamW(reader.parameters(), lr=options.lr, weight_decay=0.02)
-    out, generator = Path(options.out), torch.Generator()
-    saved = load_checkpoint(out / "reader.ckpt", options.resume)
-    done = saved["done"] if saved else {"step": 0, "samples": 0}
-    if saved:
-        reader.load_state_dict(saved["reader"])
-        optimiser.load_state_dict(saved["optimiser"])
-    reader, optimiser = accelerator.prepare(reader, optimiser)
-    plain = accelerator.unwrap_model(reader)
-    average = Average(plain, options.ema)
-    # Processes draw different crops, and a resumed run new ones.
-    generator.manual_seed(options.seed + done["step"] + 1_000_003 * accelerator.process_index)
-    clock, due, step = Clock(options.minutes), every(options.save_every), 0
-    while clock.progress() < 1 and (not options.steps or step < options.steps):
-        progress = max(clock.progress(), step / options.steps if options.steps else 0)
-        for group in optimiser.param_groups:
-            group["lr"] = options.lr * min(1, (step + 1) / 50) * (1 - progress)
+    if options.start:
+        reader = ResNetForImageClassification.from_pretrained(options.start, dtype=torch.float32).train()
+    else:
+        reader = build_reader(tuple(int(w) for w in options.widths.split(",")))
+        start_at_mean_face(reader, faces)
+
+    def loss_of(model: torch.nn.Module, generator: torch.Generator, step: int) -> torch.Tensor:
         jitter = ALIGNED if step % 3 else JITTER
-        batch = cut(faces, faces.draw(options.batch, generator), jitter, generator)
-        with accelerator.autocast():
-            loss = loss_on(reader, batch)
-        accelerator.backward(loss)
-        accelerator.clip_grad_norm_(reader.parameters(), 2.0)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-        average.update(plain)
-        step, done = step + 1, {"step": done["step"] + 1, "samples": done["samples"] + options.batch}
-        if step % 50 == 0:
-            log.info(
-                "step %d  loss %.4f  %.1f crops/s", done["step"], loss, step * options.batch / 60 / clock.elapsed()
-            )
-        if next(due) and accelerator.is_main_process:
-            state = {"reader": plain.state_dict(), "optimiser": optimiser.state_dict(), "done": done}
-            save_atomically(state, out / "reader.ckpt")
-    if not accelerator.is_main_process:
-        return done
-    save_atomically(
-        {"reader": plain.state_dict(), "optimiser": optimiser.state_dict(), "done": done}, out / "reader.ckpt"
-    )
-    average.copy_to(plain)
-    metrics = done | measure(plain, faces, options.seed) | {"options": asdict(options)}
-    plain.half().save_pretrained(out / "network", max_shard_size="15MB")
-    faces.shape.save(out / "face_shape.safetensors")
-    write_json(metrics, out / "training.json")
+        return loss_on(model, cut(faces, faces.draw(options.batch, generator), jitter, generator))
+
+    done = fit(reader, loss_of, options, accelerator)
+    metrics = done | measure(reader, faces, options.seed) | {"options": asdict(options)}
+    if accelerator.is_main_process:
+        reader.half().save_pretrained(out / "network", max_shard_size="15MB")
+        faces.shape.save(out / "face_shape.safetensors")
+        write_json(metrics, out / "training.json")
     return metrics
 
 

@@ -1,4 +1,4 @@
-"""Keeps a training run alive: clock, checkpoints, averages, metrics."""
+"""Runs a training loop: schedule, checkpoints, averaged weights, metrics."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import torch
+from accelerate import Accelerator
 
 log = logging.getLogger(__name__)
 
@@ -38,24 +39,33 @@ def option(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
 
 
-@dataclass
-class Clock:
-    """Counts the minutes of a run over all its resumptions."""
+@dataclass(frozen=True)
+class RunOptions:
+    """What every training script takes."""
 
-    minutes: float
-    spent: float = 0.0
+    data: str = option("data", "folder with NAME-*.tar and NAME.npz")
+    out: str = option("runs", "folder for the weights, the checkpoint and the metrics")
+    minutes: float = option(60.0, "how long this call trains; the learning rate falls over it")
+    steps: int = option(0, "stop after this many steps, 0 for no limit")
+    resume: bool = option(False, "go on from the checkpoint in --out")
+    start: str = option("", "folder of finished weights to start from; empty for a fresh start")
+    batch: int = option(32, "crops a step and process")
+    lr: float = option(1.5e-3, "peak learning rate of AdamW")
+    final_lr: float = option(0.0, "share of it that is left at the end of this call")
+    weight_decay: float = option(0.02, "weight decay of AdamW")
+    ema: float = option(0.998, "decay of the averaged weights, which are what is saved")
+    threads: int = option(0, "CPU threads, 0 for torch's choice")
+    limit: int = option(0, "use only this many crops, 0 for all")
+    seed: int = option(0, "seed of weights, draws and noise")
+    save_every: float = option(120.0, "seconds between checkpoints")
 
-    def __post_init__(self):
-        self.started = time.monotonic()
-        self.before = self.spent
 
-    def elapsed(self) -> float:
-        """Minutes trained so far, in this call."""
-        return (time.monotonic() - self.started) / 60
-
-    def progress(self) -> float:
-        """Share of this call's minutes that is used up, 0 to 1."""
-        return min(1.0, self.elapsed() / self.minutes) if self.minutes > 0 else 1.0
+def begin(options: RunOptions) -> Accelerator:
+    """Sets threads and the seed of the weights, and finds the device."""
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    torch.manual_seed(options.seed)
+    return Accelerator()
 
 
 class Average:
@@ -74,10 +84,82 @@ class Average:
             if key in self.state:
                 self.state[key].lerp_(value.float(), 1 - decay)
 
+    def to(self, device: torch.device) -> None:
+        """Moves the averages to where the module is."""
+        self.state = {key: value.to(device) for key, value in self.state.items()}
+
     def copy_to(self, module: torch.nn.Module) -> None:
         """Loads the averages into a module of the same shape."""
         state = module.state_dict()
         module.load_state_dict(state | {k: v.to(state[k].dtype) for k, v in self.state.items()})
+
+
+def fit(
+    module: torch.nn.Module,
+    loss_of: Callable[[torch.nn.Module, torch.Generator, int], torch.Tensor],
+    options: RunOptions,
+    accelerator: Accelerator,
+) -> dict[str, Any]:
+    """Trains until the minutes or steps are used up, checkpointing; leaves the averaged weights in `module`.
+
+    Args:
+        module: what is trained.
+        loss_of: takes the module, a generator for every draw, and the step's number; returns the loss.
+        options: schedule, checkpoints.
+        accelerator: device, precision, processes.
+
+    Returns:
+        step, samples and minutes over all resumptions, and the smoothed loss.
+    """
+    optimiser = torch.optim.AdamW(
+        module.parameters(), lr=options.lr, betas=(0.9, 0.99), weight_decay=options.weight_decay
+    )
+    path, average = Path(options.out) / "training.ckpt", Average(module, options.ema)
+    before = {"step": 0, "samples": 0, "minutes": 0.0}
+    if options.resume and path.exists():
+        log.info("resuming from %s", path)
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        module.load_state_dict(saved["module"])
+        optimiser.load_state_dict(saved["optimiser"])
+        average.state, average.count, before = saved["average"], saved["done"]["step"], saved["done"]
+    model, optimiser = accelerator.prepare(module, optimiser)
+    average.to(accelerator.device)
+    # Processes draw different crops, and a resumed run new ones.
+    generator = torch.Generator().manual_seed(options.seed + before["step"] + 1_000_003 * accelerator.process_index)
+    started = saved_at = time.monotonic()
+    step, smoothed, elapsed = 0, None, 0.0
+
+    def done() -> dict[str, Any]:
+        samples = before["samples"] + step * options.batch * accelerator.num_processes
+        return {"step": before["step"] + step, "samples": samples, "minutes": before["minutes"] + elapsed}
+
+    def checkpoint() -> None:
+        if accelerator.is_main_process:
+            state = {"module": accelerator.unwrap_model(model).state_dict(), "optimiser": optimiser.state_dict()}
+            save_atomically(state | {"average": average.state, "done": done()}, path)
+
+    while elapsed < options.minutes and (not options.steps or step < options.steps):
+        progress = max(elapsed / options.minutes, step / options.steps if options.steps else 0)
+        for group in optimiser.param_groups:
+            share = options.final_lr + (1 - options.final_lr) * (1 - progress)
+            group["lr"] = options.lr * min(1, (step + 1) / 50) * share
+        with accelerator.autocast():
+            loss = loss_of(model, generator, step)
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        average.update(accelerator.unwrap_model(model))
+        smoothed = float(loss.detach()) if smoothed is None else 0.98 * smoothed + 0.02 * float(loss.detach())
+        step, elapsed = step + 1, (time.monotonic() - started) / 60
+        if step % 50 == 0:
+            log.info("%s  loss %.4f  %.1f crops/s", done(), smoothed, step * options.batch / 60 / elapsed)
+        if time.monotonic() - saved_at > options.save_every:
+            saved_at = time.monotonic()
+            checkpoint()
+    checkpoint()
+    average.copy_to(module)
+    return done() | {"loss": smoothed}
 
 
 def save_atomically(state: dict[str, Any], path: Path) -> None:
@@ -88,25 +170,7 @@ def save_atomically(state: dict[str, Any], path: Path) -> None:
     os.replace(partial, path)
 
 
-def load_checkpoint(path: Path, resume: bool) -> dict[str, Any] | None:
-    """The checkpoint to go on from, or None for a fresh start."""
-    if resume and path.exists():
-        log.info("resuming from %s", path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    return None
-
-
 def write_json(values: dict[str, Any], path: Path) -> None:
     """Writes metrics, readable and stable in a diff."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
-
-
-def every(seconds: float) -> Iterator[bool]:
-    """Yields True when `seconds` have passed since it last did."""
-    last = time.monotonic()
-    while True:
-        due = time.monotonic() - last >= seconds
-        if due:
-            last = time.monotonic()
-        yield due
