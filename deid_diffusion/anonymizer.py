@@ -47,7 +47,7 @@ class _Ready:
     reading: Reading
     embedding: np.ndarray  # (D,) of the source
     wanted: Attributes
-    erased: np.ndarray  # (S, S) float32, the mask with the neighbours' faces in it
+    erased: np.ndarray  # (S, S) float32, all that the model must not see
 
 
 class FaceAnonymizer:
@@ -207,7 +207,7 @@ class FaceAnonymizer:
                 reports[number] = FaceReport(face, Outcome.KEPT, 0, reason=reason)
                 continue
             wanted = reading.attributes.with_changes(dict.fromkeys(settings.forget)).with_changes(settings.attributes)
-            erased = _with_neighbours(crop, [f for f in faces if f is not face])
+            erased = _erased(crop, image.shape, [f for f in faces if f is not face])
             ready.append(_Ready(number, face, crop, reading, embedding, wanted, erased))
         return ready
 
@@ -335,9 +335,15 @@ def _uncovered(touched: np.ndarray, faces: Sequence[Face], reports: dict[int, Fa
     return left
 
 
-def _with_neighbours(crop: FaceCrop, others: Sequence[Face]) -> np.ndarray:
-    """(S, S) mask in which the faces of neighbours are erased too, so that no source face serves as context."""
+def _erased(crop: FaceCrop, shape: tuple[int, ...], others: Sequence[Face]) -> np.ndarray:
+    """(S, S) mask of all that the model must not see: the face, its neighbours', and what is no picture at all.
+
+    Beyond the picture's border a crop is reflected, and there the source face would look back from outside its mask.
+    """
     mask, size = crop.mask, len(crop.mask)
+    border = np.array([[0, 0], [shape[1], 0], [shape[1], shape[0]], [0, shape[0]]], float)
+    corners = np.rint(apply(crop.crop_from_image, border) - 0.5).astype(np.int32)
+    mask = np.where(cv2.fillConvexPoly(np.zeros((size, size), np.uint8), corners, 1) > 0, mask, np.float32(1))
     for face in others:
         ellipse = apply(crop.crop_from_image, box_ellipse(face, share=1.0))
         if (ellipse.max(0) > 0).all() and (ellipse.min(0) < size).all():

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from deid_diffusion.anonymizer import FaceAnonymizer
+from deid_diffusion.anonymizer import FaceAnonymizer, _erased
+from deid_diffusion.geometry import apply, invert
 from deid_diffusion.pipelines.repulsion import Repulsion
 from deid_diffusion.settings import Settings
 from deid_diffusion.types import Face, Outcome, Redaction
@@ -190,6 +191,19 @@ def test_neighbours_are_not_context():
     alone = build(close[:1])
     crop = next(alone._crops(image, close[:1]))[1]
     assert (seen[0][0, 0] > 0).sum() > (crop.mask > 0).sum() * 1.2
+
+
+def test_a_source_mirrored_at_the_border_is_not_context():
+    one = [face(8, 100)]
+    anonymize, image = build(one), picture()
+    crop = next(anonymize._crops(image, one))[1]
+    erased = _erased(crop, image.shape, [])
+    y, x = np.mgrid[:256, :256] + 0.5
+    there = apply(invert(crop.crop_from_image), np.stack([x, y], -1).reshape(-1, 2)).reshape(256, 256, 2)
+    assert (erased[there[..., 0] < -1] == 1).all()
+    inside = (there > 1).all(-1) & (there[..., 0] < 319) & (there[..., 1] < 239)
+    assert np.array_equal(erased[inside], crop.mask[inside])
+    assert (crop.mask[there[..., 0] < -1] == 0).any()
 
 
 def test_forty_faces_are_forty_reports():
