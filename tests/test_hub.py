@@ -303,6 +303,7 @@ def test_a_full_place_is_not_overwritten(face_folder, tmp_path):
 def test_command_line(face_folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(hub, "HfApi", FakeApi)
     monkeypatch.setattr(hub, "check_in_fresh_process", lambda *_: "FaceInpaintPipeline")
+    monkeypatch.chdir(tmp_path)  # it builds in out/hub of the working directory unless told where
     place = [str(face_folder), "acme/tiny"]
     assert main(["publish", *place, "--dry-run", "--out", str(tmp_path / "out"), "--license", "mit"]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "out")
@@ -310,9 +311,6 @@ def test_command_line(face_folder, tmp_path, monkeypatch, capsys):
     assert main(["publish", *place, "--private"]) == 0
     assert capsys.readouterr().out.strip() == "https://hub.invalid/acme/tiny/commit/1"
     assert main(["publish", str(tmp_path / "none"), "acme/tiny"]) != 0
-    with pytest.raises(SystemExit) as stop:
-        main(["publish", *place, "--dry-run"])
-    assert stop.value.code == 2
 
 
 def test_a_folder_that_does_not_load_is_not_published(tmp_path, monkeypatch):
