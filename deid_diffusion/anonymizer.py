@@ -12,16 +12,14 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from PIL import Image
 
-from .align import box_ellipse, cut, disagreement, first_crop, make_crop
 from .attributes import Attributes, FaceReader, Reading, as_unit
 from .composite import paste_faces
+from .crops import blended, crop_faces, erased_mask, uncovered
 from .detect import CenterFaceDetector, Detector, faces_from_boxes
-from .geometry import FIVE, apply, crop_from_image, hull_distance, invert
 from .identities import IdentityBank, Target
 from .paths import check_hashes, weights_dir
 from .pictures import Picture, load_picture
@@ -33,8 +31,6 @@ from .settings import Settings
 from .types import Face, FaceCrop, FaceReport, Method, Outcome, Redaction
 
 log = logging.getLogger(__name__)
-# Landmarks further than this from the detection, in face sizes, are not this face's.
-FAR_OFF = 0.35
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +134,7 @@ class FaceAnonymizer:
             canvas, touched = paste_faces(
                 picture.image, pairs, [reports[r.number].seed for r in ready if r.number in painted]
             )
-            for number in _uncovered(touched, faces, reports):
+            for number in uncovered(touched, faces, reports):
                 reports[number] = replace(
                     _redacted(faces[number], "the new face did not cover the old one"), tries=reports[number].tries
                 )
@@ -159,40 +155,24 @@ class FaceAnonymizer:
         for photo in photos:
             image = load_picture(photo).image
             faces = sorted(self.detect(image), key=lambda f: -float(np.prod(f.box[2:] - f.box[:2])))
-            crops = [crop for _, crop in self._crops(image, faces[:1])]
+            crops = crop_faces(image, faces[:1], self.reader)
             if not crops or crops[0] is None:
                 raise ValueError(f"no readable face in the reference {photo if isinstance(photo, str) else 'photo'}")
             rows.append(self._embed(np.stack([crops[0].image]))[0])
         return np.stack(rows)
-
-    def _crops(self, image: np.ndarray, faces: Sequence[Face]) -> Iterator[tuple[Face, FaceCrop | None]]:
-        """The final crop of each face, or None where the landmarks cannot be this face's."""
-        if not faces:
-            return
-        matrices = [first_crop(face) for face in faces]
-        for _ in range(2):  # the reader's own landmarks align better than the detector's, so it looks twice
-            crops = np.stack([cut(image, matrix) for matrix in matrices])
-            points = [
-                apply(invert(m), p[:, :2].astype(float))
-                for m, p in zip(matrices, self.reader.landmarks(crops), strict=True)
-            ]
-            matrices = [crop_from_image(p[list(FIVE)], crops.shape[1]) for p in points]
-        for face, landmarks in zip(faces, points, strict=True):
-            sound = np.isfinite(landmarks).all() and disagreement(face, landmarks) < FAR_OFF
-            yield face, make_crop(image, face, landmarks) if sound else None
 
     def _prepare(
         self, image, faces: Sequence[Face], settings: Settings, reports: dict[int, FaceReport]
     ) -> list[_Ready]:
         """Reads every face; those that cannot be read, or are to be left alone, get their report at once."""
         try:
-            crops = list(self._crops(image, faces))
+            crops = crop_faces(image, faces, self.reader)
         except Exception as error:
             log.exception("reading faces failed")
             reports |= {n: _redacted(face, f"reading failed: {error}") for n, face in enumerate(faces)}
             return []
         ready = []
-        for number, (face, crop) in enumerate(crops):
+        for number, (face, crop) in enumerate(zip(faces, crops, strict=True)):
             if crop is None:
                 reports[number] = _redacted(face, "landmarks do not fit the detection")
                 continue
@@ -207,7 +187,7 @@ class FaceAnonymizer:
                 reports[number] = FaceReport(face, Outcome.KEPT, 0, reason=reason)
                 continue
             wanted = reading.attributes.with_changes(dict.fromkeys(settings.forget)).with_changes(settings.attributes)
-            erased = _erased(crop, image.shape, [f for f in faces if f is not face])
+            erased = erased_mask(crop, image.shape, [f for f in faces if f is not face])
             ready.append(_Ready(number, face, crop, reading, embedding, wanted, erased))
         return ready
 
@@ -232,8 +212,8 @@ class FaceAnonymizer:
                     with _timed(seconds, "inpaint"):
                         results = self._paint(batch, seeds, settings, attempt, taken)
                     with _timed(seconds, "verify"):
-                        blended = np.stack([_blend(r.crop, image) for r, image in zip(batch, results, strict=True)])
-                        similarity = (self._embed(blended) * np.stack([r.embedding for r in batch])).sum(1)
+                        looks = np.stack([blended(r.crop, image) for r, image in zip(batch, results, strict=True)])
+                        similarity = (self._embed(looks) * np.stack([r.embedding for r in batch])).sum(1)
                 except Exception as error:
                     log.exception("inpainting failed")
                     reports |= {r.number: _redacted(r.face, f"inpainting failed: {error}", attempt + 1) for r in batch}
@@ -311,41 +291,3 @@ def _redacted(face: Face, reason: str, tries: int = 0) -> FaceReport:
 def _face_seed(seed: int, number: int, attempt: int) -> int:
     """A seed for each face and try, from the user's seed and the face's place: never from its pixels."""
     return int(np.random.SeedSequence([seed, number, attempt]).generate_state(1)[0] >> 1)
-
-
-def _blend(crop: FaceCrop, painted: np.ndarray) -> np.ndarray:
-    """What the pasted face looks like at crop resolution."""
-    weight = crop.mask[..., None]
-    return np.rint(crop.image * (1 - weight) + painted * weight).astype(np.uint8)
-
-
-def _uncovered(touched: np.ndarray, faces: Sequence[Face], reports: dict[int, FaceReport]) -> list[int]:
-    """Numbers of REPLACED faces of which some pixel was left: the last check before anything is called done."""
-    left = []
-    for number, report in reports.items():
-        if report.outcome is Outcome.REPLACED:
-            ellipse = np.rint(box_ellipse(faces[number], share=0.75) - 0.5)
-            low = np.maximum(ellipse.min(0), 0).astype(int)
-            window = touched[
-                low[1] : int(max(ellipse[:, 1].max(), 0)) + 1, low[0] : int(max(ellipse[:, 0].max(), 0)) + 1
-            ]
-            face = cv2.fillConvexPoly(np.zeros(window.shape, np.uint8), (ellipse - low).astype(np.int32), 1) > 0
-            if window.size == 0 or (face & ~window).any():
-                left.append(number)
-    return left
-
-
-def _erased(crop: FaceCrop, shape: tuple[int, ...], others: Sequence[Face]) -> np.ndarray:
-    """(S, S) mask of all that the model must not see: the face, its neighbours', and what is no picture at all.
-
-    Beyond the picture's border a crop is reflected, and there the source face would look back from outside its mask.
-    """
-    mask, size = crop.mask, len(crop.mask)
-    border = np.array([[0, 0], [shape[1], 0], [shape[1], shape[0]], [0, shape[0]]], float)
-    corners = np.rint(apply(crop.crop_from_image, border) - 0.5).astype(np.int32)
-    mask = np.where(cv2.fillConvexPoly(np.zeros((size, size), np.uint8), corners, 1) > 0, mask, np.float32(1))
-    for face in others:
-        ellipse = apply(crop.crop_from_image, box_ellipse(face, share=1.0))
-        if (ellipse.max(0) > 0).all() and (ellipse.min(0) < size).all():
-            mask = np.maximum(mask, (hull_distance(ellipse, size) < 0).astype(np.float32))
-    return mask

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from deid_diffusion.anonymizer import FaceAnonymizer, _erased
+from deid_diffusion.anonymizer import FaceAnonymizer
+from deid_diffusion.crops import crop_faces, erased_mask
 from deid_diffusion.geometry import apply, invert
 from deid_diffusion.pipelines.repulsion import Repulsion
 from deid_diffusion.settings import Settings
@@ -188,16 +189,15 @@ def test_neighbours_are_not_context():
     anonymize.pipeline = type("P", (), {"unet": real.unet, "id_encoder": real.id_encoder,
                                         "__call__": lambda self, **given: watch(**given)})()  # fmt: skip
     anonymize(image, settings=FAST)
-    alone = build(close[:1])
-    crop = next(alone._crops(image, close[:1]))[1]
+    (crop,) = crop_faces(image, close[:1], anonymize.reader)
     assert (seen[0][0, 0] > 0).sum() > (crop.mask > 0).sum() * 1.2
 
 
 def test_a_source_mirrored_at_the_border_is_not_context():
     one = [face(8, 100)]
     anonymize, image = build(one), picture()
-    crop = next(anonymize._crops(image, one))[1]
-    erased = _erased(crop, image.shape, [])
+    (crop,) = crop_faces(image, one, anonymize.reader)
+    erased = erased_mask(crop, image.shape, [])
     y, x = np.mgrid[:256, :256] + 0.5
     there = apply(invert(crop.crop_from_image), np.stack([x, y], -1).reshape(-1, 2)).reshape(256, 256, 2)
     assert (erased[there[..., 0] < -1] == 1).all()

@@ -13,7 +13,7 @@ ROWS = [
     "geometry pictures",
     "face_shape plan",
     "detect align attributes redact composite",
-    "identities settings result",
+    "identities settings result crops",
     "anonymizer",
     "video jobs hub_folder",
     "distributed hub evaluation training",

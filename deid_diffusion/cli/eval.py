@@ -17,6 +17,8 @@ def main(argv: list[str]) -> int:
     from deid_diffusion.evaluation.results import EvaluationError
     from deid_diffusion.evaluation.words import headline, table
 
+    if options["guide"] is None:
+        options["guide"] = _shipped_guide()
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
     try:
         # What was not given has the default of EvalOptions.
@@ -30,6 +32,16 @@ def main(argv: list[str]) -> int:
         f"deid: numbers in {options['out'] / 'eval.json'}, a page in {options['out'] / 'report.html'}", file=sys.stderr
     )
     return 0
+
+
+def _shipped_guide() -> Path | None:
+    """The shipped pipeline, whose guide may not judge; None in an installation without weights."""
+    from deid_diffusion.paths import weights_dir
+
+    try:
+        return weights_dir("face256")
+    except FileNotFoundError:
+        return None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -55,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--groups", type=Path, help="CSV of person,attribute,...")
     add("--person-by", choices=["stem", "folder"], help="what names a person (stem)")
     add("--name", action="append", dest="names", help="label of each outputs folder, in order")
-    add("--guide", type=Path, help="the anonymizer's weights folder, whose guide may not judge")
+    add("--guide", type=Path, help="the anonymizer's weights folder, whose guide may not judge (the shipped one)")
     add("--cache", type=Path, help="file to keep embeddings in; none are kept by default")
     add("--seed", type=int, help="of bootstrap and samples (0)")
     add("--examples", type=int, help="outputs to show on the page (6)")
