@@ -3,7 +3,8 @@
     python benchmarks/sd_step.py [--dtypes fp32,bf16] [--limit 600] [--json benchmarks/sd_step.json]
 
 Each model and precision runs in a process of its own, so that a precision that is emulated (bf16 without AVX-512 or
-AMX) is stopped after `--limit` seconds and reported as slower than that. Memory is estimated on the meta device:
+AMX) is stopped after `--limit` seconds and reported as slower than that. CPU seconds stand beside the clock's: on a
+machine that others use too, the clock measures them as well. Memory is estimated on the meta device:
 weights by component, and the peak of activations that live at once in one forward, attention matrices left out as
 SDPA and xformers do. Needs 3.4 GB of memory for fp32.
 """
@@ -105,8 +106,8 @@ def push_call(size: int, dtype: torch.dtype):
     return push
 
 
-def measure(what: str, dtype: str, size: int, repeats: int) -> float:
-    """Median seconds of one call, after one unmeasured call unless there is to be a single one."""
+def measure(what: str, dtype: str, size: int, repeats: int) -> tuple[float, float]:
+    """Median seconds of one call by the clock and of CPU, after an unmeasured call unless there is to be just one."""
     makers = {
         "sd15": lambda: sd_call(sd_unet("cpu", DTYPES[dtype]), size, DTYPES[dtype]),
         "face256": lambda: face_call(DTYPES[dtype]),
@@ -115,13 +116,14 @@ def measure(what: str, dtype: str, size: int, repeats: int) -> float:
     call, times = makers[what](), []
     with torch.no_grad():
         for _ in range(repeats + (repeats > 1)):
-            start = time.perf_counter()
+            start, cpu = time.perf_counter(), time.process_time()
             call()
-            times.append(time.perf_counter() - start)
-    return statistics.median(times[repeats > 1 :])
+            times.append((time.perf_counter() - start, time.process_time() - cpu))
+    wall, cpu = zip(*times[repeats > 1 :], strict=True)
+    return statistics.median(wall), statistics.median(cpu)
 
 
-def in_own_process(what: str, dtype: str, options: argparse.Namespace) -> float | None:
+def in_own_process(what: str, dtype: str, options: argparse.Namespace) -> tuple[float, ...] | None:
     """The measurement in a new process; None when it takes longer than the limit."""
     repeats = 1 if what == "sd15" else 3 * options.repeats
     command = [sys.executable, __file__, "--one", what, "--dtypes", dtype, "--size", str(options.size)]
@@ -130,7 +132,7 @@ def in_own_process(what: str, dtype: str, options: argparse.Namespace) -> float 
         done = subprocess.run(command, capture_output=True, text=True, timeout=options.limit, check=True)
     except subprocess.TimeoutExpired:
         return None
-    return float(done.stdout.split()[-1])
+    return tuple(float(word) for word in done.stdout.split()[-2:])
 
 
 def memory(checkpoint: str, bytes_each: int) -> dict[str, float]:
@@ -187,16 +189,16 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     if options.one:
-        print(measure(options.one, options.dtypes, options.size, options.repeats))
+        print(*measure(options.one, options.dtypes, options.size, options.repeats))
         return
     seconds = {}
     for dtype in options.dtypes.split(","):
         seconds[dtype] = {what: in_own_process(what, dtype, options) for what in ("face256", "repulsion", "sd15")}
         for what, value in seconds[dtype].items():
-            print(
-                f"{dtype} {what:<10} {f'more than {options.limit:.0f}' if value is None else f'{value:.2f}'} s",
-                flush=True,
-            )
+            took = f"more than {options.limit:.0f} s"
+            if value is not None:
+                took = f"{value[0]:.2f} s, of CPU {value[1]:.2f} s"
+            print(f"{dtype} {what:<10} {took}", flush=True)
     sizes = {"fp32": 4, "fp16 or bf16": 2}
     table = {c: {name: memory(c, b) for name, b in sizes.items()} for c in ("sd15_inpaint", "sdxl_inpaint")}
     for checkpoint, rows in table.items():
