@@ -8,15 +8,14 @@ import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, ImagePipelineOutput, UNet2DConditionModel
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils.torch_utils import randn_tensor
-from PIL import Image
 from transformers import ResNetForImageClassification
 
 from .conditioning import FIELDS, POINTS, attribute_vector, condition_vector, erase, fold, landmark_maps, unfold
+from .crops import Images, read_crops
 from .denoise import scale_input, x0_from_output
 from .recognise import embed
 from .repulsion import Repulsion, push
 
-Images = Image.Image | Sequence[Image.Image] | np.ndarray | torch.Tensor
 Energy = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -140,18 +139,11 @@ class FaceInpaintPipeline(DiffusionPipeline):
         self, image: Images, mask_image: Images, device: torch.device
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Any accepted form -> (B, 3, S, S) in [-1, 1] and (B, 1, S, S) in [0, 1], float32."""
-        crop = as_tensor(image, channels=3).to(device)
-        mask = as_tensor(mask_image, channels=1).to(device)
-        if crop.shape[-2:] != (self.size, self.size):
+        crop, mask = (tensor.to(device) for tensor in read_crops(image, mask_image, self.config.fold_factor))
+        if crop.shape[-1] != self.size:
             raise ValueError(
                 f"image must be {self.size} x {self.size} pixels, got {tuple(crop.shape[-2:])}; resize it"
             )
-        if mask.shape[-2:] != crop.shape[-2:]:
-            raise ValueError(f"mask_image must be as large as image, got {tuple(mask.shape)} and {tuple(crop.shape)}")
-        if len(mask) != len(crop):
-            raise ValueError(f"need one mask a crop, got {len(mask)} masks and {len(crop)} crops")
-        if crop.min() < -1.01 or crop.max() > 1.01:
-            raise ValueError(f"image tensors are in [-1, 1], got {crop.min():.2f} to {crop.max():.2f}")
         return crop, mask
 
     def check_inputs(self, batch: int, repulsion: Repulsion | None, generator: Any, names: Sequence[str]) -> None:
@@ -247,21 +239,3 @@ class FaceInpaintPipeline(DiffusionPipeline):
         views = [shifts[number % len(shifts)] for number in range(repulsion.views)]
         parts = [repulsion.energy(embed(self.id_encoder, x0, shift), source) for shift in views]
         return torch.stack(parts).mean(0)
-
-
-def as_tensor(images: Images, channels: int) -> torch.Tensor:
-    """Any accepted form -> (B, channels, S, S) float32: three channels in [-1, 1], one channel in [0, 1]."""
-    if isinstance(images, torch.Tensor):
-        if images.ndim != 4 or images.shape[1] != channels:
-            raise ValueError(f"tensors must be (B, {channels}, S, S), got {tuple(images.shape)}")
-        return images.float()
-    if isinstance(images, np.ndarray):
-        array = images[..., None] if channels == 1 and images.ndim == 3 else images
-        if array.ndim != 4 or array.shape[-1] != channels or array.dtype != np.uint8:
-            raise ValueError(f"arrays must be (B, S, S, {channels}) uint8, got {images.shape} {images.dtype}")
-    else:
-        pictures = [images] if isinstance(images, Image.Image) else list(images)
-        mode = "RGB" if channels == 3 else "L"
-        array = np.stack([np.asarray(p.convert(mode)).reshape(p.height, p.width, channels) for p in pictures])
-    unit = torch.from_numpy(np.ascontiguousarray(array)).permute(0, 3, 1, 2).float() / 255
-    return unit * 2 - 1 if channels == 3 else unit

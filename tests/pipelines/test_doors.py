@@ -56,5 +56,5 @@ def test_without_trust_the_checkouts_file_is_refused(folder, tmp_path):
 
 def test_the_main_file_names_every_sibling_that_it_needs():
     main, *siblings = pipeline_files("face_inpaint")
-    assert {path.stem for path in siblings} == {"conditioning", "denoise", "recognise", "repulsion"}
+    assert {path.stem for path in siblings} == {"conditioning", "crops", "denoise", "recognise", "repulsion"}
     assert all(f"from .{path.stem} import" in main.read_text() for path in siblings)

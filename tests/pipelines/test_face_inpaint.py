@@ -144,7 +144,7 @@ def test_callbacks_see_every_step_and_may_change_latents(pipe):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"image": torch.zeros(2, 3, 32, 32)}, "must be 64 x 64"),
+        ({"image": torch.zeros(2, 3, 32, 32), "mask_image": torch.zeros(2, 1, 32, 32)}, "must be 64 x 64"),
         ({"image": torch.zeros(3, 64, 64)}, r"tensors must be \(B, 3, S, S\)"),
         ({"image": torch.full((2, 3, 64, 64), 200.0)}, r"in \[-1, 1\]"),
         ({"mask_image": torch.zeros(2, 1, 32, 32)}, "as large as image"),
