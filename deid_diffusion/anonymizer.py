@@ -251,6 +251,7 @@ class FaceAnonymizer:
             source_embedding=torch.from_numpy(np.stack([r.embedding for r in batch])).to(device),
             num_inference_steps=settings.steps,
             guidance_scale=settings.guidance_scale,
+            temperature=settings.temperature,
             generator=[torch.Generator().manual_seed(own) for own in seeds],
             output_type="pt",
         ).images

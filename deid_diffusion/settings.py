@@ -22,6 +22,7 @@ class Settings:
     Attributes:
         steps: denoising steps.
         guidance_scale: classifier-free guidance; 1 is off and half the price.
+        temperature: length of the initial noise; below 1 trades variety for plausible faces.
         repulsion: the push off the source.
         strength: factor on the repulsion's scale; each retry doubles it again.
         attributes: values to set, by name, in real units; the rest is taken over from the source.
@@ -38,6 +39,7 @@ class Settings:
 
     steps: int = 8
     guidance_scale: float = 1.0
+    temperature: float = 0.6
     repulsion: Repulsion = field(default_factory=Repulsion)
     strength: float = 1.0
     attributes: Mapping[str, float] = field(default_factory=dict)
@@ -57,7 +59,7 @@ class Settings:
         unknown = set(self.forget) - set(FORGETTABLE)
         if unknown:
             raise ValueError(f"forget takes any of {', '.join(FORGETTABLE)}; got {', '.join(sorted(unknown))}")
-        for name, low in (("steps", 1), ("tries", 1), ("batch", 1), ("strength", 0)):
+        for name, low in (("steps", 1), ("tries", 1), ("batch", 1), ("strength", 0), ("temperature", 0)):
             if getattr(self, name) < low:
                 raise ValueError(f"{name} must be >= {low}, got {getattr(self, name)}")
         if self.keep is not None and self.only is not None:

@@ -68,6 +68,7 @@ class FaceInpaintPipeline(DiffusionPipeline):
         energies: Sequence[Energy] = (),
         num_inference_steps: int = 8,
         guidance_scale: float = 1.0,
+        temperature: float = 1.0,
         generator: torch.Generator | list[torch.Generator] | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
@@ -90,6 +91,8 @@ class FaceInpaintPipeline(DiffusionPipeline):
             energies: further functions of x0 (B, 3, S, S) in [-1, 1] -> (B,), minimised beside the repulsion.
             num_inference_steps: steps of the scheduler.
             guidance_scale: classifier-free guidance; 1 is off and half the price.
+            temperature: length of the initial noise; below 1 trades variety for plausible faces (Kingma and Dhariwal
+                2018, section 6).
             generator: one a face for results that do not depend on the batch, or one for all.
             output_type: "pil", "np" ((B, S, S, 3) in [0, 1]), or "pt" ((B, 3, S, S) in [-1, 1]).
             return_dict: False for a plain tuple.
@@ -104,13 +107,13 @@ class FaceInpaintPipeline(DiffusionPipeline):
         crop, mask = self.prepare_images(image, mask_image, device)
         batch = len(crop)
         repulsion = Repulsion(**repulsion) if isinstance(repulsion, Mapping) else repulsion
-        self.check_inputs(batch, repulsion, generator, callback_on_step_end_tensor_inputs)
+        self.check_inputs(batch, repulsion, generator, temperature, callback_on_step_end_tensor_inputs)
         # 2. What the unet is told.
         context, vector = self.prepare_condition(crop, mask, landmarks, attributes, identity)
         source = self.prepare_source(crop, repulsion, source_embedding)
         # 3. Noise and schedule.
         self.scheduler.set_timesteps(num_inference_steps, device=device)
-        latents = randn_tensor(crop.shape, generator=generator, device=device, dtype=torch.float32)
+        latents = randn_tensor(crop.shape, generator=generator, device=device, dtype=torch.float32) * temperature
         inside = (mask > 0).to(crop)
         # 4. Denoise.
         with self.progress_bar(total=num_inference_steps) as bar:
@@ -146,12 +149,16 @@ class FaceInpaintPipeline(DiffusionPipeline):
             )
         return crop, mask
 
-    def check_inputs(self, batch: int, repulsion: Repulsion | None, generator: Any, names: Sequence[str]) -> None:
+    def check_inputs(
+        self, batch: int, repulsion: Repulsion | None, generator: Any, temperature: float, names: Sequence[str]
+    ) -> None:
         """Raises on what would fail later with a worse message."""
         if isinstance(generator, list) and len(generator) != batch:
             raise ValueError(f"need one generator a face, got {len(generator)} for {batch} faces")
         if repulsion is not None and repulsion.scale > 0 and self.id_encoder is None:
             raise ValueError("repulsion needs the guide; load a pipeline with an id_encoder, or pass repulsion=None")
+        if temperature < 0:
+            raise ValueError(f"temperature must be >= 0, got {temperature}; 1 is the noise the model was trained on")
         unknown = set(names) - set(self._callback_tensor_inputs)
         if unknown:
             raise ValueError(f"callbacks can get {self._callback_tensor_inputs}, got {sorted(unknown)}")

@@ -32,6 +32,7 @@ class Options:
     steps: int = option(8, "denoising steps")
     shift: float = option(3.0, "shift of the noise schedule")
     guidance: float = option(1.0, "classifier-free guidance scale")
+    temperature: float = option(0.6, "length of the initial noise")
     limit: int = option(700, "use only this many crops, 0 for all")
     threads: int = option(1, "CPU threads")
 
@@ -60,7 +61,7 @@ def sheet(pipeline: FaceInpaintPipeline, faces: FaceSet, options: Options) -> Im
         identity = batch.embedding.roll(seed, 0)
         rows.append(pipeline(
             batch.image.clamp(-1, 1), mask, batch.landmarks, named, identity, num_inference_steps=options.steps,
-            guidance_scale=options.guidance, output_type="pt",
+            guidance_scale=options.guidance, temperature=options.temperature, output_type="pt",
             generator=[torch.Generator().manual_seed(seed * 100 + n) for n in range(options.faces)],
         ).images)  # fmt: skip
     strips = [torch.cat(list(row), dim=-1) for row in rows]

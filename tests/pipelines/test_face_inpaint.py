@@ -102,6 +102,13 @@ def test_conditions_change_the_face_and_none_is_allowed(pipe):
         assert not torch.equal(first, other), name
 
 
+def test_at_temperature_zero_every_seed_is_the_same_face(pipe):
+    given = inputs()
+    cold, again = (pipe(**given, temperature=0.0, generator=seeds(*s)).images for s in ((1, 2), (3, 4)))
+    assert torch.equal(cold, again)
+    assert not torch.equal(cold, pipe(**given, generator=seeds(1, 2)).images)
+
+
 def test_guidance_needs_no_second_call(pipe):
     given = inputs()
     one, two = (pipe(**given, guidance_scale=g, generator=seeds(1, 2)).images for g in (1.0, 2.0))
@@ -153,6 +160,7 @@ def test_callbacks_see_every_step_and_may_change_latents(pipe):
         ({"attributes": torch.zeros(2, 3)}, "attributes must be"),
         ({"attributes": {"beauty": 1.0}}, "unknown attribute"),
         ({"identity": torch.zeros(2, 3)}, "identity must be"),
+        ({"temperature": -1.0}, "temperature must be >= 0"),
         ({"generator": seeds(1)}, "one generator a face"),
         ({"repulsion": {"scale": 10.0}, "source_embedding": torch.zeros(1, DIM)}, "one source_embedding a face"),
         ({"callback_on_step_end_tensor_inputs": ("noise",)}, "callbacks can get"),
