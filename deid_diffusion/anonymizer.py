@@ -64,7 +64,7 @@ class FaceAnonymizer:
             pipeline: paints; must have an id_encoder.
             reader: landmarks and attributes.
             bank: identities to become, embedded by the same id_encoder.
-            thresholds: similarity of the guide at false accept rates, keys "far_0.001" and "far_0.01".
+            thresholds: similarity of the guide at false accept rates, keys "far_0.001", "far_0.01", "far_0.05".
             detect: finds faces; CenterFace by default.
             hashes: sha256 of the weight files, for the report.
         """
@@ -196,14 +196,14 @@ class FaceAnonymizer:
         # Keeping needs certainty, hiding does not: each threshold errs towards anonymizing.
         if settings.keep is not None and (settings.keep @ embedding).max() >= self.thresholds["far_0.001"]:
             return "matches a person to keep"
-        if settings.only is not None and (settings.only @ embedding).max() < self.thresholds["far_0.01"]:
+        if settings.only is not None and (settings.only @ embedding).max() < self.thresholds["far_0.05"]:
             return "matches nobody to anonymize"
         return ""
 
     def _paint_verified(self, ready, settings: Settings, seed: int, reports, seconds) -> dict[int, np.ndarray]:
         """Paints until the guide no longer knows the source, at most `tries` times; the rest is reported REDACTED."""
         painted: dict[int, np.ndarray] = {}
-        threshold = self.thresholds["far_0.001"] if settings.threshold is None else settings.threshold
+        threshold = self.thresholds["far_0.01"] if settings.threshold is None else settings.threshold
         waiting, taken = list(ready), set()
         for attempt in range(settings.tries):
             for batch in [waiting[i : i + settings.batch] for i in range(0, len(waiting), settings.batch)]:

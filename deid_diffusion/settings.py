@@ -31,7 +31,7 @@ class Settings:
         method: a new face, or a classical redaction of all.
         tries: runs of the model for a face before it is redacted.
         threshold: a result whose similarity to its source reaches this is tried again, then redacted; None for the
-            guide's own, calibrated at a false accept rate of 0.1 %.
+            guide's own, calibrated at a false accept rate of 1 %.
         keep: (R, D) embeddings of people to leave alone, from `FaceAnonymizer.people`.
         only: (R, D) embeddings; everybody else is left alone.
         batch: faces a model call.

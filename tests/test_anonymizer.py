@@ -12,7 +12,8 @@ from deid_diffusion.settings import Settings
 from deid_diffusion.types import Face, Outcome, Redaction
 from tests.tiny import tiny_bank, tiny_pipeline, tiny_reader
 
-NEVER, ALWAYS = {"far_0.001": 1.01, "far_0.01": 0.9}, {"far_0.001": -1.01, "far_0.01": -1.0}
+NEVER = {"far_0.001": 1.01, "far_0.01": 1.01, "far_0.05": 0.9}
+ALWAYS = dict.fromkeys(NEVER, -1.01)
 
 
 def face(x: float, y: float, eyes: float = 30.0) -> Face:
