@@ -6,7 +6,7 @@ deid train id_encoder --data faces/ --out weights/face256/id_encoder --minutes 6
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from transformers import ResNetConfig, ResNetForImageClassification
 
 from deid_diffusion.pipelines.recognise import embed
 from deid_diffusion.training.data import Batch, FaceSet, Jitter, cut, load_faces
-from deid_diffusion.training.run import RunOptions, begin, fit, option, parse_options, write_json
+from deid_diffusion.training.run import RunOptions, begin, fit, option, parse_options, recipe, write_json
 
 log = logging.getLogger(__name__)
 # Half-finished samples are soft and noisy; the guide must read them as well as photos.
@@ -81,7 +81,7 @@ def train(options: Options) -> dict[str, Any]:
         return loss_on(model, cut(faces, faces.draw(options.batch, generator), JITTER, generator))
 
     done = fit(guide, loss_of, options, accelerator)
-    metrics = done | measure(guide, faces, options.seed) | {"options": asdict(options)}
+    metrics = done | measure(guide, faces, options.seed) | {"options": recipe(options)}
     if accelerator.is_main_process:
         guide.half().save_pretrained(out / "id_encoder", max_shard_size="15MB")
         write_json(metrics, out / "training.json")

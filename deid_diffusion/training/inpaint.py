@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from deid_diffusion.pipelines.denoise import SIGMA_DATA, scale_input, x0_from_ou
 from deid_diffusion.training.data import Batch, Jitter, cut, load_faces
 from deid_diffusion.training.losses import PerceptualLoss
 from deid_diffusion.training.masks import random_masks
-from deid_diffusion.training.run import RunOptions, begin, fit, option, parse_options, write_json
+from deid_diffusion.training.run import RunOptions, begin, fit, option, parse_options, recipe, write_json
 
 log = logging.getLogger(__name__)
 FOLD = 4
@@ -144,7 +144,7 @@ def train(options: Options) -> dict[str, Any]:
         return loss_on(torch.compile(model) if options.compile else model, batch, options, perceptual, generator)
 
     done = fit(unet, loss_of, options, accelerator)
-    metrics = done | {"options": asdict(options)}
+    metrics = done | {"options": recipe(options)}
     if accelerator.is_main_process:
         unet.half().save_pretrained(out / "unet", max_shard_size="15MB")
         FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=3.0).save_pretrained(out / "scheduler")

@@ -9,7 +9,7 @@ makes landmarks identity-free, and saves it beside the network.
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from transformers import ResNetConfig, ResNetForImageClassification
 from deid_diffusion.attributes import OUTPUTS, SIDE, split_outputs
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
 from deid_diffusion.training.data import Batch, FaceSet, Jitter, cut, load_faces
-from deid_diffusion.training.run import RunOptions, begin, fit, option, parse_options, write_json
+from deid_diffusion.training.run import RunOptions, begin, fit, option, parse_options, recipe, write_json
 
 log = logging.getLogger(__name__)
 AGE, MALE = ATTRIBUTE_NAMES.index("age"), ATTRIBUTE_NAMES.index("male")
@@ -98,7 +98,7 @@ def train(options: Options) -> dict[str, Any]:
         return loss_on(model, cut(faces, faces.draw(options.batch, generator), jitter, generator))
 
     done = fit(reader, loss_of, options, accelerator)
-    metrics = done | measure(reader, faces, options.seed) | {"options": asdict(options)}
+    metrics = done | measure(reader, faces, options.seed) | {"options": recipe(options)}
     if accelerator.is_main_process:
         reader.half().save_pretrained(out / "network", max_shard_size="15MB")
         faces.shape.save(out / "face_shape.safetensors")

@@ -8,7 +8,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -58,6 +58,14 @@ class RunOptions:
     limit: int = option(0, "use only this many crops, 0 for all")
     seed: int = option(0, "seed of weights, draws and noise")
     save_every: float = option(120.0, "seconds between checkpoints")
+
+
+def recipe(options: RunOptions) -> dict[str, Any]:
+    """The options for the metrics file, without the folders of this machine."""
+    values = asdict(options)
+    return values | {
+        name: Path(values[name]).name for name in ("data", "out", "start", "perceptual") if name in values
+    }
 
 
 def begin(options: RunOptions) -> Accelerator:
