@@ -5,6 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from deid_diffusion import geometry
+
 # The ArcFace template: 5 points in a 112 px square, as fractions of its side.
 ARCFACE = np.array(
     [(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)]
@@ -14,15 +16,8 @@ ARCFACE = ARCFACE / 112
 
 def fit_similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     """(P, 2), (P, 2) -> (2, 3) `target_from_source`: turn, scale and shift with least squares (Umeyama 1991)."""
-    source, target = np.asarray(source, np.float64), np.asarray(target, np.float64)
-    source_mean, target_mean = source.mean(axis=0), target.mean(axis=0)
-    x, y = source - source_mean, target - target_mean
-    spread = max(float((x**2).sum()), 1e-12)
-    # In the plane the closed form needs no SVD and cannot mirror: complex least squares y = (a + ib) x.
-    a = float((x * y).sum()) / spread
-    b = float((x[:, 0] * y[:, 1] - x[:, 1] * y[:, 0]).sum()) / spread
-    turn = np.array([[a, -b], [b, a]])
-    return np.column_stack([turn, target_mean - turn @ source_mean])
+    scale, rotation, shift = geometry.fit_similarity(np.asarray(source, np.float64), np.asarray(target, np.float64))
+    return np.column_stack([scale * rotation, shift])
 
 
 def warp(image: np.ndarray, crop_from_image: np.ndarray, size: int) -> np.ndarray:
