@@ -56,6 +56,8 @@ class Attributes:
     skin_b: float | None = None
     light_x: float | None = None
     light_y: float | None = None
+    glasses: float | None = None
+    facial_hair: float | None = None
 
     def __post_init__(self):
         check_attributes(self.to_dict())

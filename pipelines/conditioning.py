@@ -46,6 +46,8 @@ FIELDS: dict[str, Field] = {
     "skin_b": Field(-128, 127, 16, 10, "CIELab b* of the skin"),
     "light_x": Field(-1, 1, 0, 0.3, "-1 lit from the image's left, 1 from its right"),
     "light_y": Field(-1, 1, 0, 0.3, "-1 lit from below, 1 from above"),
+    "glasses": Field(0, 1, 0.5, 0.5, "0 none to 1 glasses before the eyes"),
+    "facial_hair": Field(0, 1, 0.5, 0.5, "0 clean-shaven to 1 beard or moustache"),
 }
 ATTRIBUTE_NAMES = tuple(FIELDS)
 

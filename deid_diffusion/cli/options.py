@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import NoReturn
 
 HIDINGS = ("blank", "blur", "pixelate")
+NOT_YET = ("swap", "perturb")
 # Repeated here, because their home imports torch; a test compares them.
 ATTRIBUTES = """
 yaw_deg pitch_deg roll_deg mouth_open smile eyes_open brow_raise gaze_x gaze_y age male skin_l skin_a skin_b light_x
-light_y"""
+light_y glasses facial_hair"""
 FORGETTABLE = ("age", "male", "skin_l", "skin_a", "skin_b", "light_x", "light_y")
 _TEXT = """\
 Gives every face of pictures to somebody who does not exist, and hides those it cannot replace.
@@ -70,7 +71,12 @@ def _add_faces(group: argparse._ArgumentGroup) -> None:
 
 def _add_looks(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--method", choices=["inpaint", *HIDINGS], default="inpaint", help="a new face, or the same hiding for all")
+    add(
+        "--method", choices=["inpaint", *HIDINGS, "k-same", *NOT_YET], default="inpaint",
+        help="a new face, the same hiding for all, or the mean of K people of the pictures given; "
+        f"not available yet: {', '.join(NOT_YET)}",
+    )  # fmt: skip
+    add("--k", type=_natural, default=5, help="people that share one face by --method k-same (5)")
     add("--redact-with", choices=HIDINGS, default="blank", help="how to hide a face that could not be replaced")
     add("--set", action="append", default=[], type=_setting, metavar="NAME=VALUE", help="set an attribute")
     add(

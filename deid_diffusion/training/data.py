@@ -36,8 +36,8 @@ class FaceSet:
     Attributes:
         images: (N, 3, 256, 256) uint8.
         landmarks: (N, 478, 3) float32 crop pixels.
-        attributes: (N, A) float32 in real units, columns as ATTRIBUTE_NAMES (light columns are read from the
-            augmented pixels instead).
+        attributes: (N, A) float32 in real units, columns as ATTRIBUTE_NAMES, NaN where nobody labelled it (light
+            columns are read from the augmented pixels instead).
         embedding: (N, 256) float32 unit norm, the teacher's.
         expression: (N, 7) float32 probabilities.
         weight: (N,) float32, how often to draw each.
@@ -61,8 +61,17 @@ class FaceSet:
         return torch.multinomial(weight, count, replacement=True, generator=generator)
 
 
-def load_faces(folder: Path, name: str = "synthetic", device: str = "cpu", limit: int | None = None) -> FaceSet:
+def load_faces(
+    folder: Path, name: str = "synthetic", device: str = "cpu", limit: int | None = None, labels: str | Path = ""
+) -> FaceSet:
     """Reads `NAME-*.tar` (crops KEY.webp) and `NAME.npz` (labels) from a folder.
+
+    Args:
+        folder: where the files are.
+        name: which set of the folder.
+        device: where to hold it.
+        limit: keep only the first crops.
+        labels: npz with `key` and columns named as attributes, for those that `NAME.npz` lacks (see `label.py`).
 
     Raises:
         FileNotFoundError: when the folder holds no such files.
@@ -72,8 +81,10 @@ def load_faces(folder: Path, name: str = "synthetic", device: str = "cpu", limit
     labels_file = folder / f"{name}.npz"
     if not tars or not labels_file.exists():
         raise FileNotFoundError(f"{folder} must hold {name}-00.tar ... and {name}.npz; got {len(tars)} tars")
+    more = _read_more(Path(labels)) if labels else {}
     labels = np.load(labels_file)
-    images = _read_tars(tars, [str(k) for k in labels["key"]], limit)
+    keys = [str(k) for k in labels["key"]]
+    images = _read_tars(tars, keys, limit)
     count = len(images)
     landmarks = labels["landmarks"][:count].astype(np.float32)
     split = labels["split"][:count] if "split" in labels else np.full(count, "holdout")
@@ -85,6 +96,8 @@ def load_faces(folder: Path, name: str = "synthetic", device: str = "cpu", limit
     source = labels["source"][:count]
     weight = np.array([SOURCE_WEIGHT.get(str(s), 1.0) for s in source], dtype=np.float32)
     attributes = _attributes(shape, landmarks, smile, labels["age"][:count], labels["male"][:count])
+    for column, values in more.items():
+        attributes[:, ATTRIBUTE_NAMES.index(column)] = [values.get(key, np.nan) for key in keys[:count]]
 
     def put(array: np.ndarray) -> torch.Tensor:
         return torch.as_tensor(array, device=device)
@@ -95,6 +108,15 @@ def load_faces(folder: Path, name: str = "synthetic", device: str = "cpu", limit
         expression=put(labels["expression"][:count].astype(np.float32)), weight=put(weight), train=put(train),
         mirror=put(mirror), shape=shape,
     )  # fmt: skip
+
+
+def _read_more(path: Path) -> dict[str, dict[str, float]]:
+    table = np.load(path)
+    names = [name for name in table.files if name != "key"]
+    unknown = set(names) - set(ATTRIBUTE_NAMES)
+    if "key" not in table.files or unknown:
+        raise ValueError(f"{path} must hold `key` and columns of {', '.join(ATTRIBUTE_NAMES)}; got {table.files}")
+    return {name: dict(zip(table["key"].tolist(), table[name].tolist(), strict=True)) for name in names}
 
 
 def _read_tars(tars: list[Path], keys: list[str], limit: int | None) -> np.ndarray:
@@ -117,7 +139,7 @@ def _read_tars(tars: list[Path], keys: list[str], limit: int | None) -> np.ndarr
 
 
 def _attributes(shape: FaceShape, landmarks: np.ndarray, smile: np.ndarray, age: np.ndarray, male: np.ndarray):
-    table = np.zeros((len(landmarks), len(FIELDS)), np.float32)
+    table = np.full((len(landmarks), len(FIELDS)), np.nan, np.float32)
     for row, face in zip(table, landmarks, strict=True):
         place = shape.locate(face)
         read = read_expression(place.unplace(face))

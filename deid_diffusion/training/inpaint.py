@@ -44,8 +44,8 @@ class Options(RunOptions):
 
     out: str = option("runs/inpaint", "folder for the unet, the checkpoint and the metrics")
     batch: int = option(4, "crops a step and process")
-    lr: float = option(4e-4, "peak learning rate of AdamW")
-    weight_decay: float = option(0.01, "weight decay of AdamW")
+    lr: float = option(4e-4, "peak learning rate")
+    weight_decay: float = option(0.01, "weight decay")
     ema: float = option(0.999, "decay of the averaged weights, which are what is saved")
     window: int = option(256, "train on windows of this many pixels, a multiple of 32; 256 is the whole crop")
     channels: str = option("64,96,160,256", "unet width at 64, 32, 16 and 8 cells")
@@ -87,8 +87,10 @@ def condition(batch: Batch, generator: torch.Generator) -> tuple[torch.Tensor, t
     fields = list(FIELDS.values())
     centre = torch.tensor([f.centre for f in fields], device=device)
     scale = torch.tensor([f.scale for f in fields], device=device)
-    valid = (keep(0.9, len(fields)) & keep(0.9, 1)).float()
-    vector = torch.cat([(batch.attributes - centre) / scale * valid, valid], -1)
+    known = batch.attributes.isfinite()
+    valid = (keep(0.9, len(fields)) & keep(0.9, 1) & known).float()
+    values = torch.where(known, (batch.attributes - centre) / scale, 0)
+    vector = torch.cat([values * valid, valid], -1)
     noise = torch.randn(count, IDENTITY_DIM, generator=generator).to(device)
     # Neighbours in identity are to mean neighbours in looks: the embedding is blurred by up to a quarter.
     blur = torch.rand(count, 1, generator=generator).to(device) * 0.25 / IDENTITY_DIM**0.5
@@ -132,7 +134,9 @@ def loss_on(unet, batch: Batch, options: Options, perceptual: PerceptualLoss | N
 def train(options: Options) -> dict[str, Any]:
     """Trains, checkpoints, saves the averaged unet in half precision; returns the metrics it wrote."""
     accelerator, out = begin(options), Path(options.out)
-    faces = load_faces(Path(options.data), device=str(accelerator.device), limit=options.limit or None)
+    faces = load_faces(
+        Path(options.data), device=str(accelerator.device), limit=options.limit or None, labels=options.labels
+    )
     if options.start:
         unet = UNet2DConditionModel.from_pretrained(options.start, dtype=torch.float32).train()
     else:

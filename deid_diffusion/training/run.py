@@ -15,6 +15,8 @@ from typing import Any, get_type_hints
 import torch
 from accelerate import Accelerator
 
+from deid_diffusion.training.muon import Muon
+
 log = logging.getLogger(__name__)
 
 
@@ -50,11 +52,13 @@ class RunOptions:
     resume: bool = option(False, "go on from the checkpoint in --out")
     start: str = option("", "folder of finished weights to start from; empty for a fresh start")
     batch: int = option(32, "crops a step and process")
-    lr: float = option(1.5e-3, "peak learning rate of AdamW")
+    optimiser: str = option("adamw", "adamw, or muon: more per step where steps are few and dear")
+    lr: float = option(1.5e-3, "peak learning rate")
     final_lr: float = option(0.0, "share of it that is left at the end of this call")
-    weight_decay: float = option(0.02, "weight decay of AdamW")
+    weight_decay: float = option(0.02, "weight decay")
     ema: float = option(0.998, "decay of the averaged weights, which are what is saved")
     threads: int = option(0, "CPU threads, 0 for torch's choice")
+    labels: str = option("", "npz with `key` and more attributes of the crops (glasses, facial_hair); empty for none")
     limit: int = option(0, "use only this many crops, 0 for all")
     seed: int = option(0, "seed of weights, draws and noise")
     save_every: float = option(120.0, "seconds between checkpoints")
@@ -64,7 +68,7 @@ def recipe(options: RunOptions) -> dict[str, Any]:
     """The options for the metrics file, without the folders of this machine."""
     values = asdict(options)
     return values | {
-        name: Path(values[name]).name for name in ("data", "out", "start", "perceptual") if name in values
+        name: Path(values[name]).name for name in ("data", "labels", "out", "start", "perceptual") if name in values
     }
 
 
@@ -102,6 +106,20 @@ class Average:
         module.load_state_dict(state | {k: v.to(state[k].dtype) for k, v in self.state.items()})
 
 
+def build_optimiser(module: torch.nn.Module, options: RunOptions) -> torch.optim.Optimizer:
+    """The optimiser that the options name.
+
+    Raises:
+        ValueError: on another name.
+    """
+    kinds = {"adamw": torch.optim.AdamW, "muon": Muon}
+    if options.optimiser not in kinds:
+        raise ValueError(f"--optimiser must be one of {', '.join(kinds)}, got {options.optimiser!r}")
+    return kinds[options.optimiser](
+        module.parameters(), lr=options.lr, betas=(0.9, 0.99), weight_decay=options.weight_decay
+    )
+
+
 def fit(
     module: torch.nn.Module,
     loss_of: Callable[[torch.nn.Module, torch.Generator, int], torch.Tensor],
@@ -119,9 +137,7 @@ def fit(
     Returns:
         step, samples and minutes over all resumptions, and the smoothed loss.
     """
-    optimiser = torch.optim.AdamW(
-        module.parameters(), lr=options.lr, betas=(0.9, 0.99), weight_decay=options.weight_decay
-    )
+    optimiser = build_optimiser(module, options)
     path, average = Path(options.out) / "training.ckpt", Average(module, options.ema)
     before = {"step": 0, "samples": 0, "minutes": 0.0}
     if options.resume and path.exists():
@@ -161,7 +177,8 @@ def fit(
         smoothed = float(loss.detach()) if smoothed is None else 0.98 * smoothed + 0.02 * float(loss.detach())
         step, elapsed = step + 1, (time.monotonic() - started) / 60
         if step % 50 == 0:
-            log.info("%s  loss %.4f  %.1f crops/s", done(), smoothed, step * options.batch / 60 / elapsed)
+            speed = (done()["samples"] - before["samples"]) / 60 / elapsed
+            log.info("%s  loss %.4f  %.1f crops/s", done(), smoothed, speed)
         if time.monotonic() - saved_at > options.save_every:
             saved_at = time.monotonic()
             checkpoint()

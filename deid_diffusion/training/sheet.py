@@ -5,6 +5,7 @@ deid train sheet --data faces/ --model weights/face256 --out sheet.png
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,7 +55,10 @@ def sheet(pipeline: FaceInpaintPipeline, faces: FaceSet, options: Options) -> Im
     batch = cut(faces, numbers, still, generator)
     masks = [hull_distance(points[:, :2].numpy(), 256) < 0.06 * 256 for points in batch.landmarks]
     mask = torch.from_numpy(np.stack(masks)).float()[:, None]
-    named = [dict(zip(ATTRIBUTE_NAMES, row.tolist(), strict=True)) for row in batch.attributes]
+    named = [
+        {name: value for name, value in zip(ATTRIBUTE_NAMES, row.tolist(), strict=True) if math.isfinite(value)}
+        for row in batch.attributes
+    ]
     rows = [batch.image, erase(batch.image, mask)]
     for seed in range(options.seeds):
         # The first row keeps the identity (can the model draw it?), the others take a neighbour's.

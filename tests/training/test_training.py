@@ -1,5 +1,6 @@
 """Each training script: overfits one batch in a few steps, writes what the public door reads, and resumes."""
 
+import copy
 import io
 import json
 import tarfile
@@ -16,7 +17,8 @@ from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
 from deid_diffusion.training import id_encoder, inpaint, pack, reader
 from deid_diffusion.training.data import Jitter, cut, load_faces
 from deid_diffusion.training.masks import random_masks
-from deid_diffusion.training.run import parse_options
+from deid_diffusion.training.muon import Muon, orthogonalised
+from deid_diffusion.training.run import RunOptions, build_optimiser, parse_options
 from tests.tiny import tiny_shape
 
 PEOPLE = 12
@@ -162,3 +164,45 @@ def test_options_become_flags_and_wrong_ones_exit_2(capsys):
         parse_options(inpaint.Options, ["--minutes", "soon"], "x")
     assert stop.value.code == 2
     assert "--minutes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shape", [(6, 40), (40, 6), (12, 12)])
+def test_orthogonalised_matrices_have_singular_values_near_one(shape):
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    values = torch.linalg.svdvals(orthogonalised(matrix))
+    assert 0.6 < values.min()
+    assert values.max() < 1.3
+    assert (orthogonalised(matrix) * matrix).sum() > 0  # the same way, not another
+
+
+def test_muon_fits_a_small_network_and_resumes_where_it_was():
+    def run(steps, state=None):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(
+            torch.nn.Conv2d(2, 8, 3), torch.nn.GELU(), torch.nn.Flatten(), torch.nn.Linear(72, 1)
+        )
+        optimiser = Muon(model.parameters(), lr=0.02, weight_decay=0.0)
+        if state:
+            model.load_state_dict(state[0])
+            optimiser.load_state_dict(state[1])
+        generator = torch.Generator().manual_seed(1)
+        x = torch.randn(16, 2, 5, 5, generator=generator)
+        y = torch.randn(16, 1, generator=generator)
+        for _ in range(steps):
+            loss = (model(x) - y).pow(2).mean()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        return float(loss.detach()), (copy.deepcopy(model.state_dict()), optimiser.state_dict())
+
+    first, _ = run(1)
+    whole, _ = run(80)
+    _, half = run(40)
+    resumed, _ = run(40, half)
+    assert whole < first / 20
+    assert resumed == pytest.approx(whole, rel=1e-4)
+
+
+def test_an_unknown_optimiser_is_refused():
+    with pytest.raises(ValueError, match="--optimiser must be one of adamw, muon"):
+        build_optimiser(torch.nn.Linear(1, 1), RunOptions(optimiser="sgd"))
