@@ -12,7 +12,7 @@ from .pipelines.repulsion import Repulsion
 from .types import Method, Redaction
 
 # What may be withheld from the model without breaking the geometry of the new face.
-FORGETTABLE = ("age", "male", "skin_l", "skin_a", "skin_b", "light_x", "light_y")
+FORGETTABLE = ("age", "male", "skin_l", "skin_a", "skin_b", "light_x", "light_y", "glasses", "facial_hair")
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,8 @@ Values = Mapping[str, float | None]
 
 # Name, test, words: said in this order when the test holds.
 PHRASES = (
+    ("glasses", lambda v: v > 0.5, "wearing glasses"),
+    ("facial_hair", lambda v: v > 0.5, "with a beard"),
     ("smile", lambda v: v > 0.6, "smiling"),
     ("mouth_open", lambda v: v > 0.5, "mouth open"),
     ("eyes_open", lambda v: v < 0.25, "eyes closed"),

@@ -13,7 +13,7 @@ NOT_YET = ("swap", "perturb")
 ATTRIBUTES = """
 yaw_deg pitch_deg roll_deg mouth_open smile eyes_open brow_raise gaze_x gaze_y age male skin_l skin_a skin_b light_x
 light_y glasses facial_hair"""
-FORGETTABLE = ("age", "male", "skin_l", "skin_a", "skin_b", "light_x", "light_y")
+FORGETTABLE = ("age", "male", "skin_l", "skin_a", "skin_b", "light_x", "light_y", "glasses", "facial_hair")
 _TEXT = """\
 Gives every face of pictures to somebody who does not exist, and hides those it cannot replace.
 

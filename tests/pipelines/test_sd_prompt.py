@@ -14,6 +14,8 @@ from tests.pipelines.sd_models import WIDTH, text_encoder, tokenizer
         ({"age": 8.0, "male": 0.1}, "portrait photo of an 8 year old girl"),
         ({"age": 60, "smile": 0.9, "gaze_x": -0.5}, "portrait photo of a 60 year old person, smiling, looking left"),
         ({"male": 0.9, "light_x": -0.5}, "portrait photo of a man, soft light from the left"),
+        ({"male": 0.9, "glasses": 1.0, "facial_hair": 0.9}, "portrait photo of a man, wearing glasses, with a beard"),
+        ({"glasses": 0.1, "facial_hair": 0.5}, "portrait photo of a person"),
         ({"male": 0.5, "mouth_open": 0.5}, "portrait photo of a person"),
         ({"skin_l": 35.0, "skin_b": 15.0}, "portrait photo of a person, dark skin"),
         ({"skin_l": 75.0, "skin_b": 15.0}, "portrait photo of a person, very light skin"),
@@ -44,7 +46,7 @@ def test_one_mapping_serves_all_faces():
         ({"hat": 1.0}, "unknown attribute 'hat'"),
         ({"age": 300.0}, "age must lie in"),
         ([{}, {}], "one mapping of attributes a face, got 2 for 1"),
-        (torch.zeros(1, 3), r"attributes must be \(1, 32\), got \(1, 3\)"),
+        (torch.zeros(1, 3), rf"attributes must be \(1, {2 * len(FIELDS)}\), got \(1, 3\)"),
     ],
 )
 def test_wrong_attributes_say_so(attributes, message):
