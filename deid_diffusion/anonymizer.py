@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -21,8 +21,9 @@ from .composite import paste_faces
 from .crops import blended, crop_faces, erased_mask, uncovered
 from .detect import CenterFaceDetector, Detector, faces_from_boxes
 from .identities import IdentityBank, Target
+from .k_same import Crowd, gather
 from .paths import check_hashes, weights_dir
-from .pictures import Picture, load_picture
+from .pictures import Picture, PictureError, load_picture
 from .pipelines.face_inpaint import FaceInpaintPipeline
 from .pipelines.recognise import embed
 from .redact import redact_face
@@ -121,14 +122,18 @@ class FaceAnonymizer:
         with _timed(seconds, "detect"):
             faces = self.detect(picture.image) if boxes is None else faces_from_boxes(boxes, picture.image.shape)
         reports: dict[int, FaceReport] = {}
-        if settings.method is not Method.INPAINT:
+        if settings.method not in (Method.INPAINT, Method.K_SAME):
             how, ready, painted = Redaction(settings.method.value), [], {}
             reports = {n: _redacted(face, f"method {how.value}") for n, face in enumerate(faces)}
         else:
             how = settings.redact_with
             with _timed(seconds, "read"):
                 ready = self._prepare(picture.image, faces, settings, reports)
-            painted = self._paint_verified(ready, settings, seed, reports, seconds)
+            if settings.method is Method.INPAINT:
+                painted = self._paint_verified(ready, settings, seed, reports, seconds)
+            else:
+                with _timed(seconds, "average"):
+                    painted = self._average(ready, settings, seed, reports)
         with _timed(seconds, "composite"):
             pairs = [(painted[r.number], r.crop) for r in ready if r.number in painted]
             canvas, touched = paste_faces(
@@ -145,6 +150,21 @@ class FaceAnonymizer:
                     touched |= mask > 0
         return AnonymizedImage(canvas, tuple(reports[n] for n in range(len(faces))), seconds, touched, picture)
 
+    def crowd(
+        self, pictures: Iterable[tuple[Any, Sequence[Sequence[float]] | None]], settings: Settings | None = None
+    ) -> Crowd:
+        """Looks at a whole set once, and averages its people in groups of k, for Method.K_SAME.
+
+        Args:
+            pictures: picture and boxes (or None) of each, as `__call__` takes them. Unreadable ones are left out.
+            settings: k, threshold, keep and only count; people who are left alone are not averaged.
+
+        Raises:
+            TooFewPeopleError: fewer than k people.
+        """
+        settings = settings or Settings()
+        return gather(self._faces_in(pictures, settings), settings.k, self._same_person(settings))
+
     def people(self, photos: Sequence[str | PathLike | Image.Image | np.ndarray]) -> np.ndarray:
         """(R, D) embeddings of the largest face in each reference photo, for `keep` and `only`.
 
@@ -160,6 +180,38 @@ class FaceAnonymizer:
                 raise ValueError(f"no readable face in the reference {photo if isinstance(photo, str) else 'photo'}")
             rows.append(self._embed(np.stack([crops[0].image]))[0])
         return np.stack(rows)
+
+    def _faces_in(self, pictures, settings: Settings) -> Iterator[tuple[FaceCrop, np.ndarray]]:
+        for source, boxes in pictures:
+            try:
+                image = (source if isinstance(source, Picture) else load_picture(source)).image
+            except PictureError:
+                log.debug("%s cannot be read, nobody of it is averaged", source, exc_info=True)
+                continue
+            faces = self.detect(image) if boxes is None else faces_from_boxes(boxes, image.shape)
+            for r in self._prepare(image, faces, settings, {}):
+                yield r.crop, r.embedding
+
+    def _same_person(self, settings: Settings) -> float:
+        return self.thresholds["far_0.01"] if settings.threshold is None else settings.threshold
+
+    def _average(self, ready: list[_Ready], settings: Settings, seed: int, reports) -> dict[int, np.ndarray]:
+        """The average face of each one's group; who is in no group is reported REDACTED."""
+        crowd = settings.crowd
+        if crowd is None and ready:
+            crowd = gather([(r.crop, r.embedding) for r in ready], settings.k, self._same_person(settings))
+        painted: dict[int, np.ndarray] = {}
+        for r in ready:
+            shared = crowd.face_for(r.embedding, len(r.crop.image))
+            if shared is None:
+                reports[r.number] = _redacted(r.face, "is none of the people that were averaged")
+                continue
+            painted[r.number], people = shared
+            # Told, not tested: a share of 1 / k of the source is what this method leaves, and k people have it.
+            similarity = float(self._embed(blended(r.crop, painted[r.number])[None])[0] @ r.embedding)
+            own = _face_seed(seed, r.number, 0)
+            reports[r.number] = FaceReport(r.face, Outcome.REPLACED, own, similarity, f"mean of {people} people")
+        return painted
 
     def _prepare(
         self, image, faces: Sequence[Face], settings: Settings, reports: dict[int, FaceReport]
@@ -203,7 +255,7 @@ class FaceAnonymizer:
     def _paint_verified(self, ready, settings: Settings, seed: int, reports, seconds) -> dict[int, np.ndarray]:
         """Paints until the guide no longer knows the source, at most `tries` times; the rest is reported REDACTED."""
         painted: dict[int, np.ndarray] = {}
-        threshold = self.thresholds["far_0.01"] if settings.threshold is None else settings.threshold
+        threshold = self._same_person(settings)
         waiting, taken = list(ready), set()
         for attempt in range(settings.tries):
             for batch in [waiting[i : i + settings.batch] for i in range(0, len(waiting), settings.batch)]:

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .attributes import check_attributes
+from .k_same import Crowd
 from .pipelines.repulsion import Repulsion
-from .types import Method, Redaction
+from .types import NOT_YET, Method, Redaction
 
 # What may be withheld from the model without breaking the geometry of the new face.
 FORGETTABLE = ("age", "male", "skin_l", "skin_a", "skin_b", "light_x", "light_y", "glasses", "facial_hair")
+METHODS = tuple(method.value for method in Method if method not in NOT_YET)
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,10 +30,12 @@ class Settings:
         attributes: values to set, by name, in real units; the rest is taken over from the source.
         forget: attributes not to take over from the source (soft biometrics): any of FORGETTABLE.
         redact_with: how a face is hidden that could not be replaced.
-        method: a new face, or a classical redaction of all.
+        method: a new face, a classical redaction of all, or the average of k people (`k_same`).
+        k: people a face is averaged from by Method.K_SAME.
+        crowd: the people of the whole set, from `FaceAnonymizer.crowd`; None averages those of the picture itself.
         tries: runs of the model for a face before it is redacted.
         threshold: a result whose similarity to its source reaches this is tried again, then redacted; None for the
-            guide's own, calibrated at a false accept rate of 1 %.
+            guide's own, calibrated at a false accept rate of 1 %. K_SAME counts faces that reach it as one person.
         keep: (R, D) embeddings of people to leave alone, from `FaceAnonymizer.people`.
         only: (R, D) embeddings; everybody else is left alone.
         batch: faces a model call.
@@ -51,15 +55,19 @@ class Settings:
     keep: np.ndarray | None = None
     only: np.ndarray | None = None
     batch: int = 8
+    k: int = 5
+    crowd: Crowd | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "redact_with", Redaction(self.redact_with))
         object.__setattr__(self, "method", Method(self.method))
+        if self.method in NOT_YET:
+            raise ValueError(f"method {self.method.value} is not available yet; take one of {', '.join(METHODS)}")
         check_attributes(self.attributes)
         unknown = set(self.forget) - set(FORGETTABLE)
         if unknown:
             raise ValueError(f"forget takes any of {', '.join(FORGETTABLE)}; got {', '.join(sorted(unknown))}")
-        for name, low in (("steps", 1), ("tries", 1), ("batch", 1), ("strength", 0), ("temperature", 0)):
+        for name, low in (("steps", 1), ("tries", 1), ("batch", 1), ("k", 2), ("strength", 0), ("temperature", 0)):
             if getattr(self, name) < low:
                 raise ValueError(f"{name} must be >= {low}, got {getattr(self, name)}")
         if self.keep is not None and self.only is not None:

@@ -30,12 +30,18 @@ class Redaction(str, Enum):
 
 
 class Method(str, Enum):
-    """How faces are anonymized: a new face, or a classical redaction of every one."""
+    """How faces are anonymized: a new face, a classical redaction of every one, or the average of k people."""
 
     INPAINT = "inpaint"
     BLANK = "blank"
     BLUR = "blur"
     PIXELATE = "pixelate"
+    K_SAME = "k-same"
+    SWAP = "swap"  # to come: a synthetic identity kept, drawn in by the identity encoder alone
+    PERTURB = "perturb"  # to come: an adversarial change of features that leaves the picture looking the same
+
+
+NOT_YET = (Method.SWAP, Method.PERTURB)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +100,7 @@ class FaceReport:
         outcome: REPLACED, REDACTED, or KEPT for a person the user asked to keep.
         seed: what this face's noise and target were drawn from; it follows from the picture's seed and the try.
         similarity: cosine in [-1, 1] of the result to its source by the guide recogniser; None when not measured.
-        reason: why it was not replaced; empty for REPLACED.
+        reason: why it was not replaced; for REPLACED empty, or what the face was averaged from.
         attributes: the values the new face was asked to have, by name.
         tries: how many times the pipeline was run for this face.
     """

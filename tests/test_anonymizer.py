@@ -1,5 +1,7 @@
 """The flow from picture to picture, with tiny real networks; the one fake is the detector."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -143,6 +145,38 @@ def test_classical_methods_never_run_the_model(method):
     assert all(covered(image, result.image, f) for f in TWO)
 
 
+def test_k_same_gives_every_face_of_the_set_the_mean_and_says_of_how_many():
+    anonymize = build(TWO)
+    # The tiny guide sees hardly a difference between people: only the very same face is one person here.
+    settings = Settings(method="k-same", k=3, threshold=0.999999)
+    photos = [np.random.default_rng(seed).integers(0, 256, (240, 320, 3), np.uint8) for seed in range(2)]
+    settings = replace(settings, crowd=anonymize.crowd(((photo, None) for photo in photos), settings))
+    assert settings.crowd.faces == 4
+    for photo in photos:
+        result = anonymize(photo, settings=settings)
+        assert [f.outcome for f in result.faces] == [Outcome.REPLACED] * 2
+        assert {f.reason for f in result.faces} == {"mean of 4 people"}
+        assert all(covered(photo, result.image, f) for f in TWO)
+        assert np.array_equal(result.image, anonymize(photo, settings=settings).image)
+
+
+def test_k_same_of_one_picture_averages_its_own_faces_and_needs_enough_of_them():
+    alone = {"method": "k-same", "threshold": 0.999999}
+    assert [f.reason for f in build(TWO)(picture(), k=2, **alone).faces] == ["mean of 2 people"] * 2
+    with pytest.raises(ValueError, match="needs 5 people to average, got 2"):
+        build(TWO)(picture(), **alone)
+    assert build([])(picture(), **alone).faces == ()
+
+
+def test_k_same_redacts_whom_the_crowd_does_not_hold():
+    anonymize, image = build(TWO), picture()
+    crowd = anonymize.crowd([(image, None)], Settings(k=2, threshold=0.999999))
+    object.__setattr__(crowd, "_same", 1.01)
+    result = anonymize(image, settings=Settings(method="k-same", k=2, crowd=crowd))
+    assert [f.reason for f in result.faces] == ["is none of the people that were averaged"] * 2
+    assert all(covered(image, result.image, f) for f in TWO)
+
+
 def test_boxes_stand_in_for_detection():
     image = picture()
     result = build([])(image, boxes=[tuple(ONE[0].box)], settings=FAST)
@@ -241,7 +275,8 @@ def test_a_result_that_misses_the_face_is_redacted(monkeypatch):
         ({"attributes": {"charm": 1}}, "unknown attribute"),
         ({"forget": ("yaw_deg",)}, "forget takes any of"),
         ({"redact_with": "sticker"}, "sticker"),
-        ({"method": "swap"}, "swap"),
+        ({"method": "swap"}, "swap is not available yet"),
+        ({"method": "k-same", "k": 1}, "k must be >= 2"),
         ({"keep": np.zeros((1, 4)), "only": np.zeros((1, 4))}, "not both"),
     ],
 )

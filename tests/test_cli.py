@@ -16,7 +16,7 @@ from deid_diffusion.journal import NAME
 from deid_diffusion.pictures import load_picture
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
 from deid_diffusion.settings import FORGETTABLE
-from deid_diffusion.types import Method, Redaction
+from deid_diffusion.types import NOT_YET, Method, Redaction
 
 from .fakes import Inverter, photo
 
@@ -164,6 +164,9 @@ def test_an_interrupted_glob_goes_on_although_it_now_finds_outputs(tmp_path, pai
         (["p.png", "--repulsion", "-3"], "scale must be >= 0"),
         (["p.png", "--seed", "x"], "wanted a whole number"),
         (["p.png", "--method", "magic"], "invalid choice"),
+        (["p.png", "--method", "swap"], "not available yet"),
+        (["p.png", "--method", "perturb"], "not available yet"),
+        (["p.png", "--method", "k-same", "--k", "1"], "k must be >= 2"),
         (["p.png", "-o", "p.png"], "got the input"),
         (["p.png", "--report", "p.png"], "wanted the name of a JSON file"),
         (["p.png", "--boxes", "nope.csv"], "No such file"),
@@ -272,7 +275,8 @@ def test_the_names_in_the_help_are_those_of_the_model():
     assert tuple(options.ATTRIBUTES.split()) == ATTRIBUTE_NAMES
     assert options.FORGETTABLE == FORGETTABLE
     assert (*options.HIDINGS,) == tuple(kind.value for kind in Redaction)
-    assert {"inpaint", *options.HIDINGS} == {kind.value for kind in Method}
+    assert (*options.NOT_YET,) == tuple(kind.value for kind in NOT_YET)
+    assert {"inpaint", "k-same", *options.HIDINGS, *options.NOT_YET} == {kind.value for kind in Method}
 
 
 def test_attributes_are_listed(capsys):

@@ -12,7 +12,7 @@ ROWS = [
     "types paths journal decode encode centerface light detail",
     "geometry pictures",
     "face_shape plan",
-    "detect align attributes redact composite",
+    "detect align attributes redact composite k_same",
     "identities settings result crops",
     "anonymizer",
     "video jobs hub_folder",

@@ -41,6 +41,11 @@ def main(argv: list[str]) -> int:
             settings = _with_people(settings, anonymize.people(references), bool(options.only))
         except ValueError as error:
             return complain(str(error), 2)
+    if options.method == "k-same":
+        try:
+            settings = _with_crowd(settings, anonymize, plan)
+        except ValueError as error:
+            return complain(str(error), 2)
     if options.preview:
         print("deid: the *_before_after.png files show the source faces; keep them to yourself", file=sys.stderr)
     return _work(plan, anonymize, settings, journal, options)
@@ -111,6 +116,7 @@ def _settings(options: argparse.Namespace) -> Any:
         redact_with=options.redact_with,
         method=options.method,
         threshold=options.threshold,
+        k=options.k,
     )
 
 
@@ -130,6 +136,16 @@ def _with_people(settings: Any, people: Any, only: bool) -> Any:
     from dataclasses import replace
 
     return replace(settings, **{"only" if only else "keep": people})
+
+
+def _with_crowd(settings: Any, anonymize: Any, plan: Any) -> Any:
+    """Looks at every picture, also at those that are done: whoever is published is averaged."""
+    from dataclasses import replace
+
+    print(f"deid: k-same looks at all {len(plan.jobs)} pictures first", file=sys.stderr)
+    crowd = anonymize.crowd(((job.in_path, job.boxes) for job in plan.jobs), settings)
+    print(f"deid: {crowd.faces} faces, {crowd.people} people told apart", file=sys.stderr)
+    return replace(settings, crowd=crowd)
 
 
 def _load(options: argparse.Namespace) -> Any:
