@@ -102,33 +102,69 @@ def condition(batch: Batch, generator: torch.Generator) -> tuple[torch.Tensor, t
     return points, full
 
 
-def loss_on(unet, batch: Batch, options: Options, perceptual: PerceptualLoss | None, generator: torch.Generator):
-    """One step's loss: squared error in unet units, heavy inside the mask, plus perceptual distance of x0."""
-    size, window = batch.image.shape[-1], options.window
-    x0 = batch.image
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """A batch as the unet meets it.
+
+    Attributes:
+        x0: (B, 3, W, W) clean crops in [-1, 1].
+        mask: (B, 1, W, W) of 0 and 1.
+        context: (B, 48 + 1 + K, W/4, W/4) what it is told beside the noisy crop.
+        vector: (B, C) condition vector.
+    """
+
+    x0: torch.Tensor
+    mask: torch.Tensor
+    context: torch.Tensor
+    vector: torch.Tensor
+
+
+def examples(batch: Batch, window: int, generator: torch.Generator) -> Examples:
+    """Draws masks and dropouts, and cuts a random window of `window` pixels out of each crop."""
+    size, x0 = batch.image.shape[-1], batch.image
     mask = random_masks(batch.landmarks, size, generator).to(x0)
     points, vector = condition(batch, generator)
-    maps = landmark_maps(points, size, FOLD)
-    erased = erase(x0, mask)
+    context = torch.cat([fold(erase(x0, mask), FOLD), F.avg_pool2d(mask, FOLD), landmark_maps(points, size, FOLD)], 1)
     if window < size:
         left, top = (int(torch.randint(0, (size - window) // FOLD + 1, (1,), generator=generator)) for _ in "xy")
-        maps = maps[..., top : top + window // FOLD, left : left + window // FOLD]
+        context = context[..., top : top + window // FOLD, left : left + window // FOLD]
         where = (..., slice(top * FOLD, top * FOLD + window), slice(left * FOLD, left * FOLD + window))
-        x0, mask, erased = x0[where], mask[where], erased[where]
-    t = torch.sigmoid(torch.randn(len(x0), generator=generator) + 0.6).to(x0)[:, None, None, None]
-    eps = torch.randn(x0.shape, generator=generator).to(x0)
-    x_t = (1 - t) * x0 + t * eps
-    noisy = fold(scale_input(x_t, t), FOLD)
-    inputs = torch.cat([noisy, fold(erased, FOLD), F.avg_pool2d(mask, FOLD), maps], 1)
-    raw = unfold(unet(inputs, t.flatten() * 1000, None, class_labels=vector, return_dict=False)[0].float(), FOLD)
-    # The error of the velocity (eps - x0) is that of x0 over t; the clamp keeps almost clean crops from ruling.
-    error = (raw - x0 / SIGMA_DATA) ** 2 * 0.1 / (t**2).clamp_min(0.05)
+        x0, mask = x0[where], mask[where]
+    return Examples(x0, mask, context, vector)
+
+
+def noised(x0: torch.Tensor, t: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """(B, 3, W, W), (B,) -> x_t."""
+    level = t[:, None, None, None]
+    return (1 - level) * x0 + level * torch.randn(x0.shape, generator=generator).to(x0)
+
+
+def paint(unet, x_t: torch.Tensor, t: torch.Tensor, told: Examples) -> torch.Tensor:
+    """The unet's raw output, unfolded: x0 in units of the data's standard deviation, (B, 3, W, W) float32."""
+    inputs = torch.cat([fold(scale_input(x_t, t[:, None, None, None]), FOLD), told.context], 1)
+    return unfold(unet(inputs, t * 1000, None, class_labels=told.vector, return_dict=False)[0].float(), FOLD)
+
+
+def velocity_error(raw: torch.Tensor, target: torch.Tensor, t: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Squared error of the velocity (eps - x0), which is that of x0 over t, heavy inside the mask.
+
+    The clamp keeps almost clean crops from ruling.
+    """
+    error = (raw - target / SIGMA_DATA) ** 2 * 0.1 / (t**2).clamp_min(0.05)[:, None, None, None]
     heavy = 0.03 + mask
-    loss = (error * heavy).mean() / heavy.mean()
+    return (error * heavy).mean() / heavy.mean()
+
+
+def loss_on(unet, batch: Batch, options: Options, perceptual: PerceptualLoss | None, generator: torch.Generator):
+    """One step's loss: squared error of the velocity plus perceptual distance of x0."""
+    told = examples(batch, options.window, generator)
+    t = torch.sigmoid(torch.randn(len(told.x0), generator=generator) + 0.6).to(told.x0)
+    raw = paint(unet, noised(told.x0, t, generator), t, told)
+    loss = velocity_error(raw, told.x0, t, told.mask)
     if perceptual is None:
         return loss
-    painted = torch.lerp(x0, x0_from_output(raw), mask)
-    return loss + options.perceptual_weight * perceptual(painted, x0).mean()
+    painted = torch.lerp(told.x0, x0_from_output(raw), told.mask)
+    return loss + options.perceptual_weight * perceptual(painted, told.x0).mean()
 
 
 def train(options: Options) -> dict[str, Any]:

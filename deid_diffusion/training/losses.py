@@ -25,16 +25,19 @@ class PerceptualLoss:
         self.mean = torch.tensor(_MEAN_BGR, device=device)[None, :, None, None]
 
     def features(self, image: torch.Tensor) -> list[torch.Tensor]:
-        """(B, 3, S, S) RGB in [-1, 1] -> the chosen maps."""
-        maps = self.net((image.flip(1) + 1) * 127.5 - self.mean)
-        return [maps[number] for number in self.maps]
+        """(B, 3, S, S) RGB in [-1, 1] -> all maps of the network."""
+        return self.net((image.flip(1) + 1) * 127.5 - self.mean)
+
+    def distance(self, found: list[torch.Tensor], wanted: list[torch.Tensor]) -> torch.Tensor:
+        """All maps of two batches -> (B,), from the chosen ones."""
+        total = found[0].new_zeros(len(found[0]))
+        for number in self.maps:
+            got, want = F.normalize(found[number], dim=1), F.normalize(wanted[number], dim=1)
+            total = total + (got - want).pow(2).sum(1).mean((1, 2))
+        return total
 
     def __call__(self, image: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """(B, 3, S, S) twice, in [-1, 1] -> (B,)."""
         with torch.no_grad():
             wanted = self.features(target)
-        total = image.new_zeros(len(image))
-        for got, want in zip(self.features(image), wanted, strict=True):
-            got, want = F.normalize(got, dim=1), F.normalize(want, dim=1)
-            total = total + (got - want).pow(2).sum(1).mean((1, 2))
-        return total
+        return self.distance(self.features(image), wanted)

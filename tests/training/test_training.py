@@ -4,6 +4,7 @@ import copy
 import io
 import json
 import tarfile
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,9 +14,12 @@ from skimage.data import astronaut
 
 from deid_diffusion.attributes import FaceReader
 from deid_diffusion.face_shape import Placement, rotation_from_angles
-from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
-from deid_diffusion.training import id_encoder, inpaint, pack, reader
+from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, fold
+from deid_diffusion.pipelines.denoise import SIGMA_DATA
+from deid_diffusion.training import distill, id_encoder, inpaint, pack, reader
+from deid_diffusion.training.critic import critic_loss, painter_loss
 from deid_diffusion.training.data import Jitter, cut, load_faces
+from deid_diffusion.training.losses import PerceptualLoss
 from deid_diffusion.training.masks import random_masks
 from deid_diffusion.training.muon import Muon, orthogonalised
 from deid_diffusion.training.run import RunOptions, build_optimiser, parse_options
@@ -133,8 +137,77 @@ def test_every_model_overfits_one_batch(data):
     assert last < 0.6 * first
 
 
-def test_four_commands_make_weights_that_the_public_door_loads(data, tmp_path):
-    runs = {name: str(tmp_path / name) for name in ("reader", "id_encoder", "inpaint")}
+class Features(torch.nn.Module):
+    """Eight feature maps of a small random network, in the form of the feature file that training takes."""
+
+    def __init__(self):
+        super().__init__()
+        widths = [3, 8, 8, 8, 8, 8, 8, 8, 8]
+        self.layers = torch.nn.ModuleList(
+            torch.nn.Conv2d(a, b, 3, stride=2 if n == 0 else 1, padding=1) for n, (a, b) in enumerate(pairwise(widths))
+        )
+
+    def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
+        maps = [self.layers[0](image / 128)]
+        for layer in self.layers[1:]:
+            maps.append(layer(torch.relu(maps[-1])))
+        return maps
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("features") / "features.ts.pt"
+    torch.manual_seed(0)
+    torch.jit.trace(Features(), torch.zeros(1, 3, 64, 64), strict=False).save(str(path))
+    return str(path)
+
+
+def test_a_critic_learns_to_tell_and_the_painter_to_please_it(features):
+    torch.manual_seed(0)
+    network = PerceptualLoss(features)
+    critic = distill.build_critic(network)
+    real, painted = torch.rand(4, 3, 64, 64), torch.zeros(4, 3, 64, 64, requires_grad=True)
+    mask = torch.zeros(4, 1, 64, 64)
+    mask[:, :, 16:48, 16:48] = 1
+
+    def seen(image: torch.Tensor) -> list[torch.Tensor]:
+        return [network.features(image)[number] for number in distill.MAPS]
+
+    first, last = overfit(
+        lambda: critic_loss(critic(seen(real)), critic(seen(painted.detach())), mask), critic, 40, 0.01
+    )
+    assert last < 0.8 * first  # a critic that cannot tell stays at 2
+    critic.zero_grad()
+    before = painter_loss(critic, seen(painted), mask)
+    before.backward()
+    assert all(weight.grad is None for weight in critic.parameters())
+    moved = painted.detach() - 0.2 * painted.grad / painted.grad.abs().max()
+    assert painter_loss(critic, seen(moved), mask) < before
+
+
+def test_a_perfect_teacher_ends_at_the_clean_crop():
+    told = inpaint.Examples(
+        torch.rand(2, 3, 64, 64), torch.ones(2, 1, 64, 64), torch.zeros(2, 76, 16, 16), torch.zeros(2, 1)
+    )
+
+    def perfect(inputs, level, _, class_labels, return_dict):
+        return (fold(told.x0 / SIGMA_DATA, 4),)
+
+    t = torch.tensor([1.0, 0.4])
+    x_t = inpaint.noised(told.x0, t, torch.Generator().manual_seed(0))
+    for steps in (1, 4):
+        assert torch.allclose(distill.teach(perfect, x_t, t, told, steps), told.x0, atol=1e-5)
+
+
+def test_noise_levels_of_the_student_start_at_pure_noise():
+    drawn = distill.levels(distill.Options(student_steps=4), 4000, torch.Generator().manual_seed(0))
+    assert 0 < drawn.min()
+    assert drawn.max() == 1
+    assert 0.2 < (drawn == 1).float().mean() < 0.3
+
+
+def test_five_commands_make_weights_that_the_public_door_loads(data, features, tmp_path):
+    runs = {name: str(tmp_path / name) for name in ("reader", "id_encoder", "inpaint", "distill")}
     common = ["--data", data, "--steps", "2", "--minutes", "5", "--batch", "2"]
     reader.main([*common, "--out", runs["reader"], "--widths", "8,8,8,8"])
     id_encoder.main([*common, "--out", runs["id_encoder"], "--widths", "8,8,8,8"])
@@ -142,8 +215,13 @@ def test_four_commands_make_weights_that_the_public_door_loads(data, tmp_path):
     inpaint.main(small)
     inpaint.main([*small, "--resume"])
     assert json.loads((tmp_path / "inpaint" / "training.json").read_text())["step"] == 4
+    few = [*common, "--start", f"{runs['inpaint']}/unet", "--out", runs["distill"], "--window", "128",
+           "--perceptual", features, "--student-steps", "2", "--teacher-steps", "2"]  # fmt: skip
+    distill.main(few)
+    distill.main([*few, "--resume", "--teacher-steps", "0"])
+    assert json.loads((tmp_path / "distill" / "training.json").read_text())["step"] == 4
     out = tmp_path / "weights"
-    pack.main(["--data", data, "--inpaint", runs["inpaint"], "--guide", runs["id_encoder"],
+    pack.main(["--data", data, "--inpaint", runs["distill"], "--guide", runs["id_encoder"],
                "--reader", runs["reader"], "--out", str(out), "--people", "6"])  # fmt: skip
     from deid_diffusion.anonymizer import FaceAnonymizer
 

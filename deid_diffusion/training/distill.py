@@ -1,0 +1,147 @@
+"""Distils the inpainter to few steps, with a critic that asks for texture.
+
+    deid train distill --data faces/ --start runs/inpaint/unet --perceptual features.ts.pt --out runs/distill
+
+At noise levels of a few-step schedule the student paints in one step what the teacher paints in several, and a critic
+on frozen features judges what it painted beside photographed faces (Sauer et al. 2023, "Adversarial diffusion
+distillation"). Without teacher steps it learns from the crops themselves: the adversarial fine-tune alone.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
+
+from deid_diffusion.pipelines.denoise import x0_from_output
+from deid_diffusion.training.critic import Critic, critic_loss, painter_loss
+from deid_diffusion.training.data import Batch, Jitter, cut, load_faces
+from deid_diffusion.training.inpaint import Examples, examples, noised, paint, velocity_error
+from deid_diffusion.training.losses import PerceptualLoss
+from deid_diffusion.training.run import RunOptions, begin, fit, option, parse_options, recipe, write_json
+
+log = logging.getLogger(__name__)
+# Feature maps that the critic sees, from pores to the whole face.
+MAPS = (0, 2, 5, 7)
+
+
+@dataclass(frozen=True)
+class Options(RunOptions):
+    """What `deid train distill` takes; `--start` is the teacher's folder, and the student's first weights."""
+
+    out: str = option("runs/distill", "folder for the unet, the checkpoint and the metrics")
+    start: str = option("runs/inpaint/unet", "the teacher: folder of an inpainter's unet")
+    perceptual: str = option("features.ts.pt", "TorchScript feature network for the perceptual loss and the critic")
+    batch: int = option(4, "crops a step and process")
+    lr: float = option(3e-4, "peak learning rate")
+    weight_decay: float = option(0.01, "weight decay")
+    ema: float = option(0.995, "decay of the averaged weights, which are what is saved")
+    window: int = option(256, "train on windows of this many pixels, a multiple of 32; 256 is the whole crop")
+    student_steps: int = option(4, "steps that the student is made for")
+    teacher_steps: int = option(4, "steps of the teacher from each noise level to a clean face; 0 learns from crops")
+    shift: float = option(3.0, "shift of the schedule (Esser et al. 2024, eq. 23)")
+    perceptual_weight: float = option(0.03, "weight of the perceptual distance beside the squared error")
+    critic_weight: float = option(0.01, "weight of the critic beside the squared error; 0 for none")
+
+
+class Pair(torch.nn.Module):
+    """Student and critic, trained side by side: one optimiser, one checkpoint, one set of gradients to average."""
+
+    def __init__(self, student: torch.nn.Module, critic: torch.nn.Module):
+        super().__init__()
+        self.student, self.critic = student, critic
+
+    def forward(self, loss_of):
+        """Calls `loss_of(student, critic)`, so that wrappers for several processes see the whole step."""
+        return loss_of(self.student, self.critic)
+
+
+def levels(options: Options, count: int, generator: torch.Generator) -> torch.Tensor:
+    """(count,) noise levels in (0, 1]: spread like the student's schedule, pure noise as often as its first step."""
+    even = torch.rand(count, generator=generator)
+    first = torch.rand(count, generator=generator) < 1 / options.student_steps
+    even = torch.where(first, torch.ones(()), even.clamp_min(0.5 / options.student_steps))
+    return options.shift * even / (1 + (options.shift - 1) * even)
+
+
+@torch.no_grad()
+def teach(teacher, x_t: torch.Tensor, t: torch.Tensor, told: Examples, steps: int) -> torch.Tensor:
+    """(B, 3, W, W) where the teacher's deterministic path from x_t at t ends."""
+    for left in range(steps, 0, -1):
+        x0 = x0_from_output(paint(teacher, x_t, t, told))
+        x0 = torch.lerp(told.x0, x0, told.mask)
+        after = t * (left - 1) / left
+        ratio = (after / t)[:, None, None, None]
+        x_t, t = x0 + (x_t - x0) * ratio, after
+    return x_t
+
+
+def loss_on(student, critic, teacher, batch: Batch, options: Options, network: PerceptualLoss, generator):
+    """One step's loss of student and critic together."""
+    told = examples(batch, options.window, generator)
+    t = levels(options, len(told.x0), generator).to(told.x0)
+    x_t = noised(told.x0, t, generator)
+    target = teach(teacher, x_t, t, told, options.teacher_steps) if options.teacher_steps else told.x0
+    raw = paint(student, x_t, t, told)
+    painted = torch.lerp(told.x0, x0_from_output(raw), told.mask)
+    with torch.no_grad():
+        photographed = network.features(told.x0)
+        wanted = network.features(target) if options.teacher_steps else photographed
+    found = network.features(painted)
+    loss = velocity_error(raw, target, t, told.mask)
+    loss = loss + options.perceptual_weight * network.distance(found, wanted).mean()
+    if not options.critic_weight:
+        return loss
+    seen = [found[number] for number in MAPS]
+    loss = loss + options.critic_weight * painter_loss(critic, seen, told.mask)
+    real = critic([photographed[number] for number in MAPS])
+    fake = critic([one.detach() for one in seen])
+    return loss + critic_loss(real, fake, told.mask)
+
+
+def build_critic(network: PerceptualLoss) -> Critic:
+    """A critic for the maps of this network."""
+    device = network.mean.device
+    maps = network.features(torch.zeros(1, 3, 64, 64, device=device))
+    if len(maps) <= max(MAPS):
+        raise ValueError(f"the critic needs feature maps {MAPS}; the network gives {len(maps)}")
+    return Critic(tuple(maps[number].shape[1] for number in MAPS)).to(device)
+
+
+def train(options: Options) -> dict[str, Any]:
+    """Trains, checkpoints, saves the averaged student in half precision; returns the metrics it wrote."""
+    accelerator, out = begin(options), Path(options.out)
+    faces = load_faces(
+        Path(options.data), device=str(accelerator.device), limit=options.limit or None, labels=options.labels
+    )
+    teacher = UNet2DConditionModel.from_pretrained(options.start, dtype=torch.float32).to(accelerator.device)
+    network = PerceptualLoss(Path(options.perceptual), accelerator.device)
+    pair = Pair(copy.deepcopy(teacher).train(), build_critic(network))
+    teacher.eval().requires_grad_(False)
+
+    def loss_of(model: torch.nn.Module, generator: torch.Generator, step: int) -> torch.Tensor:
+        batch = cut(faces, faces.draw(options.batch, generator), Jitter(degrade=0.0), generator)
+        return model(lambda student, critic: loss_on(student, critic, teacher, batch, options, network, generator))
+
+    metrics = fit(pair, loss_of, options, accelerator) | {"options": recipe(options)}
+    if accelerator.is_main_process:
+        pair.student.half().save_pretrained(out / "unet", max_shard_size="15MB")
+        scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=options.shift)
+        scheduler.save_pretrained(out / "scheduler")
+        write_json(metrics, out / "training.json")
+    return metrics
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Command-line door."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    train(parse_options(Options, argv, __doc__.splitlines()[0]))
+
+
+if __name__ == "__main__":
+    main()
