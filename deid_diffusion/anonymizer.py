@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,16 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .attributes import Attributes, FaceReader, Reading, as_unit
+from .attributes import FaceReader, as_unit
 from .composite import paste_faces
 from .crops import blended, crop_faces, erased_mask, uncovered
 from .detect import CenterFaceDetector, Detector, faces_from_boxes
 from .identities import IdentityBank, Target
 from .k_same import Crowd, gather
+from .loading import IDENTITIES, THRESHOLDS, check_guide, load_with_guide
+from .painting import ReadyFace, batch_size, check_settings, paint
 from .paths import check_hashes, weights_dir
 from .pictures import Picture, PictureError, load_picture
-from .pipelines.face_inpaint import FaceInpaintPipeline
 from .pipelines.recognise import embed
 from .redact import redact_face
 from .result import AnonymizedImage
@@ -34,70 +35,69 @@ from .types import Face, FaceCrop, FaceReport, Method, Outcome, Redaction
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, eq=False)
-class _Ready:
-    """A face that is ready to be painted."""
-
-    number: int  # place among the picture's faces
-    face: Face
-    crop: FaceCrop
-    reading: Reading
-    embedding: np.ndarray  # (D,) of the source
-    wanted: Attributes
-    erased: np.ndarray  # (S, S) float32, all that the model must not see
-
-
 class FaceAnonymizer:
     """Finds faces, makes each somebody else, checks it, and fails closed."""
 
     def __init__(
         self,
-        pipeline: FaceInpaintPipeline,
+        pipeline: Any,
         reader: FaceReader,
         bank: IdentityBank,
         thresholds: dict[str, float],
         detect: Detector | None = None,
         hashes: dict[str, str] | None = None,
+        origin: dict[str, str] | None = None,
     ):
         """Takes finished parts; `from_pretrained` is the usual door.
 
         Args:
-            pipeline: paints; must have an id_encoder.
+            pipeline: paints, of any family of `families.FAMILIES`; must have an id_encoder.
             reader: landmarks and attributes.
             bank: identities to become, embedded by the same id_encoder.
             thresholds: similarity of the guide at false accept rates, keys "far_0.001", "far_0.01", "far_0.05".
             detect: finds faces; CenterFace by default.
             hashes: sha256 of the weight files, for the report.
+            origin: which checkpoint it is, likewise.
         """
+        check_guide(pipeline, bank.embedding.shape[1])
         self.pipeline, self.reader, self.bank = pipeline, reader, bank
-        self.thresholds, self.hashes = thresholds, hashes or {}
+        self.thresholds, self.hashes, self.origin = thresholds, hashes or {}, origin or {}
+        self.size = pipeline.size
         self.detect = CenterFaceDetector() if detect is None else detect
 
     @classmethod
     def from_pretrained(
-        cls, model: str | PathLike | None = None, device: str = "cpu", reader: str | PathLike | None = None
+        cls,
+        model: str | PathLike | None = None,
+        device: str = "cpu",
+        reader: str | PathLike | None = None,
+        guide: str | PathLike | None = None,
+        **how: Any,
     ) -> FaceAnonymizer:
-        """Loads weights: the shipped ones, or folders of the same layout.
+        """Loads weights: the shipped ones, a folder, or a checkpoint on the Hub. Only what is named is downloaded.
 
         Args:
-            model: pipeline folder with an identity bank and thresholds, as `deid train pack` writes it.
+            model: "org/name", or the folder of a pipeline: face256 with its identities, as `deid train pack` writes
+                it, or Stable Diffusion 1 or XL. The shipped face256 by default.
             device: a torch device.
             reader: folder of the landmark and attribute reader.
+            guide: folder with the recogniser, the identities in its space and its thresholds; by default the model's
+                own for face256, the shipped one for Stable Diffusion.
+            how: as `loading.load_pipeline` takes it: `pipeline` ("face256", "sd", "sdxl"; by default what the
+                checkpoint says), `revision`, `dtype`, `controlnet`, `preview_vae`, `scheduler` ...
 
         Raises:
-            FileNotFoundError, ValueError: weights that are missing or whose sha256 is not the published one.
+            FileNotFoundError: no such folder or repository, or a file is missing, with how to get it.
+            ValueError: damaged weights, another family, or parts, precision or device that do not fit.
         """
-        folder = weights_dir("face256") if model is None else Path(model)
-        if not (folder / "model_index.json").exists():
-            raise FileNotFoundError(f"{folder} must be a pipeline folder with model_index.json; there is none")
-        hashes = check_hashes(folder)
+        loaded, guide = load_with_guide(model, device, guide, **how)
+        loaded.pipe.set_progress_bar_config(disable=True)
         reader_folder = weights_dir("reader") if reader is None else Path(reader)
-        hashes |= {f"reader/{name}": value for name, value in check_hashes(reader_folder).items()}
-        pipeline = FaceInpaintPipeline.from_pretrained(folder, dtype=torch.float32).to(device)
-        pipeline.set_progress_bar_config(disable=True)
-        thresholds = json.loads((folder / "thresholds.json").read_text())
+        hashes = loaded.hashes | {f"reader/{name}": value for name, value in check_hashes(reader_folder).items()}
+        bank = IdentityBank.load(guide / IDENTITIES)
+        thresholds = json.loads((guide / THRESHOLDS).read_text())
         eyes = FaceReader.from_pretrained(reader_folder, device)
-        return cls(pipeline, eyes, IdentityBank.load(folder / "identities.safetensors"), thresholds, hashes=hashes)
+        return cls(loaded.pipe, eyes, bank, thresholds, hashes=hashes, origin=loaded.origin)
 
     def __call__(
         self,
@@ -117,6 +117,7 @@ class FaceAnonymizer:
             changes: single fields of Settings, e.g. `steps=12, attributes={"age": 60}`.
         """
         settings = replace(settings or Settings(), **changes)
+        self.check(settings)
         picture = image if isinstance(image, Picture) else load_picture(image)
         seconds: dict[str, float] = {}
         with _timed(seconds, "detect"):
@@ -165,6 +166,11 @@ class FaceAnonymizer:
         settings = settings or Settings()
         return gather(self._faces_in(pictures, settings), settings.k, self._same_person(settings))
 
+    def check(self, settings: Settings) -> None:
+        """Raises ValueError for settings that the loaded pipeline cannot follow."""
+        if settings.method is Method.INPAINT:
+            check_settings(self.pipeline, settings)
+
     def people(self, photos: Sequence[str | PathLike | Image.Image | np.ndarray]) -> np.ndarray:
         """(R, D) embeddings of the largest face in each reference photo, for `keep` and `only`.
 
@@ -195,7 +201,7 @@ class FaceAnonymizer:
     def _same_person(self, settings: Settings) -> float:
         return self.thresholds["far_0.01"] if settings.threshold is None else settings.threshold
 
-    def _average(self, ready: list[_Ready], settings: Settings, seed: int, reports) -> dict[int, np.ndarray]:
+    def _average(self, ready: list[ReadyFace], settings: Settings, seed: int, reports) -> dict[int, np.ndarray]:
         """The average face of each one's group; who is in no group is reported REDACTED."""
         crowd = settings.crowd
         if crowd is None and ready:
@@ -215,10 +221,10 @@ class FaceAnonymizer:
 
     def _prepare(
         self, image, faces: Sequence[Face], settings: Settings, reports: dict[int, FaceReport]
-    ) -> list[_Ready]:
+    ) -> list[ReadyFace]:
         """Reads every face; those that cannot be read, or are to be left alone, get their report at once."""
         try:
-            crops = crop_faces(image, faces, self.reader)
+            crops = crop_faces(image, faces, self.reader, self.size)
         except Exception as error:
             log.exception("reading faces failed")
             reports |= {n: _redacted(face, f"reading failed: {error}") for n, face in enumerate(faces)}
@@ -240,7 +246,7 @@ class FaceAnonymizer:
                 continue
             wanted = reading.attributes.with_changes(dict.fromkeys(settings.forget)).with_changes(settings.attributes)
             erased = erased_mask(crop, image.shape, [f for f in faces if f is not face])
-            ready.append(_Ready(number, face, crop, reading, embedding, wanted, erased))
+            ready.append(ReadyFace(number, face, crop, reading, embedding, wanted, erased))
         return ready
 
     def _left_alone(self, embedding: np.ndarray, settings: Settings) -> str:
@@ -256,9 +262,9 @@ class FaceAnonymizer:
         """Paints until the guide no longer knows the source, at most `tries` times; the rest is reported REDACTED."""
         painted: dict[int, np.ndarray] = {}
         threshold = self._same_person(settings)
-        waiting, taken = list(ready), set()
+        waiting, taken, at_once = list(ready), set(), batch_size(self.pipeline, settings)
         for attempt in range(settings.tries):
-            for batch in [waiting[i : i + settings.batch] for i in range(0, len(waiting), settings.batch)]:
+            for batch in [waiting[i : i + at_once] for i in range(0, len(waiting), at_once)]:
                 seeds = [_face_seed(seed, r.number, attempt) for r in batch]
                 try:
                     with _timed(seconds, "inpaint"):
@@ -283,33 +289,15 @@ class FaceAnonymizer:
         return painted
 
     def _paint(
-        self, batch: list[_Ready], seeds: list[int], settings: Settings, attempt: int, taken: set[int]
+        self, batch: list[ReadyFace], seeds: list[int], settings: Settings, attempt: int, taken: set[int]
     ) -> np.ndarray:
         """One pipeline call -> (B, S, S, 3) uint8."""
         targets: list[Target] = []
         for r, own in zip(batch, seeds, strict=True):
             targets.append(self.bank.choose(r.wanted, r.embedding, own, margin=0.1 - 0.1 * attempt, exclude=taken))
             taken.add(targets[-1].number)
-        points = [self.reader.guide_points(r.reading, r.wanted, t.person) for r, t in zip(batch, targets, strict=True)]
-        device = self.pipeline.unet.device
-        push = replace(settings.repulsion, scale=settings.repulsion.scale * settings.strength * 2**attempt)
-        out = self.pipeline(
-            image=np.stack([r.crop.image for r in batch]),
-            mask_image=torch.from_numpy(np.stack([r.erased for r in batch]))[:, None],
-            landmarks=np.stack(points),
-            attributes=[r.wanted.to_dict() for r in batch],
-            identity=torch.from_numpy(np.stack([t.embedding for t in targets])).to(device),
-            repulsion=push,
-            source_embedding=torch.from_numpy(np.stack([r.embedding for r in batch])).to(device),
-            num_inference_steps=settings.steps,
-            guidance_scale=settings.guidance_scale,
-            temperature=settings.temperature,
-            generator=[torch.Generator().manual_seed(own) for own in seeds],
-            output_type="pt",
-        ).images
-        if not torch.isfinite(out).all():
-            raise RuntimeError("the model gave values that are not finite")
-        return ((out + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+        meshes = [self.reader.guide_mesh(r.reading, r.wanted, t.person) for r, t in zip(batch, targets, strict=True)]
+        return paint(self.pipeline, batch, targets, meshes, seeds, settings, settings.strength * 2**attempt)
 
     @torch.no_grad()
     def _embed(self, crops: np.ndarray) -> np.ndarray:
@@ -318,14 +306,15 @@ class FaceAnonymizer:
         return embed(guide, as_unit(crops).to(guide.device)).cpu().numpy()
 
     def versions(self) -> dict[str, Any]:
-        """What made the pictures: package versions and sha256 of every weight file, for the report."""
+        """What made the pictures: package versions, checkpoint, and sha256 of every weight file, for the report."""
         import diffusers
         import transformers
 
         from . import __version__
 
         names = {"deid_diffusion": __version__, "torch": torch.__version__, "diffusers": diffusers.__version__}
-        return names | {"transformers": transformers.__version__, "weights": dict(self.hashes)}
+        names |= {"transformers": transformers.__version__, "checkpoint": dict(self.origin)}
+        return names | {"weights": dict(self.hashes)}
 
 
 @contextmanager

@@ -168,6 +168,10 @@ class FaceReader:
         return Reading(points, Attributes(**clipped), placement)
 
     def guide_points(self, reading: Reading, wanted: Attributes, person: np.ndarray | None = None) -> np.ndarray:
+        """(K, 2) float32: the points of `guide_mesh` that the embedded model sees, in the order of its `POINTS`."""
+        return self.guide_mesh(reading, wanted, person)[list(POINTS)]
+
+    def guide_mesh(self, reading: Reading, wanted: Attributes, person: np.ndarray | None = None) -> np.ndarray:
         """The landmarks for the model: pose and expression as wanted, the source's own geometry left out.
 
         Args:
@@ -176,11 +180,11 @@ class FaceReader:
             person: (P,) geometry of the target identity in standard deviations; None for the average face.
 
         Returns:
-            (K, 2) float32 x y in crop pixels, in the order of `conditioning.POINTS`.
+            (478, 2) float32 x y in crop pixels, in the order of FaceMesh. The outline is the target's, too.
         """
         values = reading.attributes.to_dict() | wanted.to_dict()
         expression = np.array([values[name] for name in EXPRESSION_NAMES])
-        canonical = self.shape.expressed(expression, person)[list(POINTS)]
+        canonical = self.shape.expressed(expression, person)
         place = replace(reading.placement, rotation=rotation_from_angles(*(values[name] for name in _POSE)))
         return place.place(canonical)[:, :2].astype(np.float32)
 

@@ -16,13 +16,16 @@ from .types import Face, FaceCrop, FaceReport, Outcome
 FAR_OFF = 0.35
 
 
-def crop_faces(image: np.ndarray, faces: Sequence[Face], reader: FaceReader) -> list[FaceCrop | None]:
+def crop_faces(
+    image: np.ndarray, faces: Sequence[Face], reader: FaceReader, size: int = SIZE
+) -> list[FaceCrop | None]:
     """The final crop of each face, or None where the landmarks cannot be this face's.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         faces: detections in it.
         reader: finds the landmarks.
+        size: side of the crops in pixels.
     """
     if not faces:
         return []
@@ -34,7 +37,7 @@ def crop_faces(image: np.ndarray, faces: Sequence[Face], reader: FaceReader) -> 
     crops: list[FaceCrop | None] = []
     for face, landmarks in zip(faces, points, strict=True):
         sound = np.isfinite(landmarks).all() and disagreement(face, landmarks) < FAR_OFF
-        crops.append(make_crop(image, face, landmarks) if sound else None)
+        crops.append(make_crop(image, face, landmarks, size) if sound else None)
     return crops
 
 

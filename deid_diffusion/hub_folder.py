@@ -10,11 +10,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Container
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import ModelCardData
 
@@ -55,45 +53,6 @@ class Card:
             datasets=list(self.datasets) or None,
         )
         return f"---\n{data.to_yaml()}\n---\n"
-
-
-def check_weights(folder: Path, index: dict[str, Any], given: Container[str] = ()) -> None:
-    """Looks for what the index promises, and into each safetensors file as far as its header.
-
-    Args:
-        folder: of a diffusers checkpoint.
-        index: its model_index.json.
-        given: components that come from elsewhere.
-
-    Raises:
-        FileNotFoundError: a component's folder or weights are not there.
-        ValueError: a file is shorter or longer than its header says.
-    """
-    for name, entry in index.items():
-        if name.startswith("_") or not isinstance(entry, list) or entry[0] is None or name in given:
-            continue
-        if not (folder / name).is_dir() or not any((folder / name).iterdir()):
-            raise FileNotFoundError(
-                f"{folder} must hold {name}/ ({entry[1]}), it does not; copy it there, or pass {name}=..."
-            )
-    for path in sorted(folder.rglob("*.safetensors")):
-        size, wanted = path.stat().st_size, safetensors_size(path)
-        if size != wanted:
-            raise ValueError(
-                f"{path} must have {wanted} bytes by its own header, got {size}; it is damaged, fetch it again"
-            )
-
-
-def safetensors_size(path: Path) -> int:
-    """How many bytes the header says the file has; 8 or less for a file without a whole header."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        head = file.read(min(length, 100_000_000))
-    try:
-        tensors = json.loads(head)
-        return 8 + length + max((t["data_offsets"][1] for n, t in tensors.items() if n != "__metadata__"), default=0)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return 8
 
 
 def pipeline_files(name: str) -> list[Path]:

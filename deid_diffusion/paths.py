@@ -1,6 +1,7 @@
 """Knows where the shipped weights lie, in a checkout and in a wheel, and whether they are whole."""
 
 import hashlib
+from collections.abc import Collection
 from pathlib import Path
 
 _PACKAGE = Path(__file__).parent
@@ -22,8 +23,21 @@ def weights_dir(name: str) -> Path:
     )
 
 
-def check_hashes(folder: Path) -> dict[str, str]:
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file, read in pieces: checkpoints are larger than some memories."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 22):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def check_hashes(folder: Path, only: Collection[str] | None = None) -> dict[str, str]:
     """Compares a weights folder with its `SHA256SUMS`.
+
+    Args:
+        folder: of weights.
+        only: first parts of the names to look at ("id_encoder"); None for all that are listed.
 
     Returns:
         sha256 by relative file name; empty when the folder has no `SHA256SUMS`.
@@ -35,9 +49,11 @@ def check_hashes(folder: Path) -> dict[str, str]:
     if not sums.exists():
         return {}
     listed = dict(reversed(line.split(maxsplit=1)) for line in sums.read_text().splitlines() if line.strip())
+    if only is not None:
+        listed = {name: value for name, value in listed.items() if name.split("/")[0] in only}
     for name, wanted in listed.items():
         path = folder / name
-        got = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "no such file"
+        got = sha256_of(path) if path.is_file() else "no such file"
         if got != wanted:
             raise ValueError(
                 f"{path} should have sha256 {wanted[:12]}..., got {got[:12]}...; the weights are damaged or were "
@@ -49,5 +65,5 @@ def check_hashes(folder: Path) -> dict[str, str]:
 def write_hashes(folder: Path) -> None:
     """Writes `SHA256SUMS` of every file below a folder."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "SHA256SUMS")
-    lines = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.relative_to(folder).as_posix()}" for p in files]
+    lines = [f"{sha256_of(p)}  {p.relative_to(folder).as_posix()}" for p in files]
     (folder / "SHA256SUMS").write_text("\n".join(lines) + "\n")

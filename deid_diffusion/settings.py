@@ -10,6 +10,7 @@ import numpy as np
 from .attributes import check_attributes
 from .k_same import Crowd
 from .pipelines.repulsion import Repulsion
+from .pipelines.sd_landmarks import STYLES
 from .types import NOT_YET, Method, Redaction
 
 # What may be withheld from the model without breaking the geometry of the new face.
@@ -22,9 +23,12 @@ class Settings:
     """How faces are anonymized.
 
     Attributes:
-        steps: denoising steps.
-        guidance_scale: classifier-free guidance; 1 is off and half the price.
-        temperature: length of the initial noise; below 1 trades variety for plausible faces.
+        steps: denoising steps; None for the family's own: 8 for face256, 25 for Stable Diffusion.
+        guidance_scale: classifier-free guidance; 1 is off and half the price; None for the family's own: 1 and 5.
+        temperature: length of the initial noise; below 1 trades variety for plausible faces. face256 only.
+        prompt, negative_prompt: words before what the attributes say, and words to stay away from. Stable Diffusion
+            only.
+        landmark_style: what the ControlNet was trained on, "mediapipe" or "dlib68". Stable Diffusion only.
         repulsion: the push off the source.
         strength: factor on the repulsion's scale; each retry doubles it again.
         attributes: values to set, by name, in real units; the rest is taken over from the source.
@@ -38,12 +42,15 @@ class Settings:
             guide's own, calibrated at a false accept rate of 1 %. K_SAME counts faces that reach it as one person.
         keep: (R, D) embeddings of people to leave alone, from `FaceAnonymizer.people`.
         only: (R, D) embeddings; everybody else is left alone.
-        batch: faces a model call.
+        batch: faces a model call; None for 8, or 1 for Stable Diffusion, which needs gigabytes for each.
     """
 
-    steps: int = 8
-    guidance_scale: float = 1.0
+    steps: int | None = None
+    guidance_scale: float | None = None
     temperature: float = 0.6
+    prompt: str = ""
+    negative_prompt: str = ""
+    landmark_style: str = "mediapipe"
     repulsion: Repulsion = field(default_factory=Repulsion)
     strength: float = 1.0
     attributes: Mapping[str, float] = field(default_factory=dict)
@@ -54,7 +61,7 @@ class Settings:
     threshold: float | None = None
     keep: np.ndarray | None = None
     only: np.ndarray | None = None
-    batch: int = 8
+    batch: int | None = None
     k: int = 5
     crowd: Crowd | None = None
 
@@ -68,7 +75,9 @@ class Settings:
         if unknown:
             raise ValueError(f"forget takes any of {', '.join(FORGETTABLE)}; got {', '.join(sorted(unknown))}")
         for name, low in (("steps", 1), ("tries", 1), ("batch", 1), ("k", 2), ("strength", 0), ("temperature", 0)):
-            if getattr(self, name) < low:
+            if getattr(self, name) is not None and getattr(self, name) < low:
                 raise ValueError(f"{name} must be >= {low}, got {getattr(self, name)}")
+        if self.landmark_style not in STYLES:
+            raise ValueError(f"landmark_style must be one of {', '.join(STYLES)}, got {self.landmark_style!r}")
         if self.keep is not None and self.only is not None:
             raise ValueError("give people to keep or people to anonymize, not both")

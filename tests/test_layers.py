@@ -9,11 +9,12 @@ import pytest
 CHECKOUT = Path(__file__).parent.parent
 # From bottom to top. A module imports from rows below its own, never a sibling of its row.
 ROWS = [
-    "types paths journal decode encode centerface light detail",
-    "geometry pictures",
-    "face_shape plan",
-    "detect align attributes redact composite k_same",
+    "types paths journal decode encode centerface light detail families",
+    "geometry pictures checkpoint",
+    "face_shape plan parts",
+    "detect align attributes redact composite k_same loading",
     "identities settings result crops",
+    "painting",
     "anonymizer",
     "video jobs hub_folder",
     "distributed hub evaluation training",
@@ -22,7 +23,10 @@ ROWS = [
 LAYER = {name: number for number, row in enumerate(ROWS) for name in row.split()}
 # Packages of one row may import within themselves.
 PACKAGES = {"evaluation", "training", "cli"}
-USES_PIPELINES = {"attributes", "settings", "anonymizer", "training", "hub", "hub_folder", "distributed", "cli"}
+USES_PIPELINES = {
+    *("attributes", "settings", "families", "loading", "anonymizer"),
+    *("training", "hub", "hub_folder", "distributed", "cli"),
+}
 # It judges files on disk, so it must not see how they were made.
 EVALUATION_SEES = {"types", "geometry", "evaluation"}
 # PIL comes with diffusers; xformers is asked for where it is used, and may be missing.

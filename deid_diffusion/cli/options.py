@@ -13,6 +13,9 @@ NOT_YET = ("swap", "perturb")
 ATTRIBUTES = """
 yaw_deg pitch_deg roll_deg mouth_open smile eyes_open brow_raise gaze_x gaze_y age male skin_l skin_a skin_b light_x
 light_y glasses facial_hair"""
+PIPELINES = ("face256", "sd", "sdxl")
+DTYPES = ("float32", "float16", "bfloat16")
+LANDMARK_STYLES = ("mediapipe", "dlib68")
 FORGETTABLE = ("age", "male", "skin_l", "skin_a", "skin_b", "light_x", "light_y", "glasses", "facial_hair")
 _TEXT = """\
 Gives every face of pictures to somebody who does not exist, and hides those it cannot replace.
@@ -90,10 +93,22 @@ def _add_looks(group: argparse._ArgumentGroup) -> None:
 
 def _add_model(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--steps", type=_natural, default=8, help="denoising steps (8)")
-    add("--repulsion", type=_number, metavar="SCALE", help="scale of the identity repulsion; 0 switches it off")
+    add(
+        "--model",
+        metavar="NAME",
+        help="weights folder, or ORG/NAME on the Hub to download (the shipped one)",
+    )
+    add("--pipeline", choices=PIPELINES, help="the family that --model must be of (what its index says)")
+    add("--revision", metavar="COMMIT", help="of a model on the Hub; pin it, a branch can change")
+    add("--controlnet", metavar="NAME", help="face-landmark ControlNet: folder, or ORG/NAME[@COMMIT][/SUBFOLDER]")
+    add("--landmark-style", choices=LANDMARK_STYLES, default="mediapipe", help="what it was trained on (mediapipe)")
+    add("--preview-vae", metavar="NAME", help="tiny autoencoder that makes repulsion cheap; like --controlnet")
+    add("--dtype", choices=DTYPES, default="float32", help="precision of the model (float32)")
     add("--device", default="cpu", help="cpu, cuda, cuda:1, mps (cpu)")
-    add("--model", help="weights folder (the shipped ones)")
+    add("--steps", type=_natural, help="denoising steps (8; 25 for Stable Diffusion)")
+    add("--guidance", type=_number, metavar="SCALE", help="classifier-free guidance, 1 for none (1; 5 likewise)")
+    add("--prompt", default="", help="words for Stable Diffusion, before what the attributes say")
+    add("--repulsion", type=_number, metavar="SCALE", help="scale of the identity repulsion; 0 switches it off")
 
 
 def _natural(text: str) -> int:

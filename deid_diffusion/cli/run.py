@@ -36,16 +36,10 @@ def main(argv: list[str]) -> int:
             more = f" (and {len(strangers) - 1} more like it)" if len(strangers) > 1 else ""
             return complain(strangers[0].error + more, 1)
     anonymize = _load(options)
-    if references:
-        try:
-            settings = _with_people(settings, anonymize.people(references), bool(options.only))
-        except ValueError as error:
-            return complain(str(error), 2)
-    if options.method == "k-same":
-        try:
-            settings = _with_crowd(settings, anonymize, plan)
-        except ValueError as error:
-            return complain(str(error), 2)
+    try:
+        settings = _completed(settings, anonymize, plan, references, options)
+    except ValueError as error:
+        return complain(str(error), 2)
     if options.preview:
         print("deid: the *_before_after.png files show the source faces; keep them to yourself", file=sys.stderr)
     return _work(plan, anonymize, settings, journal, options)
@@ -109,6 +103,9 @@ def _settings(options: argparse.Namespace) -> Any:
 
     return Settings(
         steps=options.steps,
+        guidance_scale=options.guidance,
+        prompt=options.prompt,
+        landmark_style=options.landmark_style,
         repulsion=Repulsion() if options.repulsion is None else Repulsion(scale=options.repulsion),
         strength=options.strength,
         attributes=dict(options.set),
@@ -132,10 +129,14 @@ def _references(paths: Sequence[Path]) -> list[str]:
     return [str(photo) for photo in photos]
 
 
-def _with_people(settings: Any, people: Any, only: bool) -> Any:
+def _completed(settings: Any, anonymize: Any, plan: Any, references: list[str], options: argparse.Namespace) -> Any:
+    """The settings with what only a loaded model can add: the people to keep, and the people to average."""
     from dataclasses import replace
 
-    return replace(settings, **{"only" if only else "keep": people})
+    anonymize.check(settings)
+    if references:
+        settings = replace(settings, **{"only" if options.only else "keep": anonymize.people(references)})
+    return _with_crowd(settings, anonymize, plan) if options.method == "k-same" else settings
 
 
 def _with_crowd(settings: Any, anonymize: Any, plan: Any) -> Any:
@@ -157,7 +158,10 @@ def _load(options: argparse.Namespace) -> Any:
 
         diffusers.utils.logging.disable_progress_bar()
         transformers.utils.logging.disable_progress_bar()
-    return FaceAnonymizer.from_pretrained(options.model, device=options.device)
+    # What was not given is left to the library's own defaults.
+    how = {name: getattr(options, name) for name in ("pipeline", "revision", "controlnet", "preview_vae", "dtype")}
+    how = {name: value for name, value in how.items() if value is not None}
+    return FaceAnonymizer.from_pretrained(options.model, device=options.device, **how)
 
 
 def _report(options: argparse.Namespace, plan: Any, anonymize: Any, settings: Any, results: Sequence[Any]) -> None:

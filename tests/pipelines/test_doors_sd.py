@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from deid_diffusion.hub_folder import pipeline_files
-from tests.pipelines.sd_models import sd_pipe, sdxl_pipe
+from tests.pipelines.sd_models import hub_cache, sd_pipe, sdxl_pipe
 
 PIPELINES = Path(__file__).parents[2] / "pipelines"
 BLOCK = """
@@ -51,18 +51,6 @@ def folder(tmp_path_factory) -> Path:
     return place / "tiny"
 
 
-def hub_cache(home: Path, name: str, source: Path, files: list[Path]) -> str:
-    """Lays a checkpoint with its code into a Hub cache made by hand; returns its commit."""
-    commit = "c0ffee" + "0" * 34
-    repo = home / "hub" / f"models--{name.replace('/', '--')}"
-    shutil.copytree(source, repo / "snapshots" / commit)
-    for path in files:
-        shutil.copyfile(path, repo / "snapshots" / commit / path.name)
-    (repo / "refs").mkdir()
-    (repo / "refs" / "main").write_text(commit)
-    return commit
-
-
 def test_own_class_needs_no_trust(folder, tmp_path):
     code = "from deid_diffusion.pipelines.sd_face_inpaint import StableDiffusionFaceInpaintPipeline as P\n"
     code += "import sys\npipe = P.from_pretrained(sys.argv[1])" + PAINT
@@ -97,7 +85,7 @@ def test_by_name_from_a_hub_cache(file, name, tmp_path):
     maker = sd_pipe if file == "sd_face_inpaint" else sdxl_pipe
     maker(tmp_path).save_pretrained(tmp_path / "tiny")
     home = tmp_path / "home"
-    commit = hub_cache(home, "acme/tiny", tmp_path / "tiny", pipeline_files(file))
+    commit = hub_cache(home / "hub", "acme/tiny", tmp_path / "tiny", pipeline_files(file))
     code = BLOCK + "from diffusers import DiffusionPipeline\n"
     code += "how = dict(custom_pipeline=sys.argv[1], trust_remote_code=True, revision=sys.argv[2])\n"
     code += "pipe = DiffusionPipeline.from_pretrained('acme/tiny', **how)" + PAINT

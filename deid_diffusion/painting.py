@@ -1,0 +1,111 @@
+"""Calls the crop-level pipeline for a batch of faces, whichever family it is of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from .attributes import Attributes, Reading
+from .identities import Target
+from .settings import Settings
+from .types import Face, FaceCrop
+
+
+@dataclass(frozen=True, eq=False)
+class ReadyFace:
+    """A face that is ready to be painted.
+
+    Attributes:
+        number: place among the picture's faces.
+        face: as it was detected.
+        crop: at the pipeline's size.
+        reading: what the source says.
+        embedding: (D,) of the source.
+        wanted: what the new face is to be like.
+        erased: (S, S) float32 in [0, 1], above 0 = the model must not see it.
+    """
+
+    number: int
+    face: Face
+    crop: FaceCrop
+    reading: Reading
+    embedding: np.ndarray
+    wanted: Attributes
+    erased: np.ndarray
+
+
+def reads_words(pipeline: Any) -> bool:
+    """Whether it is of the Stable Diffusion family, which is told what to paint in words."""
+    return hasattr(pipeline, "tokenizer")
+
+
+def check_settings(pipeline: Any, settings: Settings) -> None:
+    """Raises ValueError for settings that this pipeline cannot follow."""
+    given = [name for name in ("prompt", "negative_prompt") if getattr(settings, name)]
+    if given and not reads_words(pipeline):
+        raise ValueError(
+            f"the embedded model reads no words, got {' and '.join(given)}; set attributes, or load a Stable "
+            "Diffusion checkpoint"
+        )
+
+
+def batch_size(pipeline: Any, settings: Settings) -> int:
+    """Faces a call: as set, or what fits the memory that each family needs."""
+    return settings.batch or (1 if reads_words(pipeline) else 8)
+
+
+def paint(
+    pipeline: Any,
+    faces: Sequence[ReadyFace],
+    targets: Sequence[Target],
+    meshes: Sequence[np.ndarray],
+    seeds: Sequence[int],
+    settings: Settings,
+    push: float = 1.0,
+) -> np.ndarray:
+    """One call.
+
+    Args:
+        pipeline: of any family.
+        faces: what to paint, B of them.
+        targets: who each is to become.
+        meshes: (478, 2) x y in crop pixels for each, with the target's geometry and never the source's.
+        seeds: of each face.
+        settings: of the picture.
+        push: factor on the repulsion's scale.
+
+    Returns:
+        (B, S, S, 3) uint8, new where `erased` is above 0.
+
+    Raises:
+        RuntimeError: the model gave numbers that overflowed.
+    """
+    if reads_words(pipeline):
+        own = {"prompt": settings.prompt or None, "negative_prompt": settings.negative_prompt}
+        own["landmark_style"] = settings.landmark_style
+    else:
+        own = {"temperature": settings.temperature}
+    # What is not set is left to the pipeline, whose defaults are those of its family.
+    rates = {"num_inference_steps": settings.steps, "guidance_scale": settings.guidance_scale}
+    own |= {name: value for name, value in rates.items() if value is not None}
+    # Without a ControlNet there is nobody to read landmarks: pose then follows from surroundings and words.
+    blind = reads_words(pipeline) and pipeline.controlnet is None
+    out = pipeline(
+        image=np.stack([f.crop.image for f in faces]),
+        mask_image=torch.from_numpy(np.stack([f.erased for f in faces]))[:, None],
+        landmarks=None if blind else np.stack(meshes),
+        attributes=[f.wanted.to_dict() for f in faces],
+        identity=torch.from_numpy(np.stack([t.embedding for t in targets])),
+        repulsion=replace(settings.repulsion, scale=settings.repulsion.scale * push),
+        source_embedding=torch.from_numpy(np.stack([f.embedding for f in faces])),
+        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+        output_type="pt",
+        **own,
+    ).images
+    if not torch.isfinite(out).all():
+        raise RuntimeError("the model gave values that are not finite")
+    return ((out + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
