@@ -135,6 +135,13 @@ def in_own_process(what: str, dtype: str, options: argparse.Namespace) -> tuple[
     return tuple(float(word) for word in done.stdout.split()[-2:])
 
 
+def repulsion_share(times: dict[str, tuple[float, ...] | None]) -> float | None:
+    """Of the CPU seconds of a step of Stable Diffusion without guidance and with repulsion on the detached x0."""
+    if times["repulsion"] is None or times["sd15"] is None:
+        return None
+    return times["repulsion"][1] / (times["repulsion"][1] + times["sd15"][1])
+
+
 def memory(checkpoint: str, bytes_each: int) -> dict[str, float]:
     """GiB of one checkpoint at its own size: weights, activations of a unet forward and of the decode, peaks."""
     counts = {**FACTS[checkpoint]["parameters"], **FACTS["taesd"]["parameters"]}
@@ -199,13 +206,18 @@ def main() -> None:
             if value is not None:
                 took = f"{value[0]:.2f} s, of CPU {value[1]:.2f} s"
             print(f"{dtype} {what:<10} {took}", flush=True)
+        share = repulsion_share(seconds[dtype])
+        if share is not None:
+            print(f"{dtype} repulsion's share of a guided step: {share:.0%} of the CPU seconds", flush=True)
     sizes = {"fp32": 4, "fp16 or bf16": 2}
     table = {c: {name: memory(c, b) for name, b in sizes.items()} for c in ("sd15_inpaint", "sdxl_inpaint")}
     for checkpoint, rows in table.items():
         for name, row in rows.items():
             print(f"{checkpoint} {name}: " + ", ".join(f"{key} {value:.2f} GiB" for key, value in row.items()))
+    figures = {"size": options.size, "columns": ["wall", "cpu"], "seconds": seconds}
+    figures |= {"share": {dtype: repulsion_share(times) for dtype, times in seconds.items()}, "gib": table}
     if options.json:
-        Path(options.json).write_text(json.dumps({"seconds": seconds, "gib": table}, indent=2) + "\n")
+        Path(options.json).write_text(json.dumps(figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":

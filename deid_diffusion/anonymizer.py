@@ -18,15 +18,16 @@ from PIL import Image
 
 from .attributes import FaceReader, as_unit
 from .composite import paste_faces
-from .crops import blended, crop_faces, erased_mask, uncovered
+from .crops import blended, crop_faces, uncovered
 from .detect import CenterFaceDetector, Detector, faces_from_boxes
 from .identities import IdentityBank, Target
 from .k_same import Crowd, gather
 from .loading import IDENTITIES, THRESHOLDS, check_guide, load_with_guide
-from .painting import ReadyFace, batch_size, check_settings, paint
+from .painting import batch_size, check_settings, paint
 from .paths import check_hashes, weights_dir
 from .pictures import Picture, PictureError, load_picture
 from .pipelines.recognise import embed
+from .preparing import ReadyFace, prepare, redacted
 from .redact import redact_face
 from .result import AnonymizedImage
 from .settings import Settings
@@ -125,7 +126,7 @@ class FaceAnonymizer:
         reports: dict[int, FaceReport] = {}
         if settings.method not in (Method.INPAINT, Method.K_SAME):
             how, ready, painted = Redaction(settings.method.value), [], {}
-            reports = {n: _redacted(face, f"method {how.value}") for n, face in enumerate(faces)}
+            reports = {n: redacted(face, f"method {how.value}") for n, face in enumerate(faces)}
         else:
             how = settings.redact_with
             with _timed(seconds, "read"):
@@ -142,7 +143,7 @@ class FaceAnonymizer:
             )
             for number in uncovered(touched, faces, reports):
                 reports[number] = replace(
-                    _redacted(faces[number], "the new face did not cover the old one"), tries=reports[number].tries
+                    redacted(faces[number], "the new face did not cover the old one"), tries=reports[number].tries
                 )
             # Redactions last: nothing may paint over one and let a source show through its feather.
             for number, report in sorted(reports.items()):
@@ -181,7 +182,7 @@ class FaceAnonymizer:
         for photo in photos:
             image = load_picture(photo).image
             faces = sorted(self.detect(image), key=lambda f: -float(np.prod(f.box[2:] - f.box[:2])))
-            crops = crop_faces(image, faces[:1], self.reader)
+            crops = crop_faces(image, faces[:1], self.reader, self.size)
             if not crops or crops[0] is None:
                 raise ValueError(f"no readable face in the reference {photo if isinstance(photo, str) else 'photo'}")
             rows.append(self._embed(np.stack([crops[0].image]))[0])
@@ -210,7 +211,7 @@ class FaceAnonymizer:
         for r in ready:
             shared = crowd.face_for(r.embedding, len(r.crop.image))
             if shared is None:
-                reports[r.number] = _redacted(r.face, "is none of the people that were averaged")
+                reports[r.number] = redacted(r.face, "is none of the people that were averaged")
                 continue
             painted[r.number], people = shared
             # Told, not tested: a share of 1 / k of the source is what this method leaves, and k people have it.
@@ -219,44 +220,11 @@ class FaceAnonymizer:
             reports[r.number] = FaceReport(r.face, Outcome.REPLACED, own, similarity, f"mean of {people} people")
         return painted
 
-    def _prepare(
-        self, image, faces: Sequence[Face], settings: Settings, reports: dict[int, FaceReport]
-    ) -> list[ReadyFace]:
+    def _prepare(self, image: np.ndarray, faces: Sequence[Face], settings: Settings, reports) -> list[ReadyFace]:
         """Reads every face; those that cannot be read, or are to be left alone, get their report at once."""
-        try:
-            crops = crop_faces(image, faces, self.reader, self.size)
-        except Exception as error:
-            log.exception("reading faces failed")
-            reports |= {n: _redacted(face, f"reading failed: {error}") for n, face in enumerate(faces)}
-            return []
-        ready = []
-        for number, (face, crop) in enumerate(zip(faces, crops, strict=True)):
-            if crop is None:
-                reports[number] = _redacted(face, "landmarks do not fit the detection")
-                continue
-            try:
-                reading = self.reader.read(crop.image[None])[0]
-                embedding = self._embed(crop.image[None])[0]
-            except Exception as error:
-                log.exception("reading face %d failed", number)
-                reports[number] = _redacted(face, f"reading failed: {error}")
-                continue
-            if reason := self._left_alone(embedding, settings):
-                reports[number] = FaceReport(face, Outcome.KEPT, 0, reason=reason)
-                continue
-            wanted = reading.attributes.with_changes(dict.fromkeys(settings.forget)).with_changes(settings.attributes)
-            erased = erased_mask(crop, image.shape, [f for f in faces if f is not face])
-            ready.append(ReadyFace(number, face, crop, reading, embedding, wanted, erased))
+        ready, done = prepare(image, faces, settings, self.reader, self._embed, self.thresholds, self.size)
+        reports |= done
         return ready
-
-    def _left_alone(self, embedding: np.ndarray, settings: Settings) -> str:
-        """Why this face is to be left as it is; empty when it is not."""
-        # Keeping needs certainty, hiding does not: each threshold errs towards anonymizing.
-        if settings.keep is not None and (settings.keep @ embedding).max() >= self.thresholds["far_0.001"]:
-            return "matches a person to keep"
-        if settings.only is not None and (settings.only @ embedding).max() < self.thresholds["far_0.05"]:
-            return "matches nobody to anonymize"
-        return ""
 
     def _paint_verified(self, ready, settings: Settings, seed: int, reports, seconds) -> dict[int, np.ndarray]:
         """Paints until the guide no longer knows the source, at most `tries` times; the rest is reported REDACTED."""
@@ -274,7 +242,7 @@ class FaceAnonymizer:
                         similarity = (self._embed(looks) * np.stack([r.embedding for r in batch])).sum(1)
                 except Exception as error:
                     log.exception("inpainting failed")
-                    reports |= {r.number: _redacted(r.face, f"inpainting failed: {error}", attempt + 1) for r in batch}
+                    reports |= {r.number: redacted(r.face, f"inpainting failed: {error}", attempt + 1) for r in batch}
                     continue
                 for r, image, score, own in zip(batch, results, similarity, seeds, strict=True):
                     if score < threshold:
@@ -284,7 +252,7 @@ class FaceAnonymizer:
                         )
                     else:
                         reason = f"too similar to the source: {score:.2f}, threshold {threshold:.2f}"
-                        reports[r.number] = replace(_redacted(r.face, reason, attempt + 1), similarity=float(score))
+                        reports[r.number] = replace(redacted(r.face, reason, attempt + 1), similarity=float(score))
             waiting = [r for r in waiting if r.number not in painted]
         return painted
 
@@ -324,10 +292,6 @@ def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
         yield
     finally:
         seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - start
-
-
-def _redacted(face: Face, reason: str, tries: int = 0) -> FaceReport:
-    return FaceReport(face, Outcome.REDACTED, 0, reason=reason, tries=tries)
 
 
 def _face_seed(seed: int, number: int, attempt: int) -> int:

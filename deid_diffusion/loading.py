@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,7 @@ def load_checkpoint(
     if "id_encoder" in own and key == "face256":
         # In float32 whatever the unet runs in.
         parts |= load_parts({"id_encoder": checkpoint.folder / "id_encoder"}, dtype)[0]
+    parts |= dict.fromkeys(_outdated(maker, checkpoint.index, own))
     try:
         pipe = maker.from_pretrained(checkpoint.folder, dtype=dtype, **parts).to(device)
     except FAILURES as error:
@@ -189,6 +191,19 @@ def as_device(device: str | torch.device) -> torch.device:
             "or install a torch for it (pytorch.org)"
         )
     return found
+
+
+def _outdated(maker: type, index: dict[str, Any], names: list[str]) -> list[str]:
+    """Components that can be done without and whose classes the libraries have given up (CLIPFeatureExtractor)."""
+    gone = [name for name in names if not hasattr(import_module(index[name][0]), index[name][1])]
+    for name in gone:
+        library, kind = index[name]
+        if name not in maker._optional_components:
+            raise ValueError(
+                f"{name} is of class {kind}, which this {library} does not have; load one and pass {name}=..."
+            )
+        log.info("%s is left out: %s has no %s any more", name, library, kind)
+    return gone
 
 
 def _fetch(checkpoint: Checkpoint, key: str, maker: type, given: dict[str, Any]) -> Checkpoint:

@@ -3,39 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from .attributes import Attributes, Reading
 from .identities import Target
+from .preparing import ReadyFace
 from .settings import Settings
-from .types import Face, FaceCrop
-
-
-@dataclass(frozen=True, eq=False)
-class ReadyFace:
-    """A face that is ready to be painted.
-
-    Attributes:
-        number: place among the picture's faces.
-        face: as it was detected.
-        crop: at the pipeline's size.
-        reading: what the source says.
-        embedding: (D,) of the source.
-        wanted: what the new face is to be like.
-        erased: (S, S) float32 in [0, 1], above 0 = the model must not see it.
-    """
-
-    number: int
-    face: Face
-    crop: FaceCrop
-    reading: Reading
-    embedding: np.ndarray
-    wanted: Attributes
-    erased: np.ndarray
 
 
 def reads_words(pipeline: Any) -> bool:

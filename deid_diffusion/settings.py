@@ -74,7 +74,8 @@ class Settings:
         unknown = set(self.forget) - set(FORGETTABLE)
         if unknown:
             raise ValueError(f"forget takes any of {', '.join(FORGETTABLE)}; got {', '.join(sorted(unknown))}")
-        for name, low in (("steps", 1), ("tries", 1), ("batch", 1), ("k", 2), ("strength", 0), ("temperature", 0)):
+        lowest = {"steps": 1, "tries": 1, "batch": 1, "k": 2, "strength": 0, "temperature": 0, "guidance_scale": 0}
+        for name, low in lowest.items():
             if getattr(self, name) is not None and getattr(self, name) < low:
                 raise ValueError(f"{name} must be >= {low}, got {getattr(self, name)}")
         if self.landmark_style not in STYLES:

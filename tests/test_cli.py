@@ -12,9 +12,12 @@ from PIL import Image
 from deid_diffusion import cli
 from deid_diffusion.cli import options
 from deid_diffusion.cli import run as run_command
+from deid_diffusion.families import FAMILIES
 from deid_diffusion.journal import NAME
+from deid_diffusion.loading import DTYPES
 from deid_diffusion.pictures import load_picture
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
+from deid_diffusion.pipelines.sd_landmarks import STYLES
 from deid_diffusion.settings import FORGETTABLE
 from deid_diffusion.types import NOT_YET, Method, Redaction
 
@@ -274,6 +277,9 @@ def test_on_a_terminal_there_is_a_bar_with_faces_and_time_left(tmp_path, painter
 def test_the_names_in_the_help_are_those_of_the_model():
     assert tuple(options.ATTRIBUTES.split()) == ATTRIBUTE_NAMES
     assert options.FORGETTABLE == FORGETTABLE
+    assert options.PIPELINES == tuple(FAMILIES)
+    assert options.DTYPES == tuple(DTYPES)
+    assert options.LANDMARK_STYLES == STYLES
     assert (*options.HIDINGS,) == tuple(kind.value for kind in Redaction)
     assert (*options.NOT_YET,) == tuple(kind.value for kind in NOT_YET)
     assert {"inpaint", "k-same", *options.HIDINGS, *options.NOT_YET} == {kind.value for kind in Method}

@@ -14,6 +14,7 @@ ROWS = [
     "face_shape plan parts",
     "detect align attributes redact composite k_same loading",
     "identities settings result crops",
+    "preparing",
     "painting",
     "anonymizer",
     "video jobs hub_folder",
@@ -40,6 +41,7 @@ LIGHT = [
     "cli/run.py",
     "cli/train.py",
     "cli/eval.py",
+    "cli/compare.py",
     "cli/publish.py",
 ]
 

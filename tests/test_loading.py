@@ -261,6 +261,20 @@ def test_what_is_not_needed_may_be_missing(copy):
     assert load_pipeline(copy).controlnet is None
 
 
+def test_classes_that_the_libraries_gave_up(copy):
+    index = json.loads((copy / "model_index.json").read_text())
+    index["feature_extractor"] = ["transformers", "CLIPFeatureExtractor"]
+    (copy / "feature_extractor").mkdir()
+    (copy / "feature_extractor" / "preprocessor_config.json").write_text("{}")
+    (copy / "model_index.json").write_text(json.dumps(index))
+    assert load_pipeline(copy).feature_extractor is None
+    (copy / "model_index.json").write_text(json.dumps({**index, "vae": ["diffusers", "AutoencoderOld"]}))
+    with pytest.raises(
+        ValueError, match="vae is of class AutoencoderOld, which this diffusers does not have; .* vae="
+    ):
+        load_pipeline(copy)
+
+
 def test_a_missing_shard_is_named(tmp_path):
     unet().save_pretrained(tmp_path, max_shard_size="200KB")
     check_part(tmp_path)
