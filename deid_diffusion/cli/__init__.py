@@ -13,6 +13,7 @@ _COMMANDS = {
     "run": "give every face of pictures and folders to somebody who does not exist",
     "train": "train a part of the model from aligned face crops",
     "eval": "judge folders of outputs: privacy, utility, quality",
+    "compare": "run every method on one folder and judge them side by side",
     "publish": "put a pipeline's weights and code on the Hub",
 }
 _USAGE = """\

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from . import complain
 from .options import Parser
@@ -13,16 +15,11 @@ from .options import Parser
 def main(argv: list[str]) -> int:
     """Returns 0, or 2 when a right number cannot be given."""
     options = vars(_parser().parse_args(argv))
-    from deid_diffusion.evaluation.command import EvalOptions, run_eval
     from deid_diffusion.evaluation.results import EvaluationError
     from deid_diffusion.evaluation.words import headline, table
 
-    if options["guide"] is None:
-        options["guide"] = _shipped_guide()
-    given = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
     try:
-        # What was not given has the default of EvalOptions.
-        reports = run_eval(EvalOptions(**{name: value for name, value in given.items() if value is not None}))
+        reports = judged(options)
     except EvaluationError as error:
         return complain(str(error), 2)
     print(table(reports))
@@ -32,6 +29,21 @@ def main(argv: list[str]) -> int:
         f"deid: numbers in {options['out'] / 'eval.json'}, a page in {options['out'] / 'report.html'}", file=sys.stderr
     )
     return 0
+
+
+def judged(options: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The EvalReports for fields of EvalOptions by name; None stands for the field's default.
+
+    Raises:
+        EvaluationError: a right number cannot be given.
+    """
+    from deid_diffusion.evaluation.command import EvalOptions, run_eval
+
+    options = dict(options)
+    if options["guide"] is None:
+        options["guide"] = _shipped_guide()
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+    return run_eval(EvalOptions(**{name: value for name, value in given.items() if value is not None}))
 
 
 def _shipped_guide() -> Path | None:
@@ -50,11 +62,19 @@ def _parser() -> argparse.ArgumentParser:
     add("originals", type=Path, help="folder of the pictures as they were")
     add("outputs", type=Path, nargs="+", help="folders of anonymized pictures, same names")
     add("-o", "--out", type=Path, default=Path("eval"), help="folder for eval.json and report.html (eval)")
+    add("--name", action="append", dest="names", help="label of each outputs folder, in order")
+    add_judging(add)
+    return parser
+
+
+def add_judging(add: Callable[..., Any]) -> None:
+    """Adds the options that say who judges by what, with `ArgumentParser.add_argument`."""
     add(
         "--gallery",
         type=Path,
         help="other photos of the same people, same names; without it the harsher same-photo test",
     )
+    add("--gallery-kind", choices=["photos", "views"], help="views: edited copies of the originals (photos)")
     add(
         "--judge",
         action="append",
@@ -66,9 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--net", action="append", dest="nets", metavar="KIND=FILE", help="network for utility and quality; repeatable")
     add("--groups", type=Path, help="CSV of person,attribute,...")
     add("--person-by", choices=["stem", "folder"], help="what names a person (stem)")
-    add("--name", action="append", dest="names", help="label of each outputs folder, in order")
     add("--guide", type=Path, help="the anonymizer's weights folder, whose guide may not judge (the shipped one)")
     add("--cache", type=Path, help="file to keep embeddings in; none are kept by default")
     add("--seed", type=int, help="of bootstrap and samples (0)")
     add("--examples", type=int, help="outputs to show on the page (6)")
-    return parser

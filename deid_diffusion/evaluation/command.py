@@ -22,6 +22,7 @@ from deid_diffusion.evaluation.reading import Reader
 from deid_diffusion.evaluation.results import EvalReport, EvaluationError
 
 _log = logging.getLogger(__name__)
+_TESTS = {"photos": "other photos", "views": "edited views of the originals, not other photos"}
 _PACKAGES = ("numpy", "opencv-python", "pillow", "torch", "dlib-bin", "face_recognition_models", "onnxruntime")
 
 
@@ -34,6 +35,7 @@ class EvalOptions:
         outputs: one or more folders of anonymized pictures with the same names, each its own column in the report.
         out: folder for `eval.json` and `report.html`; made when missing.
         gallery: folder of *other* photos of the same people, same names; without it the harsher same-photo test.
+        gallery_kind: "photos", or "views" for edited copies of the originals, which are easier to recognise.
         judges: see `judges.judge_from_spec`.
         finder: "dlib", "yunet:FILE" or "centerface".
         nets: ("age_gender=FILE", ...), see `nets.NetOptions`.
@@ -50,6 +52,7 @@ class EvalOptions:
     outputs: tuple[Path, ...]
     out: Path
     gallery: Path | None = None
+    gallery_kind: str = "photos"
     judges: tuple[str, ...] = ("dlib",)
     finder: str = "dlib"
     nets: tuple[str, ...] = ()
@@ -66,6 +69,8 @@ class EvalOptions:
             raise EvaluationError("need at least one folder of outputs and one judge")
         if self.person_by not in ("stem", "folder"):
             raise EvaluationError(f'person_by must be "stem" or "folder", got {self.person_by!r}')
+        if self.gallery_kind not in _TESTS:
+            raise EvaluationError(f"gallery_kind must be one of {', '.join(_TESTS)}, got {self.gallery_kind!r}")
         if self.names and len(self.names) != len(self.outputs):
             raise EvaluationError(f"need one name per folder of outputs, got {len(self.names)} of {len(self.outputs)}")
         if len(set(self.labels)) != len(self.labels):
@@ -114,7 +119,7 @@ def summarise(collected: Collected, method: MethodLedger, reader: Reader, option
     rows = method.faces["row"].astype(int)
     return EvalReport(
         method=method.name,
-        test="other photos" if options.gallery else "same photo",
+        test=_TESTS[options.gallery_kind] if options.gallery else "same photo",
         pictures=len(method.pictures["row"]),
         faces=len(rows),
         people=len({collected.originals.people[row] for row in rows}),
@@ -139,6 +144,11 @@ def _notes(reader: Reader, options: EvalOptions) -> tuple[str, ...]:
         "Thresholds of TAR are set on pairs of an output and a stranger's gallery photo.",
         "The recognisers here may be weaker than an attacker's: a low rate is what these judges see, not a proof.",
     ]
+    if options.gallery and options.gallery_kind == "views":
+        notes.append(
+            "The gallery holds edited copies of the originals, not other photos of the people: whatever survives in "
+            "the pixels helps the attacker, so the rates are upper bounds, and the ceiling is too high."
+        )
     if not options.gallery:
         notes.append(
             "No gallery of other photos was given: outputs are searched among the originals themselves. This is the "

@@ -108,7 +108,7 @@ class EvalReport:
 
     Attributes:
         method: its label, by default the folder's name.
-        test: "other photos" when a gallery was given, else the harsher "same photo".
+        test: "other photos" when a gallery was given (or that it holds edited views), else the harsher "same photo".
         pictures, faces, people: how many were judged.
         general: privacy that no recogniser is needed for: faces left as they were, the conditioning attacker.
         judges, utility, quality, groups: the numbers.

@@ -30,6 +30,27 @@ def table(reports: tuple[EvalReport, ...]) -> str:
     return head + "\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
+def comparison(reports: tuple[EvalReport, ...]) -> str:
+    """A narrow table for a README: how often each method's people are recognised, plainly and by who learned, and what
+    is left to use."""
+    names = (RANK_1, LEARNED)
+    judges = [judge.judge for judge in reports[0].judges]
+    titles = [f"{name}, {judge}" for judge in judges for name in names] + [FOUND, "landmark error, % of eye distance"]
+    rows = []
+    for report in reports:
+        measures = [find(judge.measures, name) for judge in report.judges for name in names]
+        measures += [find(report.utility, FOUND), find(report.utility, "landmark error")]
+        rows.append([report.method, *(_cell(m) for m in measures)])
+    first = [find(judge.measures, name) for judge in reports[0].judges for name in names]
+    rows.append(["*originals*", *("" if m.ceiling is None else f"{m.ceiling:.2f}" for m in first), "1.00", "0"])
+    rows.append(["*guessing*", *("" if m.chance is None else f"{m.chance:.2f}" for m in first), "", ""])
+    lines = [["method", *titles], ["---"] * (len(titles) + 1), *rows]
+    faces = ", ".join(f"{report.faces} faces ({report.method})" for report in reports)
+    head = f"Gallery of {reports[0].judges[0].people} people: {reports[0].test}. Judged: {faces}."
+    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return f"{head} 95 % intervals by person.\n\n{text}\n"
+
+
 def headline(report: EvalReport) -> list[str]:
     """What to take away from one method, a sentence each."""
     said = [_verdict(report, judge) for judge in report.judges]

@@ -7,7 +7,7 @@ import pytest
 
 from deid_diffusion.evaluation.command import EvalOptions, run_eval
 from deid_diffusion.evaluation.results import EvaluationError, find
-from deid_diffusion.evaluation.words import headline, table
+from deid_diffusion.evaluation.words import comparison, headline, table
 from tests.evaluation.conftest import portrait, save
 
 
@@ -196,3 +196,22 @@ def test_memory_does_not_grow_with_the_number_of_pictures(options, tmp_path):
     small, large = peak(6), peak(30)
     # Twenty-four more pairs are 1.8 MB of pixels; rows and embeddings of 192 numbers are a tenth of that.
     assert large - small < 600_000
+
+
+def test_a_gallery_of_views_is_called_one_and_no_other(options):
+    report = run_eval(replace(options, gallery_kind="views"))[0]
+    assert report.test == "edited views of the originals, not other photos"
+    assert any("upper bounds" in note for note in report.notes)
+    with pytest.raises(EvaluationError, match="gallery_kind must be one of photos, views"):
+        replace(options, gallery_kind="drawings")
+
+
+def test_the_comparison_shows_plain_and_learned_attacks_of_each_method(options):
+    text = comparison(run_eval(options))
+    lines = text.splitlines()
+    assert lines[0].startswith("Gallery of 24 people: other photos. Judged: 24 faces (copies)")
+    rows = {row.split(" | ")[0].strip("| "): row.split(" | ") for row in lines if row.startswith("|")}
+    assert rows["method"][1:3] == ["rank-1, grid", "rank-1, attacker who learned, grid"]
+    assert rows["copies"][1].startswith("1.00 [")
+    assert rows["*guessing*"][1:3] == ["0.04", "0.08"]
+    assert rows["blank"][-1] == "not measured |"

@@ -1,0 +1,111 @@
+"""Runs `deid compare`: every method on one folder, then all of them before the same judges."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from . import complain, run
+from .eval import add_judging, judged
+from .options import HIDINGS, Parser
+
+METHODS = ("inpaint", "k-same", *HIDINGS)
+# First parts of the names of the weight files that shape a method's outputs; inpaint depends on all.
+_WEIGHTS = {"k-same": ("id_encoder", "reader", "thresholds.json"), **dict.fromkeys(HIDINGS, ())}
+
+
+def main(argv: list[str]) -> int:
+    """Returns 0; 1 when a picture failed in some method, 2 when nothing right can be made, 130 after Ctrl-C."""
+    options = vars(_parser().parse_args(argv))
+    from deid_diffusion.evaluation.results import EvaluationError
+    from deid_diffusion.evaluation.words import comparison
+
+    methods, out = options.pop("methods") or list(METHODS), options["out"]
+    k, failed = options.pop("k"), False
+    if out.resolve().is_relative_to(options["originals"].resolve()):
+        return complain(f"{out}: wanted a folder outside of the originals; give another -o", 2)
+    for method in methods:
+        code = _make(method, options["originals"], out, {"seed": options["seed"], "k": k})
+        if code not in (0, 1):
+            return code
+        failed |= code == 1
+    folders = [out / method for method in methods]
+    try:
+        reports = judged(options | {"outputs": folders, "names": methods})
+    except EvaluationError as error:
+        return complain(str(error), 2)
+    text = comparison(reports)
+    (out / "table.md").write_text(text, encoding="utf-8")
+    print(text)
+    print(f"deid: the table is in {out / 'table.md'}, more in eval.json and report.html beside it", file=sys.stderr)
+    return int(failed)
+
+
+def _make(method: str, originals: Path, out: Path, given: Mapping[str, int]) -> int:
+    """Runs a method into its folder, unless it is there already; the exit code of `deid run`."""
+    report = out / f"{method}.json"
+    state = run_state(report, method, originals, given)
+    if state == "done":
+        print(f"deid: {method}: done before", file=sys.stderr)
+        return 0
+    print(f"deid: {method}: {state}", file=sys.stderr)
+    words = [str(originals), "-o", str(out / method), "--method", method, "--report", str(report)]
+    words += [word for name, value in given.items() for word in (f"--{name}", str(value))]
+    return run.main([*words, *(["--overwrite"] if state.startswith("anew") else [])])
+
+
+def run_state(report: Path, method: str, originals: Path, given: Mapping[str, int]) -> str:
+    """What is to be done for a method whose last run left `report`: "done", "go on", "begin", or "anew" and why."""
+    if not report.is_file():
+        return "begin"
+    try:
+        last = json.loads(report.read_text(encoding="utf-8"))
+        made_with, weights = last["settings"], last["versions"]["weights"]
+        before = given | {"seed": last["seed"]} | {name: made_with[name] for name in ("k",) if name in made_with}
+        names = {row["file"] for row in last["files"]}
+    except (ValueError, KeyError, TypeError):
+        return "anew, its report cannot be read"
+    if any(weights.get(name) != value for name, value in _present(method).items()):
+        return "anew, the weights have changed"
+    if before["seed"] != given["seed"] or (method == "k-same" and before["k"] != given["k"]):
+        return "anew, with other settings than before"
+    if not last["complete"]:
+        return "go on"
+    from deid_diffusion.plan import pictures_in
+
+    if names != {path.relative_to(originals).as_posix() for path in pictures_in(originals)}:
+        # Who comes or goes changes everybody's average.
+        return "anew, the pictures have changed" if method == "k-same" else "go on"
+    return "done"
+
+
+def _present(method: str) -> dict[str, str]:
+    """sha256 of the shipped weight files that shape a method's outputs, named as a report names them."""
+    from deid_diffusion.paths import check_hashes, weights_dir
+
+    hashes = check_hashes(weights_dir("face256"))
+    hashes |= {f"reader/{name}": value for name, value in check_hashes(weights_dir("reader")).items()}
+    return {name: value for name, value in hashes.items() if _counts(method, name)}
+
+
+def _counts(method: str, name: str) -> bool:
+    return method not in _WEIGHTS or name.split("/")[0] in _WEIGHTS[method]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser("deid compare", description=__doc__, allow_abbrev=False)
+    add: Any = parser.add_argument
+    add("originals", type=Path, help="folder of pictures")
+    add("-o", "--out", type=Path, default=Path("compare"), help="folder for outputs, reports and table.md (compare)")
+    add(
+        "--method", action="append", dest="methods", choices=METHODS,
+        help=f"methods to compare; repeatable ({', '.join(METHODS)})",
+    )  # fmt: skip
+    add("--k", type=int, default=5, help="people that share one face by k-same (5)")
+    add_judging(add)
+    parser.set_defaults(seed=0)
+    return parser
