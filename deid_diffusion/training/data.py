@@ -28,6 +28,8 @@ HAPPY = 1  # column of the `expression` labels
 # Rare sources are diverse and count more; plain studio portraits would drown them.
 SOURCE_WEIGHT = {"hmdghoul": 1.0, "hatatori": 1.0, "basemax": 2.5, "leafac": 3.0, "sfhq": 4.0, "faker": 4.0}
 
+RARE = ("glasses", "facial_hair")  # one crop in fifteen: drawn three times as often, or the model hardly meets them
+
 
 @dataclass(eq=False)
 class FaceSet:
@@ -97,7 +99,10 @@ def load_faces(
     weight = np.array([SOURCE_WEIGHT.get(str(s), 1.0) for s in source], dtype=np.float32)
     attributes = _attributes(shape, landmarks, smile, labels["age"][:count], labels["male"][:count])
     for column, values in more.items():
-        attributes[:, ATTRIBUTE_NAMES.index(column)] = [values.get(key, np.nan) for key in keys[:count]]
+        row = np.array([values.get(key, np.nan) for key in keys[:count]], np.float32)
+        attributes[:, ATTRIBUTE_NAMES.index(column)] = row
+        if column in RARE:
+            weight *= 1 + 2 * np.nan_to_num(row)
 
     def put(array: np.ndarray) -> torch.Tensor:
         return torch.as_tensor(array, device=device)
