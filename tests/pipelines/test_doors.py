@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from deid_diffusion.hub_folder import pipeline_files
-from tests.pipelines.test_doors_sd import BLOCK, PAINT, PIPELINES, fresh, hub_cache
+from tests.pipelines.sd_models import hub_cache
+from tests.pipelines.test_doors_sd import BLOCK, PAINT, PIPELINES, fresh
 from tests.tiny import tiny_pipeline
 
 LOAD = "from diffusers import DiffusionPipeline\npipe = DiffusionPipeline.from_pretrained(sys.argv[1], "
@@ -39,7 +40,7 @@ def test_code_beside_the_weights_and_by_name_from_a_hub_cache(folder, tmp_path):
     for path in files:
         shutil.copyfile(path, together / path.name)
     home = tmp_path / "home"
-    commit = hub_cache(home, "acme/face", folder, files)
+    commit = hub_cache(home / "hub", "acme/face", folder, files)
     load = LOAD + "custom_pipeline='face_inpaint', trust_remote_code=True"
     done = fresh(BLOCK + load + ")" + PAINT, together, home=home)
     assert done.stdout.strip() == "FaceInpaintPipeline", done.stderr[-2000:]

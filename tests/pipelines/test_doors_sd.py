@@ -13,6 +13,10 @@ from deid_diffusion.hub_folder import pipeline_files
 from tests.pipelines.sd_models import hub_cache, sd_pipe, sdxl_pipe
 
 PIPELINES = Path(__file__).parents[2] / "pipelines"
+CLASSES = {
+    "sd_face_inpaint": "StableDiffusionFaceInpaintPipeline",
+    "sdxl_face_inpaint": "StableDiffusionXLFaceInpaintPipeline",
+}
 BLOCK = """
 import sys
 
@@ -44,25 +48,29 @@ def fresh(code: str, *arguments: object, home: Path) -> subprocess.CompletedProc
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    """A saved checkpoint, without code."""
+def folders(tmp_path_factory) -> dict[str, Path]:
+    """Saved checkpoints, without code, by the file of their pipeline."""
     place = tmp_path_factory.mktemp("sd")
-    sd_pipe(place).save_pretrained(place / "tiny")
-    return place / "tiny"
+    makers = {"sd_face_inpaint": sd_pipe, "sdxl_face_inpaint": sdxl_pipe}
+    for file, maker in makers.items():
+        maker(place).save_pretrained(place / file)
+    return {file: place / file for file in makers}
 
 
-def test_own_class_needs_no_trust(folder, tmp_path):
-    code = "from deid_diffusion.pipelines.sd_face_inpaint import StableDiffusionFaceInpaintPipeline as P\n"
+@pytest.mark.parametrize(("file", "name"), CLASSES.items())
+def test_own_class_needs_no_trust(folders, tmp_path, file, name):
+    code = f"from deid_diffusion.pipelines.{file} import {name} as P\n"
     code += "import sys\npipe = P.from_pretrained(sys.argv[1])" + PAINT
-    done = fresh(code, folder, home=tmp_path)
-    assert done.stdout.strip() == "StableDiffusionFaceInpaintPipeline", done.stderr[-2000:]
+    done = fresh(code, folders[file], home=tmp_path)
+    assert done.stdout.strip() == name, done.stderr[-2000:]
 
 
-def test_file_of_the_checkout_on_a_plain_checkpoint(folder, tmp_path):
+@pytest.mark.parametrize(("file", "name"), CLASSES.items())
+def test_file_of_the_checkout_on_a_plain_checkpoint(folders, tmp_path, file, name):
     plain = tmp_path / "plain"
-    shutil.copytree(folder, plain)
+    shutil.copytree(folders[file], plain)
     index = json.loads((plain / "model_index.json").read_text())
-    index["_class_name"] = "StableDiffusionInpaintPipeline"
+    index["_class_name"] = name.replace("Face", "")
     index |= {"safety_checker": [None, None], "requires_safety_checker": False}
     (plain / "model_index.json").write_text(json.dumps(index))
     code = BLOCK + "from diffusers import DiffusionPipeline\nwhere = dict(custom_pipeline=sys.argv[2])\n"
@@ -70,26 +78,21 @@ def test_file_of_the_checkout_on_a_plain_checkpoint(folder, tmp_path):
     code += "except ValueError as error:\n    assert 'trust_remote_code=True' in str(error)\n"
     code += "else:\n    raise SystemExit('no trust was asked')\n"
     code += "pipe = DiffusionPipeline.from_pretrained(sys.argv[1], **where, trust_remote_code=True)" + PAINT
-    done = fresh(code, plain, PIPELINES / "sd_face_inpaint.py", home=tmp_path)
-    assert done.stdout.strip() == "StableDiffusionFaceInpaintPipeline", done.stderr[-2000:]
+    done = fresh(code, plain, PIPELINES / f"{file}.py", home=tmp_path)
+    assert done.stdout.strip() == name, done.stderr[-2000:]
 
 
-@pytest.mark.parametrize(
-    ("file", "name"),
-    [
-        ("sd_face_inpaint", "StableDiffusionFaceInpaintPipeline"),
-        ("sdxl_face_inpaint", "StableDiffusionXLFaceInpaintPipeline"),
-    ],
-)
-def test_by_name_from_a_hub_cache(file, name, tmp_path):
-    maker = sd_pipe if file == "sd_face_inpaint" else sdxl_pipe
-    maker(tmp_path).save_pretrained(tmp_path / "tiny")
+@pytest.mark.parametrize("door", ["folder", "hub cache"])
+@pytest.mark.parametrize(("file", "name"), CLASSES.items())
+def test_code_beside_the_weights_by_name(folders, tmp_path, file, name, door):
     home = tmp_path / "home"
-    commit = hub_cache(home / "hub", "acme/tiny", tmp_path / "tiny", pipeline_files(file))
+    commit = hub_cache(home / "hub", "acme/tiny", folders[file], pipeline_files(file))
+    together = home / "hub" / "models--acme--tiny" / "snapshots" / commit
+    where = (together, "main") if door == "folder" else ("acme/tiny", commit)
     code = BLOCK + "from diffusers import DiffusionPipeline\n"
-    code += "how = dict(custom_pipeline=sys.argv[1], trust_remote_code=True, revision=sys.argv[2])\n"
-    code += "pipe = DiffusionPipeline.from_pretrained('acme/tiny', **how)" + PAINT
-    done = fresh(code, file, commit, home=home)
+    code += "how = dict(custom_pipeline=sys.argv[1], trust_remote_code=True, revision=sys.argv[3])\n"
+    code += "pipe = DiffusionPipeline.from_pretrained(sys.argv[2], **how)" + PAINT
+    done = fresh(code, file, *where, home=home)
     assert done.stdout.strip() == name, done.stderr[-2000:]
 
 
