@@ -103,10 +103,13 @@ def test_a_new_picture_is_added_and_a_new_seed_makes_all_anew(originals, painter
     [
         ("k-same", {}, "done"),
         ("k-same", {"settings": {"k": 3}}, "anew, with other settings than before"),
+        ("inpaint", {"settings": {"steps": 3}}, "anew, with other settings than before"),
+        ("inpaint", {"seed": 1}, "anew, with other settings than before"),
         ("k-same", {"files": []}, "anew, the pictures have changed"),
         ("blur", {"files": []}, "go on"),
         ("blur", {"settings": {"k": 3}}, "done"),
         ("blur", {"complete": False}, "go on"),
+        ("blur", {"complete": False, "settings": {}}, "anew, with other settings than before"),
         ("blur", {"versions": {}}, "anew, its report cannot be read"),
         ("inpaint", {"versions": {"weights": {"unet/a": "0"}}}, "anew, the weights have changed"),
     ],
@@ -114,10 +117,12 @@ def test_a_new_picture_is_added_and_a_new_seed_makes_all_anew(originals, painter
 def test_the_last_report_says_what_is_to_be_done(originals, painter, tmp_path, method, change, state):
     files = [{"file": name} for name in os.listdir(originals)]
     versions = {"weights": dict(HASHES)}
-    report = {"settings": {"k": 5}, "seed": 0, "files": files, "complete": True, "versions": versions} | change
+    given = {"seed": 0} | ({"k": 5} if method == "k-same" else {})
+    settings = compare._settings(method, given) | {"crowd": "2 people in 1 groups, 123"}
+    report = {"settings": settings, "seed": 0, "files": files, "complete": True, "versions": versions} | change
     path = tmp_path / "report.json"
     path.write_text(json.dumps(report))
-    assert compare.run_state(path, method, originals, {"seed": 0, "k": 5}) == state
+    assert compare.run_state(path, method, originals, given) == state
 
 
 def test_outputs_among_the_originals_are_refused(originals, painter, capsys):

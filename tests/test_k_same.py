@@ -5,7 +5,9 @@ import tempfile
 import numpy as np
 import pytest
 
+from deid_diffusion.journal import fingerprint
 from deid_diffusion.k_same import ANCHORS, TooFewPeopleError, gather, mean_face, nearest_groups, thin_plate
+from deid_diffusion.settings import Settings
 from deid_diffusion.types import FaceCrop
 
 SIZE = 32
@@ -72,6 +74,13 @@ def test_what_a_report_says_changes_with_the_set_and_shows_nobody():
     assert three == again != four
     assert three.startswith("4 people in 2 groups, ")
     assert len(three) < 50
+
+
+def test_the_same_set_goes_on_where_a_run_stopped_and_another_set_does_not():
+    rows = people(6)
+    three, four, again = (gather([(crop(0), r) for r in rows[:n]], 2, 0.9999) for n in (4, 5, 4))
+    made_with = [fingerprint(Settings(method="k-same", k=2, crowd=crowd)) for crowd in (three, four, again)]
+    assert made_with[0] == made_with[2] != made_with[1]
 
 
 def test_the_sources_leave_the_disk_when_something_fails(tmp_path, monkeypatch):

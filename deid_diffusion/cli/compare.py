@@ -29,7 +29,8 @@ def main(argv: list[str]) -> int:
     if out.resolve().is_relative_to(options["originals"].resolve()):
         return complain(f"{out}: wanted a folder outside of the originals; give another -o", 2)
     for method in methods:
-        code = _make(method, options["originals"], out, {"seed": options["seed"], "k": k})
+        given = {"seed": options["seed"]} | ({"k": k} if method == "k-same" else {})
+        code = _make(method, options["originals"], out, given)
         if code not in (0, 1):
             return code
         failed |= code == 1
@@ -64,16 +65,17 @@ def run_state(report: Path, method: str, originals: Path, given: Mapping[str, in
         return "begin"
     try:
         last = json.loads(report.read_text(encoding="utf-8"))
-        made_with, weights = last["settings"], last["versions"]["weights"]
-        before = given | {"seed": last["seed"]} | {name: made_with[name] for name in ("k",) if name in made_with}
-        names = {row["file"] for row in last["files"]}
+        settings, weights, seed = last["settings"], last["versions"]["weights"], last["seed"]
+        complete, names = last["complete"], {row["file"] for row in last["files"]}
     except (ValueError, KeyError, TypeError):
         return "anew, its report cannot be read"
     if any(weights.get(name) != value for name, value in _present(method).items()):
         return "anew, the weights have changed"
-    if before["seed"] != given["seed"] or (method == "k-same" and before["k"] != given["k"]):
+    # A hiding knows no settings; but `deid run` goes on with nothing that was begun under others.
+    same = (complete and method in HIDINGS) or _plain(settings) == _settings(method, given)
+    if seed != given["seed"] or not same:
         return "anew, with other settings than before"
-    if not last["complete"]:
+    if not complete:
         return "go on"
     from deid_diffusion.plan import pictures_in
 
@@ -81,6 +83,20 @@ def run_state(report: Path, method: str, originals: Path, given: Mapping[str, in
         # Who comes or goes changes everybody's average.
         return "anew, the pictures have changed" if method == "k-same" else "go on"
     return "done"
+
+
+def _settings(method: str, given: Mapping[str, int]) -> dict[str, Any]:
+    """The settings that a report will name."""
+    from deid_diffusion.journal import describe
+    from deid_diffusion.settings import Settings
+
+    changes = {name: value for name, value in given.items() if name != "seed"}
+    return _plain(json.loads(json.dumps(describe(Settings(method=method, **changes)), default=str)))
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the crowd, which is known only when all pictures were looked at."""
+    return {name: value for name, value in settings.items() if name != "crowd"}
 
 
 def _present(method: str) -> dict[str, str]:
