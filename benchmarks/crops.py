@@ -1,0 +1,89 @@
+"""Paints held-out crops again and again, each time with another wish: what the tables of the model card need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from deid_diffusion.anonymizer import FaceAnonymizer
+from deid_diffusion.attributes import as_unit
+from deid_diffusion.crops import blended
+from deid_diffusion.identities import Target
+from deid_diffusion.painting import paint
+from deid_diffusion.pipelines.recognise import embed
+from deid_diffusion.preparing import ReadyFace, prepare
+from deid_diffusion.settings import Settings
+from deid_diffusion.types import Face
+
+
+@dataclass(eq=False)
+class Studio:
+    """People whose crops are read once, and painted as often as wanted.
+
+    Attributes:
+        anonymize: the model.
+        ready: one face a picture.
+    """
+
+    anonymize: FaceAnonymizer
+    ready: list[ReadyFace]
+
+    @classmethod
+    def of(cls, anonymize: FaceAnonymizer, pictures: Mapping[str, np.ndarray], count: int) -> Studio:
+        """Reads (H, W, 3) uint8 pictures until `count` of them have one readable face."""
+        studio = cls(anonymize, [])
+        for picture in pictures.values():
+            faces = sorted(anonymize.detect(picture), key=lambda face: -np.prod(face.box[2:] - face.box[:2]))[:1]
+            found, _ = prepare(
+                picture, faces, Settings(), anonymize.reader, studio.embed, anonymize.thresholds, anonymize.size
+            )
+            studio.ready += found
+            if len(studio.ready) == count:
+                return studio
+        raise SystemExit(f"wanted {count} pictures with a readable face, got {len(studio.ready)}")
+
+    @torch.no_grad()
+    def embed(self, crops: np.ndarray) -> np.ndarray:
+        """(B, S, S, 3) uint8 -> (B, D) unit norm, by the guide."""
+        return embed(self.anonymize.pipeline.id_encoder, as_unit(crops)).numpy()
+
+    def target(self, face: ReadyFace, seed: int) -> Target:
+        """Who this face becomes by default."""
+        return self.anonymize.bank.choose(face.wanted, face.embedding, seed)
+
+    def paint(
+        self,
+        settings: Settings,
+        changes: Mapping[str, Any] | None = None,
+        targets: Sequence[Target] | None = None,
+        seed: int = 0,
+    ) -> np.ndarray:
+        """Every face once -> (N, S, S, 3) uint8, blended into their crops.
+
+        Args:
+            settings: steps, repulsion, temperature.
+            changes: attributes to set.
+            targets: who each becomes; by default the bank's choice for its number and the seed.
+            seed: of noise and choice; equal seeds differ in nothing but the wish.
+        """
+        reader, out = self.anonymize.reader, []
+        faces = [replace(face, wanted=face.wanted.with_changes(changes or {})) for face in self.ready]
+        targets = targets or [self.target(f, seed * 1000 + n) for n, f in enumerate(self.ready)]
+        for start in range(0, len(faces), 8):
+            part, becoming = faces[start : start + 8], targets[start : start + 8]
+            meshes = [reader.guide_mesh(f.reading, f.wanted, t.person) for f, t in zip(part, becoming, strict=True)]
+            seeds = [seed * 1000 + start + n for n in range(len(part))]
+            painted = paint(self.anonymize.pipeline, part, becoming, meshes, seeds, settings)
+            out += [blended(face.crop, image) for face, image in zip(part, painted, strict=True)]
+        return np.stack(out)
+
+    def where(self, number: int) -> Face:
+        """The face of a crop in crop pixels: its box around the source's landmarks, and five points."""
+        mesh = self.ready[number].reading.landmarks[:, :2]
+        five = np.stack([mesh[[33, 133]].mean(0), mesh[[362, 263]].mean(0), mesh[1], mesh[61], mesh[291]])
+        low, high = mesh.min(0), mesh.max(0)
+        return Face(np.concatenate([low, high]).astype(np.float32), five.astype(np.float32), 1.0)

@@ -1,0 +1,172 @@
+"""Does a target decide who a face becomes, and does repulsion keep it from being the source?
+
+    python benchmarks/identity.py photos/ --judge net.pt:112:rgb:arcface:name=net --judge dlib --out out/identity
+
+`photos/` holds one portrait of each of many people. Writes identity.json, two markdown tables and a plot.
+
+- Targets: similarity of two different sources given one target, of one source given two targets, and of two sources
+  given two targets. The first must be the highest for the target to decide.
+- People: of how many pairs of painted targets the judge says "different people", at its threshold at a false accept
+  rate of 1 % between the originals.
+- Repulsion: similarity to the source by the guide and by judges that it never saw, and seconds a face, at three
+  strengths and in both gradient forms; once with the usual target, and once told to paint the source itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from crops import Studio
+from PIL import Image
+
+from deid_diffusion import FaceAnonymizer, Repulsion
+from deid_diffusion.evaluation.judges import Judge, guide_hashes, judge_from_spec
+from deid_diffusion.identities import Target
+from deid_diffusion.paths import weights_dir
+from deid_diffusion.pictures import load_picture
+from deid_diffusion.settings import Settings
+
+STRENGTHS = (0.0, 15.0, 30.0, 60.0)
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    """(N, D) -> unit norm."""
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def seen_by(judge: Judge, studio: Studio, crops: np.ndarray) -> np.ndarray:
+    """(N, S, S, 3) -> (N, D) unit norm."""
+    return unit(np.stack([judge.embed(image, studio.where(number)) for number, image in enumerate(crops)]))
+
+
+def off_diagonal(similarity: np.ndarray) -> np.ndarray:
+    """(N, N) -> (N (N - 1) / 2,)."""
+    return similarity[np.triu_indices(len(similarity), 1)]
+
+
+def targets_table(studio: Studio, judges: list[Judge], settings: Settings) -> tuple[list[str], dict[str, Any]]:
+    """Who decides: source or target."""
+    count = len(studio.ready)
+    own = [studio.target(face, 1000 + n) for n, face in enumerate(studio.ready)]
+    shared = [own[n - n % 2] for n in range(count)]  # neighbours get one target
+    once = studio.paint(settings, targets=shared)
+    again = studio.paint(settings, targets=own[1:] + own[:1])
+    originals = np.stack([face.crop.image for face in studio.ready])
+    lines = [
+        "| judge | two sources, one target | one source, two targets | two of each | painted pairs told apart |",
+        "|---|---|---|---|---|",
+    ]
+    numbers: dict[str, Any] = {}
+    for judge in judges:
+        first, second, before = (seen_by(judge, studio, crops) for crops in (once, again, originals))
+        even = np.arange(0, count - 1, 2)
+        threshold = float(np.quantile(off_diagonal(before @ before.T), 0.99))
+        apart = off_diagonal(second @ second.T)
+        row = {
+            "one target": float((first[even] * first[even + 1]).sum(1).mean()),
+            "two targets": float((first[even] * second[even]).sum(1).mean()),
+            "two of each": float(apart.mean()),
+            "told apart": float((apart < threshold).mean()),
+            "threshold": threshold,
+        }
+        numbers[judge.name] = row
+        lines.append(
+            f"| {judge.name} | {row['one target']:.2f} | {row['two targets']:.2f} | {row['two of each']:.2f} | "
+            f"{100 * row['told apart']:.1f} % |"
+        )
+    return lines, numbers
+
+
+def repulsion_table(studio: Studio, judges: list[Judge], steps: int) -> tuple[list[str], list[dict[str, Any]]]:
+    """Similarity to the source and seconds, by strength and form."""
+    originals = np.stack([face.crop.image for face in studio.ready])
+    before = {judge.name: seen_by(judge, studio, originals) for judge in judges}
+    guide = studio.embed(originals)
+    themselves = [Target(face.embedding, np.zeros_like(t.person), t.number) for face, t in (
+        (face, studio.target(face, n)) for n, face in enumerate(studio.ready))]  # fmt: skip
+    rows = []
+    for told, targets in (("a stranger", None), ("the source", themselves)):
+        for strength in STRENGTHS:
+            for through in (False, True) if strength else (False,):
+                settings = Settings(steps=steps, repulsion=Repulsion(scale=strength, through_unet=through))
+                start = time.perf_counter()
+                crops = studio.paint(settings, targets=targets)
+                row = {
+                    "told to paint": told, "strength": strength,
+                    "gradient": "through the unet" if through else "detached" if strength else "none",
+                    "seconds": (time.perf_counter() - start) / len(crops),
+                    "guide": float((studio.embed(crops) * guide).sum(1).mean()),
+                }  # fmt: skip
+                for judge in judges:
+                    row[judge.name] = float((seen_by(judge, studio, crops) * before[judge.name]).sum(1).mean())
+                rows.append(row)
+    names = ["guide", *before]
+    head = ["told to paint", "strength", "gradient", *names, "s a face"]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for row in rows:
+        cells = " | ".join(f"{row[name]:.2f}" for name in names)
+        lines.append(
+            f"| {row['told to paint']} | {row['strength']:g} | {row['gradient']} | {cells} | {row['seconds']:.2f} |"
+        )
+    return lines, rows
+
+
+def plot(rows: list[dict[str, Any]], names: list[str], path: Path) -> None:
+    """Similarity by strength: one panel for each wish, one line for each network and form."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
+    for panel, told in zip(panels, ("a stranger", "the source"), strict=True):
+        for colour, name in enumerate(names):
+            for form, style in (("detached", "-"), ("through the unet", "--")):
+                line = [r for r in rows if r["told to paint"] == told and r["gradient"] in ("none", form)]
+                label = f"{name}, {form}"
+                x, y = [r["strength"] for r in line], [r[name] for r in line]
+                panel.plot(x, y, style, marker="o", color=f"C{colour}", label=label)
+        panel.set(title=f"told to paint {told}", xlabel="repulsion strength")
+        panel.axhline(0, color="0.7", linewidth=0.8)
+    panels[0].set_ylabel("cosine to the source")
+    panels[1].legend(fontsize=7)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photos", type=Path, help="folder with one portrait of each person")
+    parser.add_argument("--judge", action="append", default=[], help="as `deid eval --judge` takes it; repeatable")
+    parser.add_argument("--people", type=int, default=24, help="for the repulsion table (24)")
+    parser.add_argument("--targets", type=int, default=0, help="people for the target table (twice --people)")
+    parser.add_argument("--steps", type=int, default=8, help="denoising steps (8)")
+    parser.add_argument("--out", type=Path, default=Path("out/identity"), help="folder for tables and plot")
+    options = parser.parse_args()
+    judges = [judge_from_spec(spec, guide_hashes(weights_dir("face256"))) for spec in options.judge or ["dlib"]]
+    paths = sorted(p for p in options.photos.iterdir() if p.suffix.lower() in (".jpg", ".png"))
+    anonymize = FaceAnonymizer.from_pretrained()
+    count = options.targets or 2 * options.people
+    studio = Studio.of(anonymize, {p.name: load_picture(p).image for p in paths[: 2 * count]}, count)
+    options.out.mkdir(parents=True, exist_ok=True)
+    who, who_numbers = targets_table(studio, judges, Settings(steps=options.steps))
+    print("\n".join(who), flush=True)
+    fewer = Studio(anonymize, studio.ready[: options.people])
+    push, push_numbers = repulsion_table(fewer, judges, options.steps)
+    print("\n".join(push))
+    (options.out / "targets.md").write_text("\n".join(who) + "\n")
+    (options.out / "repulsion.md").write_text("\n".join(push) + "\n")
+    plot(push_numbers, ["guide", *(judge.name for judge in judges)], options.out / "repulsion.png")
+    numbers = {"people": count, "targets": who_numbers, "repulsion": push_numbers}
+    (options.out / "identity.json").write_text(json.dumps(numbers, indent=2))
+    once = np.concatenate([face.crop.image for face in studio.ready[:8]], 1)
+    twice = np.concatenate(list(studio.paint(Settings(steps=options.steps))[:8]), 1)
+    Image.fromarray(np.concatenate([once, twice])).save(options.out / "sheet.png")
+
+
+if __name__ == "__main__":
+    main()

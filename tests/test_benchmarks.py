@@ -1,0 +1,68 @@
+"""The benchmark scripts run on what ships, and their tables say what they should."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from skimage.data import astronaut
+
+from deid_diffusion import FaceAnonymizer, Repulsion
+from deid_diffusion.settings import Settings
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+import crops
+import identity
+
+QUICK = Settings(steps=1, repulsion=Repulsion(scale=0))
+
+
+class Colours:
+    """A judge that knows people by the colours of their crop."""
+
+    name, threshold, weight_hash = "colours", None, ""
+
+    def embed(self, image, face):
+        return image.reshape(8, 32, 8, 32, 3).mean((1, 3)).ravel() - 100
+
+
+@pytest.fixture(scope="module")
+def studio() -> crops.Studio:
+    portrait = astronaut()[0:256, 96:352]
+    pictures = {"none": np.zeros_like(portrait), "one": portrait, "two": np.ascontiguousarray(portrait[:, ::-1])}
+    return crops.Studio.of(FaceAnonymizer.from_pretrained(), pictures, 2)
+
+
+def test_a_studio_paints_the_same_wish_alike_and_another_differently(studio):
+    first, again, older = (studio.paint(QUICK, wish) for wish in ({}, {}, {"age": 80}))
+    assert first.shape == (2, 256, 256, 3)
+    assert (first == again).all()
+    assert (first != older).any()
+    for face, painted in zip(studio.ready, older, strict=True):
+        off = face.crop.mask == 0
+        assert (painted[off] == face.crop.image[off]).all()
+
+
+def test_a_studio_says_how_many_faces_it_found():
+    with pytest.raises(SystemExit, match="wanted 1 pictures with a readable face, got 0"):
+        crops.Studio.of(FaceAnonymizer.from_pretrained(), {"none": np.zeros((256, 256, 3), np.uint8)}, 1)
+
+
+def test_identity_tables_have_a_row_for_each_form_and_strength(studio, tmp_path):
+    lines, numbers = identity.targets_table(studio, [Colours()], QUICK)
+    assert -1 <= numbers["colours"]["one target"] <= 1
+    assert len(lines) == 3
+    lines, rows = identity.repulsion_table(studio, [Colours()], steps=1)
+    assert len(rows) == 2 * (2 * len(identity.STRENGTHS) - 1)
+    assert all(line.count("|") == lines[0].count("|") for line in lines)
+    # Told to paint the source, a strong push leaves it less like the source than none does.
+    told = {
+        r["strength"]: r["guide"] for r in rows if r["told to paint"] == "the source" and r["gradient"] != "detached"
+    }
+    assert told[60.0] < told[0.0]
+    identity.plot(rows, ["guide", "colours"], tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 5000
+
+
+def test_off_diagonal_leaves_out_everybody_against_themselves():
+    assert sorted(identity.off_diagonal(np.arange(9).reshape(3, 3))) == [1, 2, 5]
