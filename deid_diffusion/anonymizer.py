@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from .attributes import FaceReader, as_unit
+from .backends import use_backend
 from .composite import paste_faces
 from .crops import blended, crop_faces, uncovered
 from .detect import CenterFaceDetector, Detector, faces_from_boxes
@@ -73,6 +74,7 @@ class FaceAnonymizer:
         device: str = "cpu",
         reader: str | PathLike | None = None,
         guide: str | PathLike | None = None,
+        backend: str = "auto",
         **how: Any,
     ) -> FaceAnonymizer:
         """Loads weights: the shipped ones, a folder, or a checkpoint on the Hub. Only what is named is downloaded.
@@ -84,12 +86,15 @@ class FaceAnonymizer:
             reader: folder of the landmark and attribute reader.
             guide: folder with the recogniser, the identities in its space and its thresholds; by default the model's
                 own for face256, the shipped one for Stable Diffusion.
+            backend: what runs the unet, see `backends.use_backend`: "onnx" (ONNX Runtime, CPU), "torch", "compile", or
+                "auto" for ONNX Runtime where it is installed and works.
             how: as `loading.load_pipeline` takes it: `pipeline` ("face256", "sd", "sdxl"; by default what the
                 checkpoint says), `revision`, `dtype`, `controlnet`, `preview_vae`, `scheduler` ...
 
         Raises:
             FileNotFoundError: no such folder or repository, or a file is missing, with how to get it.
             ValueError: damaged weights, another family, or parts, precision or device that do not fit.
+            BackendError: a backend that was named cannot run here.
         """
         loaded, guide = load_with_guide(model, device, guide, **how)
         loaded.pipe.set_progress_bar_config(disable=True)
@@ -98,7 +103,8 @@ class FaceAnonymizer:
         bank = IdentityBank.load(guide / IDENTITIES)
         thresholds = json.loads((guide / THRESHOLDS).read_text())
         eyes = FaceReader.from_pretrained(reader_folder, device)
-        return cls(loaded.pipe, eyes, bank, thresholds, hashes=hashes, origin=loaded.origin)
+        origin = loaded.origin | {"backend": use_backend(loaded.pipe, backend)}
+        return cls(loaded.pipe, eyes, bank, thresholds, hashes=hashes, origin=origin)
 
     def __call__(
         self,

@@ -1,6 +1,7 @@
 """Knows where the shipped weights lie, in a checkout and in a wheel, and whether they are whole."""
 
 import hashlib
+import os
 from collections.abc import Collection
 from pathlib import Path
 
@@ -21,6 +22,14 @@ def weights_dir(name: str) -> Path:
         f"no shipped weights {name!r}: looked in {' and '.join(str(p) for p in places)}. "
         "Reinstall deid-diffusion, or give a folder or a Hub name to from_pretrained()."
     )
+
+
+def cache_dir() -> Path:
+    """Folder for what can be made again: DEID_CACHE, else `deid_diffusion` in XDG_CACHE_HOME, else in ~/.cache."""
+    own = os.environ.get("DEID_CACHE")
+    if own:
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deid_diffusion"
 
 
 def sha256_of(path: Path) -> str:

@@ -11,6 +11,7 @@ import pytest
 os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1", "MPLBACKEND": "Agg"}
 _HOME = tempfile.TemporaryDirectory(prefix="deid-hf-")
 os.environ["HF_HOME"] = _HOME.name
+os.environ["DEID_CACHE"] = str(Path(_HOME.name) / "deid")
 
 CHECKOUT = Path(__file__).parent.parent
 

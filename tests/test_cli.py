@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from deid_diffusion import cli
+from deid_diffusion.backends import BACKENDS
 from deid_diffusion.cli import options
 from deid_diffusion.cli import run as run_command
 from deid_diffusion.families import FAMILIES
@@ -279,6 +280,7 @@ def test_the_names_in_the_help_are_those_of_the_model():
     assert options.FORGETTABLE == FORGETTABLE
     assert options.PIPELINES == tuple(FAMILIES)
     assert options.DTYPES == tuple(DTYPES)
+    assert options.BACKENDS == BACKENDS
     assert options.LANDMARK_STYLES == STYLES
     assert (*options.HIDINGS,) == tuple(kind.value for kind in Redaction)
     assert (*options.NOT_YET,) == tuple(kind.value for kind in NOT_YET)

@@ -10,7 +10,7 @@ CHECKOUT = Path(__file__).parent.parent
 # From bottom to top. A module imports from rows below its own, never a sibling of its row.
 ROWS = [
     "types paths journal decode encode centerface light detail families",
-    "geometry pictures checkpoint",
+    "geometry pictures checkpoint backends",
     "face_shape plan parts",
     "detect align attributes redact composite k_same loading",
     "identities settings result crops",

@@ -16,6 +16,7 @@ light_y glasses facial_hair"""
 PIPELINES = ("face256", "sd", "sdxl")
 DTYPES = ("float32", "float16", "bfloat16")
 LANDMARK_STYLES = ("mediapipe", "dlib68")
+BACKENDS = ("auto", "torch", "compile", "onnx")
 FORGETTABLE = ("age", "male", "skin_l", "skin_a", "skin_b", "light_x", "light_y", "glasses", "facial_hair")
 _TEXT = """\
 Gives every face of pictures to somebody who does not exist, and hides those it cannot replace.
@@ -105,6 +106,10 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     add("--preview-vae", metavar="NAME", help="tiny autoencoder that makes repulsion cheap; like --controlnet")
     add("--dtype", choices=DTYPES, default="float32", help="precision of the model (float32)")
     add("--device", default="cpu", help="cpu, cuda, cuda:1, mps (cpu)")
+    add(
+        "--backend", choices=BACKENDS, default="auto",
+        help="what runs the model; auto: onnx on a CPU where onnxruntime is installed, else torch (auto)",
+    )  # fmt: skip
     add("--steps", type=_natural, help="denoising steps (8; 25 for Stable Diffusion)")
     add("--guidance", type=_number, metavar="SCALE", help="classifier-free guidance, 1 for none (1; 5 likewise)")
     add("--prompt", default="", help="words for Stable Diffusion, before what the attributes say")

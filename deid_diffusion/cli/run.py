@@ -159,7 +159,8 @@ def _load(options: argparse.Namespace) -> Any:
         diffusers.utils.logging.disable_progress_bar()
         transformers.utils.logging.disable_progress_bar()
     # What was not given is left to the library's own defaults.
-    how = {name: getattr(options, name) for name in ("pipeline", "revision", "controlnet", "preview_vae", "dtype")}
+    names = ("pipeline", "revision", "controlnet", "preview_vae", "dtype", "backend")
+    how = {name: getattr(options, name) for name in names}
     how = {name: value for name, value in how.items() if value is not None}
     return FaceAnonymizer.from_pretrained(options.model, device=options.device, **how)
 
