@@ -45,6 +45,7 @@ class FaceSet:
         weight: (N,) float32, how often to draw each.
         train: (N,) bool.
         mirror: (478,) int64.
+        keys: N names.
     """
 
     images: torch.Tensor
@@ -56,6 +57,7 @@ class FaceSet:
     train: torch.Tensor
     mirror: torch.Tensor
     shape: FaceShape
+    keys: list[str]
 
     def draw(self, count: int, generator: torch.Generator, train: bool = True) -> torch.Tensor:
         """Numbers of `count` faces, by weight, with replacement."""
@@ -111,7 +113,7 @@ def load_faces(
         images=put(images), landmarks=put(landmarks), attributes=put(attributes),
         embedding=F.normalize(put(labels["embedding"][:count].astype(np.float32)), dim=-1),
         expression=put(labels["expression"][:count].astype(np.float32)), weight=put(weight), train=put(train),
-        mirror=put(mirror), shape=shape,
+        mirror=put(mirror), shape=shape, keys=keys[:count],
     )  # fmt: skip
 
 

@@ -1,0 +1,242 @@
+"""Spreads a few hand labels over all crops: glasses and facial hair, as probabilities.
+
+    deid train label --data faces/ --hand hand_labels.csv --out labels.npz
+
+A linear probe for each attribute, on edges, texture and colour around the eyes or the mouth. The crops are aligned by
+the eyes, so that is enough, and no network has to be found first. What a person labelled keeps that label; the rows
+marked `holdout` are never fitted and say how good the rest is.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
+from deid_diffusion.training.data import FaceSet, load_faces
+from deid_diffusion.training.run import option, parse_options, write_json
+
+log = logging.getLogger(__name__)
+HAND = Path(__file__).with_name("hand_labels.csv")
+FOLDS, ANGLES, CELL = 5, 9, 8  # of cross-validation; of half a turn; px of the region as seen
+
+
+@dataclass(frozen=True)
+class Region:
+    """Where an attribute shows: px of the 256 px crop about the middle of some landmarks."""
+
+    around: tuple[int, int]  # FaceMesh numbers
+    half_width: float
+    top: float
+    bottom: float
+    size: tuple[int, int]  # rows, columns that it is seen at
+    decay: float  # L2 penalty on the probe's weights, chosen on the labels
+    person: bool = False  # also by the labels of the person: facial hair goes with gender and age
+
+
+REGIONS = {
+    "glasses": Region((468, 473), 66, -30, 36, (48, 96), 0.03),
+    "facial_hair": Region((13, 14), 56, -28, 60, (64, 80), 0.1, person=True),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `deid train label` takes."""
+
+    data: str = option("data", "folder with NAME-*.tar and NAME.npz")
+    hand: str = option(str(HAND), "CSV of key, glasses, facial_hair (0..1) and split (train or holdout)")
+    out: str = option("labels.npz", "gets key, glasses, facial_hair; the scores go beside it, as .json")
+    limit: int = option(0, "use only this many crops, 0 for all")
+    threads: int = option(0, "CPU threads, 0 for torch's choice")
+
+
+@dataclass(frozen=True, eq=False)
+class HandLabels:
+    """What a person saw.
+
+    Glasses: eyeglasses or sunglasses before the eyes; the rimless ones that generators half forget count when a bridge
+    or a temple shows. Facial hair: beard, moustache or goatee; stubble that shows is 0.5, the blue of a shave is 0.
+
+    Attributes:
+        key: (N,) names of crops.
+        values: for each attribute (N,) float32: 0 no, 0.5 stubble that shows, 1 yes; NaN where nobody looked.
+        holdout: (N,) bool, never fitted.
+    """
+
+    key: np.ndarray
+    values: dict[str, np.ndarray]
+    holdout: np.ndarray
+
+    @classmethod
+    def load(cls, path: str | Path) -> HandLabels:
+        """Reads the CSV.
+
+        Raises:
+            ValueError: a column is missing, or a value is no number in 0..1.
+        """
+        with Path(path).open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        wanted = {"key", "split", *REGIONS}
+        if not rows or not wanted <= set(rows[0]):
+            raise ValueError(
+                f"{path} must have rows with {', '.join(sorted(wanted))}; got {list(rows[0]) if rows else 0}"
+            )
+        values = {name: np.array([float(row[name] or "nan") for row in rows], np.float32) for name in REGIONS}
+        if any(((v < 0) | (v > 1)).any() for v in values.values()):
+            raise ValueError(f"{path}: labels must lie in 0..1, or be empty")
+        return cls(np.array([row["key"] for row in rows]), values, np.array([r["split"] == "holdout" for r in rows]))
+
+    def rows_of(self, keys: list[str]) -> np.ndarray:
+        """(N,) where each label's crop stands among the keys, -1 for none."""
+        place = {key: number for number, key in enumerate(keys)}
+        return np.array([place.get(key, -1) for key in self.key.tolist()])
+
+    def leave_out(self, faces: FaceSet) -> None:
+        """Lets nobody draw the hold-out: whoever trains on it cannot measure on it."""
+        rows = self.rows_of(faces.keys)
+        faces.weight[torch.from_numpy(rows[self.holdout & (rows >= 0)])] = 0
+
+
+def cut_region(images: torch.Tensor, landmarks: torch.Tensor, region: Region) -> torch.Tensor:
+    """(B, 3, 256, 256) any range, (B, 478, 3) px -> (B, 3, *region.size)."""
+    half = images.shape[-1] / 2
+    centre = landmarks[:, list(region.around), :2].float().mean(1)
+    from_out = images.new_zeros(len(images), 2, 3, dtype=torch.float32)
+    from_out[:, 0, 0] = region.half_width / half
+    from_out[:, 1, 1] = (region.bottom - region.top) / 2 / half
+    from_out[:, 0, 2] = centre[:, 0] / half - 1
+    from_out[:, 1, 2] = (centre[:, 1] + (region.top + region.bottom) / 2) / half - 1
+    grid = F.affine_grid(from_out, [len(images), 3, *region.size], align_corners=False)
+    return F.grid_sample(images.float(), grid, padding_mode="reflection", align_corners=False)
+
+
+def describe(images: torch.Tensor) -> torch.Tensor:
+    """(B, 3, H, W) in 0..1 -> (B, D): histograms of edge directions (Dalal and Triggs 2005), fine texture, colour."""
+    grey = images.mean(1, keepdim=True)
+    across = F.pad(grey[:, :, 1:-1, 2:] - grey[:, :, 1:-1, :-2], (1, 1, 1, 1))
+    down = F.pad(grey[:, :, 2:, 1:-1] - grey[:, :, :-2, 1:-1], (1, 1, 1, 1))
+    angle = torch.atan2(down, across) % torch.pi / torch.pi * ANGLES
+    apart = (angle - torch.arange(ANGLES).view(1, -1, 1, 1)).abs()
+    share = (1 - torch.minimum(apart, ANGLES - apart)).clamp_min(0)
+    edges = F.avg_pool2d(torch.hypot(across, down) * share, CELL)
+    around = F.avg_pool2d(edges.square().sum(1, keepdim=True), 3, 1, 1).sqrt()
+    fine = F.avg_pool2d((grey - F.avg_pool2d(grey, 5, 1, 2, count_include_pad=False)).abs(), CELL)
+    colour = F.avg_pool2d(images, CELL // 2)
+    parts = edges / (around + 0.01), (fine * 50).log1p(), (colour - colour.mean((2, 3), keepdim=True)) * 5
+    return torch.cat([part.flatten(1) for part in parts], 1)
+
+
+def features_of(faces: FaceSet, region: Region, batch: int = 64) -> torch.Tensor:
+    """-> (N, D) float32, each column of mean 0 and deviation 1; a face and its mirror image have the same row."""
+    rows = []
+    for start in range(0, len(faces.images), batch):
+        part = slice(start, start + batch)
+        seen = cut_region(faces.images[part], faces.landmarks[part], region) / 255
+        rows.append((describe(seen) + describe(seen.flip(-1))) / 2)
+    columns = [standardised(torch.cat(rows))]
+    if region.person:
+        columns.append(standardised(faces.embedding))
+        # Three times as large as a pixel's: two columns beside thousands, and they say more than most.
+        columns.append(
+            3 * standardised(faces.attributes[:, [ATTRIBUTE_NAMES.index("male"), ATTRIBUTE_NAMES.index("age")]])
+        )
+    return torch.cat(columns, 1)
+
+
+def standardised(columns: torch.Tensor) -> torch.Tensor:
+    """(N, D) -> (N, D) of mean 0 and deviation 1 by column."""
+    return (columns - columns.mean(0)) / (columns.std(0) + 1e-3)
+
+
+def fit_probe(features: torch.Tensor, target: torch.Tensor, decay: float) -> torch.Tensor:
+    """(N, D), (N,) in 0..1 -> (D + 1,) weights and bias of a logistic regression with an L2 penalty."""
+    probe = torch.zeros(features.shape[1] + 1, requires_grad=True)
+    optimiser = torch.optim.LBFGS([probe], max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        optimiser.zero_grad()
+        value = F.binary_cross_entropy_with_logits(apply_probe(probe, features), target)
+        value = value + decay / 2 * probe[:-1].square().sum()
+        value.backward()
+        return value
+
+    optimiser.step(loss)
+    return probe.detach()
+
+
+def apply_probe(probe: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+    """(D + 1,), (N, D) -> (N,) logits."""
+    return features @ probe[:-1] + probe[-1]
+
+
+def fit_calibrated(features: torch.Tensor, target: torch.Tensor, decay: float) -> torch.Tensor:
+    """A probe whose probabilities are those seen on faces it was not fitted on (Platt 1999, by folds)."""
+    folds = torch.arange(len(target)) % FOLDS
+    unseen = torch.zeros(len(target))
+    for fold in range(FOLDS):
+        probe = fit_probe(features[folds != fold], target[folds != fold], decay)
+        unseen[folds == fold] = apply_probe(probe, features[folds == fold])
+    scale, shift = fit_probe(unseen[:, None], target, 0.0).tolist()
+    probe = fit_probe(features, target, decay) * scale
+    probe[-1] += shift
+    return probe
+
+
+def score(probability: np.ndarray, target: np.ndarray) -> dict[str, float]:
+    """How well what is plain is told (accuracy, precision, recall at 0.5, area under the ROC curve); the mean error.
+
+    Targets of 0.5, stubble, are for the mean error alone: whoever says no to them is as right as who says yes.
+    """
+    plain = target != 0.5
+    yes, said, p = target[plain] > 0.5, probability[plain] >= 0.5, probability[plain]
+    if not yes.any() or yes.all():
+        raise ValueError(f"the hold-out must hold both kinds; {yes.sum()} of {len(yes)} are yes")
+    order = (p[yes][:, None] > p[~yes]) + 0.5 * (p[yes][:, None] == p[~yes])
+    hits = float((yes & said).sum())
+    values = {
+        "accuracy": float((yes == said).mean()), "auc": float(order.mean()),
+        "precision": hits / max(1, int(said.sum())), "recall": hits / int(yes.sum()),
+        "mean_error": float(np.abs(probability - target).mean()),
+    }  # fmt: skip
+    return {name: round(value, 4) for name, value in values.items()} | {"n": len(target), "positives": int(yes.sum())}
+
+
+def label(options: Options) -> dict[str, dict[str, float]]:
+    """Writes the labels of all crops, and the hold-out scores of each attribute, which it returns."""
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    faces, hand = load_faces(Path(options.data), limit=options.limit or None), HandLabels.load(options.hand)
+    rows = hand.rows_of(faces.keys)
+    if not (rows >= 0).any():
+        raise ValueError(f"none of the {len(rows)} crops of {options.hand} is in {options.data}")
+    columns, scores = {}, {}
+    for name, region in REGIONS.items():
+        values, features = hand.values[name], features_of(faces, region)
+        known = (rows >= 0) & np.isfinite(values)
+        fitted, kept = known & ~hand.holdout, known & hand.holdout
+        probe = fit_calibrated(features[rows[fitted]], torch.from_numpy(values[fitted]), region.decay)
+        probability = apply_probe(probe, features).sigmoid().numpy()
+        scores[name] = score(probability[rows[kept]], values[kept])
+        log.info("%s on the hold-out: %s", name, scores[name])
+        probability[rows[known]] = values[known]
+        columns[name] = probability.astype(np.float32)
+    np.savez(options.out, key=np.array(faces.keys), **columns)
+    write_json(scores, Path(options.out).with_suffix(".json"))
+    return scores
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Command-line door."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    print(label(parse_options(Options, argv, __doc__.splitlines()[0])))
+
+
+if __name__ == "__main__":
+    main()

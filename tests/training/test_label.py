@@ -1,0 +1,118 @@
+"""Hand labels spread over all crops: where a person looked and where not."""
+
+import io
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from deid_diffusion.face_shape import Placement, rotation_from_angles
+from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
+from deid_diffusion.training import label
+from deid_diffusion.training.data import load_faces
+from tests.tiny import tiny_shape
+
+PEOPLE, LABELLED = 48, 32
+
+
+@pytest.fixture(scope="module")
+def crops(tmp_path_factory):
+    """Grainy ovals; every second one has rings before the eyes, every third dark grain below the mouth."""
+    folder, rng = tmp_path_factory.mktemp("faces"), np.random.default_rng(0)
+    place = Placement(60.0, rotation_from_angles(0.0, 0.0, 0.0), np.array([128.0, 112, 0]))
+    landmarks = place.place(tiny_shape().mean)
+    with tarfile.open(folder / "synthetic-00.tar", "w") as tar:
+        for n in range(PEOPLE):
+            entry = tarfile.TarInfo(f"{n:05d}.webp")
+            data = picture(landmarks, n % 2 == 0, n % 3 == 0, rng)
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+    embedding = rng.normal(size=(PEOPLE, 256))
+    np.savez(
+        folder / "synthetic.npz", key=np.array([f"{n:05d}" for n in range(PEOPLE)]), source=np.full(PEOPLE, "sfhq"),
+        landmarks=np.stack([landmarks + 0.3 * rng.normal(size=(478, 3)) for _ in range(PEOPLE)]).astype(np.float16),
+        embedding=embedding.astype(np.float16), age=rng.uniform(20, 60, PEOPLE).astype(np.float16),
+        male=rng.uniform(size=PEOPLE).astype(np.float16), split=np.full(PEOPLE, "train"),
+        expression=rng.dirichlet(np.ones(7), PEOPLE).astype(np.float16),
+    )  # fmt: skip
+    return folder
+
+
+def picture(landmarks: np.ndarray, glasses: bool, hair: bool, rng: np.random.Generator) -> bytes:
+    pixels = rng.normal(170, 6, (256, 256, 3)) * rng.uniform(0.7, 1, 3)
+    if hair:
+        x, y = landmarks[[13, 14], :2].mean(0).astype(int)
+        pixels[y + 8 : y + 50, x - 40 : x + 40] *= rng.uniform(0.2, 0.6, (42, 80, 1))
+    image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+    for x, y in landmarks[[468, 473], :2] if glasses else ():
+        ImageDraw.Draw(image).ellipse([x - 22, y - 18, x + 22, y + 18], outline=(30, 20, 20), width=3)
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=90)
+    return buffer.getvalue()
+
+
+def hand_csv(path, rows) -> str:
+    path.write_text("key,glasses,facial_hair,split\n" + "".join(",".join(map(str, row)) + "\n" for row in rows))
+    return str(path)
+
+
+def test_labels_reach_the_crops_that_nobody_looked_at(crops, tmp_path):
+    rows = [
+        (f"{n:05d}", int(n % 2 == 0), "" if n == 1 else int(n % 3 == 0), "holdout" if n % 4 == n % 3 else "train")
+        for n in range(LABELLED)
+    ]
+    out = tmp_path / "labels.npz"
+    scores = label.label(label.Options(data=str(crops), hand=hand_csv(tmp_path / "hand.csv", rows), out=str(out)))
+    assert scores["glasses"]["accuracy"] == 1
+    assert scores["facial_hair"]["accuracy"] == 1
+    labels = np.load(out)
+    new = np.arange(LABELLED, PEOPLE)
+    assert ((labels["glasses"][new] > 0.5) == (new % 2 == 0)).all()
+    assert ((labels["facial_hair"][new] > 0.5) == (new % 3 == 0)).all()
+    assert labels["glasses"][:2].tolist() == [1, 0]  # what was seen stays
+    assert 0 < labels["facial_hair"][1] < 0.5  # an empty cell was not seen
+    faces = load_faces(crops, labels=str(out))
+    assert torch.isfinite(faces.attributes[:, ATTRIBUTE_NAMES.index("glasses")]).all()
+
+
+def test_the_hold_out_is_left_out_of_what_is_drawn(crops, tmp_path):
+    faces = load_faces(crops)
+    hand = label.HandLabels.load(
+        hand_csv(tmp_path / "hand.csv", [("00003", 1, 1, "holdout"), ("00004", 1, 1, "train")])
+    )
+    hand.leave_out(faces)
+    drawn = set(faces.draw(2000, torch.Generator().manual_seed(0)).tolist())
+    assert drawn == set(range(PEOPLE)) - {3}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("key,glasses\n1,0\n", "must have rows with facial_hair, glasses, key, split"),
+     ("key,glasses,facial_hair,split\n1,0,2,train\n", r"labels must lie in 0\.\.1")],
+)  # fmt: skip
+def test_a_wrong_table_says_what_is_wrong(tmp_path, text, message):
+    path = tmp_path / "hand.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        label.HandLabels.load(path)
+
+
+def test_labels_for_other_crops_are_refused(crops, tmp_path):
+    hand = hand_csv(tmp_path / "hand.csv", [("elsewhere", 1, 1, "train")])
+    with pytest.raises(ValueError, match="none of the 1 crops"):
+        label.label(label.Options(data=str(crops), hand=hand, out=str(tmp_path / "labels.npz")))
+
+
+def test_scores_count_the_plain_and_leave_stubble_to_the_mean_error():
+    scores = label.score(np.array([0.9, 0.2, 0.6, 0.1]), np.array([1.0, 0.0, 0.0, 0.5]))
+    assert (scores["accuracy"], scores["auc"], scores["recall"]) == (0.6667, 1, 1)
+    assert (scores["precision"], scores["mean_error"]) == (0.5, 0.325)
+
+
+def test_the_hand_labels_of_the_repository_are_sound():
+    hand = label.HandLabels.load(label.HAND)
+    assert len(set(hand.key.tolist())) == len(hand.key)
+    assert 300 < hand.holdout.sum() < len(hand.key) / 2
+    assert np.isfinite(hand.values["glasses"][hand.holdout]).all()
