@@ -25,7 +25,7 @@ from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, POINTS
 from deid_diffusion.settings import FORGETTABLE
 
 DIMENSIONS = (2, 5, 10, 20, 40)
-SHRINKAGE = (0.1, 0.5)
+SHRINKAGE = (0.001, 0.01, 0.1, 0.5)
 GROUPS = {
     "pose": ("yaw_deg", "pitch_deg", "roll_deg"),
     "expression": ("mouth_open", "smile", "eyes_open", "brow_raise", "gaze_x", "gaze_y"),

@@ -38,7 +38,9 @@ def utility_measures(originals: FaceLedger, method: MethodLedger, seed: int) -> 
         column_measure(name, method.faces[column], people, seed, unit, nobody or reason)
         for column, name, unit, reason in _UTILITY
     ]
-    return (*measures, Measure.missing("gaze", "needs a gaze network; none is part of this version", "deg"))
+    # The reader that steers the painter sees irises, and therefore may not judge them.
+    reason = "needs a net that sees irises and is not the anonymizer's own reader; this version takes none"
+    return (*measures, Measure.missing("gaze", reason, "deg"))
 
 
 def quality_measures(originals: FaceLedger, method: MethodLedger, nets: FaceNets, seed: int) -> tuple[Measure, ...]:

@@ -1,0 +1,61 @@
+"""The attacker on conditioning numbers knows a planted person, and no noise; held-out crops become a gallery."""
+
+import io
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+import conditioning_attack
+import holdout
+
+
+@pytest.mark.parametrize(("person", "low", "high"), [(3.0, 0.9, 1.0), (0.0, 0.0, 0.1)])
+def test_the_attacker_finds_who_is_there_and_nobody_else(person, low, high):
+    rng, people = np.random.default_rng(0), 60
+    # Six directions hold the person, hidden under a nuisance ten times as strong that both photos differ in.
+    traits, nuisance = rng.normal(size=(people, 6)) @ rng.normal(size=(6, 40)) * person, rng.normal(size=(3, 40)) * 30
+
+    def photos() -> np.ndarray:
+        return traits + rng.normal(size=(people, 3)) @ nuisance + rng.normal(size=(people, 40))
+
+    probes, gallery = photos(), photos()
+    hits = np.zeros(people)
+    for known, unknown in conditioning_attack.halves(people, 4, seed=0):
+        assert not set(known) & set(unknown)
+        hits[unknown] += conditioning_attack.attack(probes, gallery, known, unknown) / 4
+    assert low <= hits.mean() <= high
+
+
+def test_equal_faces_share_a_hit():
+    same = np.zeros((4, 2))
+    assert np.allclose(conditioning_attack.named(same, same), 0.25)
+
+
+def test_held_out_crops_become_originals_and_views(tmp_path, monkeypatch, capsys):
+    keys, rng = [f"{number:05}" for number in range(6)], np.random.default_rng(0)
+    with tarfile.open(tmp_path / "some-00.tar", "w") as tar:
+        for key in keys:
+            data = io.BytesIO()
+            Image.fromarray(rng.integers(0, 255, (256, 256, 3), np.uint8)).save(data, "webp", lossless=True)
+            member = tarfile.TarInfo(f"{key}.webp")
+            member.size = data.tell()
+            data.seek(0)
+            tar.addfile(member, data)
+    np.savez(tmp_path / "some.npz", key=np.array(keys), split=np.array(["holdout", "train"] * 3))
+    words = ["holdout.py", str(tmp_path), "--name", "some", "--people", "2", "--out", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", words)
+    holdout.main()
+    originals, views = (sorted((tmp_path / "out" / kind).iterdir()) for kind in ("originals", "views"))
+    assert [path.name for path in originals] == ["00000.png", "00002.png"]
+    assert [path.stem for path in views] == ["00000", "00002"]
+    before, after = (np.asarray(Image.open(path)).astype(float) for path in (originals[0], views[0]))
+    assert before.shape == after.shape == (256, 256, 3)
+    assert np.abs(before - after).mean() > 20
+    monkeypatch.setattr(sys, "argv", [*words[:5], "9", *words[6:]])
+    with pytest.raises(SystemExit, match="wanted 9 held-out crops"):
+        holdout.main()
