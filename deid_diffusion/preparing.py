@@ -14,6 +14,7 @@ from .settings import Settings
 from .types import Face, FaceCrop, FaceReport, Outcome
 
 log = logging.getLogger(__name__)
+AT_ONCE = 16  # faces that are read in one go; memory goes with it
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,17 +70,15 @@ def prepare(
         log.exception("reading faces failed")
         return [], {n: redacted(face, f"reading failed: {error}") for n, face in enumerate(faces)}
     ready = []
-    for number, (face, crop) in enumerate(zip(faces, crops, strict=True)):
+    for number, (face, crop, read) in enumerate(zip(faces, crops, _read_all(crops, reader, embed), strict=True)):
         if crop is None:
             reports[number] = redacted(face, "landmarks do not fit the detection")
             continue
-        try:
-            reading = reader.read(crop.image[None])[0]
-            embedding = embed(crop.image[None])[0]
-        except Exception as error:
-            log.exception("reading face %d failed", number)
-            reports[number] = redacted(face, f"reading failed: {error}")
+        if isinstance(read, Exception):
+            log.error("reading face %d failed", number, exc_info=read)
+            reports[number] = redacted(face, f"reading failed: {read}")
             continue
+        reading, embedding = read
         if reason := left_alone(embedding, settings, thresholds):
             reports[number] = FaceReport(face, Outcome.KEPT, 0, reason=reason)
             continue
@@ -87,6 +86,36 @@ def prepare(
         erased = erased_mask(crop, image.shape, [f for f in faces if f is not face])
         ready.append(ReadyFace(number, face, crop, reading, embedding, wanted, erased))
     return ready, reports
+
+
+def _read_all(
+    crops: Sequence[FaceCrop | None], reader: FaceReader, embed: Callable[[np.ndarray], np.ndarray]
+) -> list[tuple[Reading, np.ndarray] | Exception | None]:
+    """What each crop says and its (D,) embedding; or why it cannot be read; None where there is no crop."""
+    read: list[tuple[Reading, np.ndarray] | Exception | None] = [None] * len(crops)
+    there = [number for number, crop in enumerate(crops) if crop is not None]
+    for batch in [there[first : first + AT_ONCE] for first in range(0, len(there), AT_ONCE)]:
+        try:
+            results = _read(batch, crops, reader, embed)
+        except Exception:
+            # One of them cannot be read; alone, it does not take the others along.
+            log.debug("reading %d faces at once failed, they are read one by one", len(batch), exc_info=True)
+            results = [_read_one(number, crops, reader, embed) for number in batch]
+        for number, result in zip(batch, results, strict=True):
+            read[number] = result
+    return read
+
+
+def _read(numbers, crops, reader, embed) -> list[tuple[Reading, np.ndarray]]:
+    images = np.stack([crops[number].image for number in numbers])
+    return list(zip(reader.read(images), embed(images), strict=True))
+
+
+def _read_one(number, crops, reader, embed) -> tuple[Reading, np.ndarray] | Exception:
+    try:
+        return _read([number], crops, reader, embed)[0]
+    except Exception as error:
+        return error
 
 
 def left_alone(embedding: np.ndarray, settings: Settings, thresholds: Mapping[str, float]) -> str:
