@@ -88,10 +88,11 @@ def main() -> None:
     parser.add_argument("--json", help="write the figures to this file")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=0, help="CPU threads, 0 for torch's choice")
+    parser.add_argument("--backend", default="auto", help="what runs the unet; the unit is torch's forward always")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    anonymize = FaceAnonymizer.from_pretrained()
+    anonymize = FaceAnonymizer.from_pretrained(backend=options.backend)
     anonymize(crowd(1))
     unit = unet_forward(anonymize, options.repeats)
     print(
