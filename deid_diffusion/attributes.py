@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 SIDE = 128  # px, what the reader sees
 LANDMARKS = 478
-OUTPUTS = LANDMARKS * 3 + 1 + 1 + 7
+_PARTS = (LANDMARKS * 3, 1, 1, 7, 1, 1)
+OUTPUTS = sum(_PARTS)
 HAPPY = 1
 _POSE = ("yaw_deg", "pitch_deg", "roll_deg")
 
@@ -90,18 +91,23 @@ class ReaderOutputs:
         age: (B,) years.
         male: (B,) logit.
         expression: (B, 7) logits: neutral happy sad angry fearful disgusted surprised.
+        glasses, facial_hair: (B,) logits.
     """
 
     landmarks: torch.Tensor
     age: torch.Tensor
     male: torch.Tensor
     expression: torch.Tensor
+    glasses: torch.Tensor
+    facial_hair: torch.Tensor
 
 
 def split_outputs(logits: torch.Tensor) -> ReaderOutputs:
-    """(B, 1443) -> its parts."""
-    points, age, male, expression = logits.split([LANDMARKS * 3, 1, 1, 7], dim=-1)
-    return ReaderOutputs(points.view(-1, LANDMARKS, 3), 35 + 20 * age[:, 0], male[:, 0], expression)
+    """(B, 1445) -> its parts."""
+    points, age, male, expression, glasses, hair = logits.split(_PARTS, dim=-1)
+    return ReaderOutputs(
+        points.view(-1, LANDMARKS, 3), 35 + 20 * age[:, 0], male[:, 0], expression, glasses[:, 0], hair[:, 0]
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,11 +134,20 @@ class FaceReader:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path | None = None, device: str = "cpu") -> FaceReader:
-        """Loads `network/` and `face_shape.safetensors` of a folder; the shipped reader by default."""
+        """Loads `network/` and `face_shape.safetensors` of a folder; the shipped reader by default.
+
+        Raises:
+            ValueError: a network of another width, from before an attribute was added or after.
+        """
         from transformers import ResNetForImageClassification
 
         folder = weights_dir("reader") if folder is None else Path(folder)
         network = ResNetForImageClassification.from_pretrained(folder / "network", dtype=torch.float32)
+        if network.config.num_labels != OUTPUTS:
+            raise ValueError(
+                f"the reader in {folder} gives {network.config.num_labels} numbers a face, wanted {OUTPUTS}; widen it "
+                f"with `deid train reader_head --start {folder / 'network'}`, or take the shipped one"
+            )
         return cls(network.eval().to(device), FaceShape.load(folder / "face_shape.safetensors"))
 
     @torch.no_grad()
@@ -146,11 +161,14 @@ class FaceReader:
         images = as_unit(crops)
         landmarks, outputs = self._run(images)
         light = read_light(images, torch.from_numpy(landmarks[..., :2])).numpy()
-        smile = outputs.expression.softmax(-1)[:, HAPPY].cpu().numpy()
-        age, male = outputs.age.cpu().numpy(), outputs.male.sigmoid().cpu().numpy()
+        looks = {
+            "smile": outputs.expression.softmax(-1)[:, HAPPY], "age": outputs.age, "male": outputs.male.sigmoid(),
+            "glasses": outputs.glasses.sigmoid(), "facial_hair": outputs.facial_hair.sigmoid(),
+        }  # fmt: skip
+        rows = torch.stack(list(looks.values()), -1).cpu().numpy()
         return [
-            self._reading(points, {"smile": s, "age": a, "male": m} | dict(zip(LIGHT_NAMES, lit, strict=True)))
-            for points, s, a, m, lit in zip(landmarks, smile, age, male, light, strict=True)
+            self._reading(points, dict(zip((*looks, *LIGHT_NAMES), (*row, *lit), strict=True)))
+            for points, row, lit in zip(landmarks, rows, light, strict=True)
         ]
 
     def _run(self, images: torch.Tensor) -> tuple[np.ndarray, ReaderOutputs]:

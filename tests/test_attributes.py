@@ -39,12 +39,13 @@ def test_landmarks_alone_are_those_of_a_whole_reading():
 
 
 def test_outputs_are_cut_without_overlap():
-    logits = torch.arange(1443.0)[None]
+    logits = torch.arange(1445.0)[None]
     read = split_outputs(logits)
     assert read.landmarks[0, 477, 2] == 1433
     assert read.age[0] == 35 + 20 * 1434
     assert read.male[0] == 1435
     assert read.expression[0].tolist() == list(range(1436, 1443))
+    assert (read.glasses[0], read.facial_hair[0]) == (1443, 1444)
 
 
 def test_guide_points_keep_the_pose_and_drop_the_person():

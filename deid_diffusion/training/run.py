@@ -68,7 +68,9 @@ def recipe(options: RunOptions) -> dict[str, Any]:
     """The options for the metrics file, without the folders of this machine."""
     values = asdict(options)
     return values | {
-        name: Path(values[name]).name for name in ("data", "labels", "out", "start", "perceptual") if name in values
+        name: Path(values[name]).name
+        for name in ("data", "labels", "hand", "out", "start", "perceptual")
+        if name in values
     }
 
 

@@ -16,7 +16,7 @@ from deid_diffusion.attributes import FaceReader
 from deid_diffusion.face_shape import Placement, rotation_from_angles
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, fold
 from deid_diffusion.pipelines.denoise import SIGMA_DATA
-from deid_diffusion.training import distill, id_encoder, inpaint, pack, reader
+from deid_diffusion.training import distill, id_encoder, inpaint, pack, reader, reader_head
 from deid_diffusion.training.critic import critic_loss, painter_loss
 from deid_diffusion.training.data import Jitter, cut, load_faces
 from deid_diffusion.training.losses import PerceptualLoss
@@ -284,3 +284,43 @@ def test_muon_fits_a_small_network_and_resumes_where_it_was():
 def test_an_unknown_optimiser_is_refused():
     with pytest.raises(ValueError, match="--optimiser must be one of adamw, muon"):
         build_optimiser(torch.nn.Linear(1, 1), RunOptions(optimiser="sgd"))
+
+
+@pytest.fixture(scope="module")
+def worn(data, tmp_path_factory) -> str:
+    """Labels of glasses for two thirds of the crops, of facial hair for none."""
+    path = tmp_path_factory.mktemp("labels") / "labels.npz"
+    np.savez(path, key=[f"{n:05d}" for n in range(8)], glasses=np.arange(8) % 2)
+    return str(path)
+
+
+def test_attributes_without_a_label_teach_nothing(data, worn):
+    torch.manual_seed(0)
+    faces, generator = load_faces(data, labels=worn), torch.Generator().manual_seed(0)
+    batch = cut(faces, torch.arange(PEOPLE), Jitter(size=128), generator)
+    network = reader.build_reader((8, 8, 8, 8))
+    reader.loss_on(network, batch).backward()
+    gradient = network.classifier[-1].bias.grad
+    assert torch.isfinite(gradient).all()
+    assert gradient[-2].abs() > 0
+    assert gradient[-1] == 0
+
+
+def test_a_head_learns_something_new_on_a_trunk_that_stays(data, worn, tmp_path):
+    torch.manual_seed(0)
+    old = reader.build_reader((8, 8, 8, 8))
+    reader.start_at_mean_face(old, load_faces(data))
+    old.classifier[-1] = torch.nn.Linear(8, 1443)
+    old.config.num_labels = 1443
+    old.save_pretrained(tmp_path / "old" / "network")
+    load_faces(data).shape.save(tmp_path / "old" / "face_shape.safetensors")
+    with pytest.raises(ValueError, match="gives 1443 numbers a face, wanted 1445"):
+        FaceReader.from_pretrained(tmp_path / "old")
+    folders = ["--start", str(tmp_path / "old" / "network"), "--out", str(tmp_path / "new")]
+    sizes = ["--pool", "10", "--steps", "30", "--minutes", "5", "--batch", "8", "--lr", "1e-2"]
+    reader_head.main(["--data", data, "--labels", worn, *folders, *sizes])
+    metrics = json.loads((tmp_path / "new" / "training.json").read_text())
+    assert metrics["landmark_error_percent"] < metrics["before"]["landmark_error_percent"]
+    new = FaceReader.from_pretrained(tmp_path / "new").network.state_dict()
+    kept = [name for name in new if "stages.3" not in name and "classifier" not in name]
+    assert all(torch.allclose(new[name].float(), old.state_dict()[name].float(), atol=1e-3) for name in kept)
