@@ -52,14 +52,16 @@ def readings(folder: Path, finder: YuNetFinder, reader: FaceReader) -> dict[str,
 def features(reading: Reading, reader: FaceReader) -> dict[str, np.ndarray]:
     """(F,) numbers by what an attacker may see."""
     canonical = reading.placement.unplace(reading.landmarks)
-    values = reading.attributes.to_dict()
+    values = reading.attributes.coarse().to_dict()
     told = {name: np.array([values[n] for n in names if n in values]) for name, names in GROUPS.items()}
-    points = reader.guide_points(reading, reading.attributes).ravel()
+    points = reader.guide_points(reading, reading.attributes.coarse()).ravel()
+    exact = np.array([v for _, v in sorted(reading.attributes.to_dict().items())])
     attributes = np.array([values[name] for name in ATTRIBUTE_NAMES if name in values])
     kept = np.array([values[name] for name in ATTRIBUTE_NAMES if name in values and name not in FORGETTABLE])
     return {
         "raw: 478 landmarks, pose removed": canonical.ravel(),
         f"raw: the painter's {len(POINTS)} points, pose removed": canonical[list(POINTS)].ravel(),
+        "read: attributes, to the digit": exact,
         f"told: {len(POINTS)} points, average person": points,
         "told: attributes": attributes,
         "told: points and attributes": np.concatenate([points, attributes]),

@@ -19,6 +19,7 @@ from .face_shape import (
     read_expression,
     rotation_from_angles,
 )
+from .geometry import FIVE, apply, crop_from_image
 from .light import LIGHT_NAMES, read_light
 from .paths import weights_dir
 from .pipelines.conditioning import FIELDS, POINTS, attribute_vector
@@ -28,10 +29,18 @@ if TYPE_CHECKING:
 
 SIDE = 128  # px, what the reader sees
 LANDMARKS = 478
+UNIT = 64.0  # px: any eye distance will do, of faces that are then fitted to their crop
 _PARTS = (LANDMARKS * 3, 1, 1, 7, 1, 1)
 OUTPUTS = sum(_PARTS)
 HAPPY = 1
 _POSE = ("yaw_deg", "pitch_deg", "roll_deg")
+# To the digit, these numbers are a fingerprint: a resting brow or an iris's height is bone and lids. In steps that a
+# viewer would name (half open, looking left, in the thirties) they describe thousands of people.
+GRAIN = {
+    "yaw_deg": 5.0, "pitch_deg": 5.0, "roll_deg": 10.0, "mouth_open": 0.25, "smile": 0.25, "eyes_open": 0.34,
+    "brow_raise": 0.34, "gaze_x": 0.34, "gaze_y": 0.34, "age": 10.0, "male": 0.5, "skin_l": 5.0, "skin_a": 4.0,
+    "skin_b": 5.0, "light_x": 0.2, "light_y": 0.2, "glasses": 0.5, "facial_hair": 0.5,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -76,6 +85,11 @@ class Attributes:
         check_attributes({name: value for name, value in changes.items() if value is not None})
         return replace(self, **changes)
 
+    def coarse(self) -> Attributes:
+        """A copy in the steps of `GRAIN`: what may pass from a source to the new face."""
+        steps = {name: round(value / GRAIN[name]) * GRAIN[name] for name, value in self.to_dict().items()}
+        return Attributes(**{n: min(max(value, FIELDS[n].low), FIELDS[n].high) for n, value in steps.items()})
+
 
 def check_attributes(values: Mapping[str, float]) -> None:
     """Raises ValueError on a name or value that no attribute has."""
@@ -118,11 +132,13 @@ class Reading:
         landmarks: (478, 3) float32 crop pixels.
         attributes: all of them set.
         placement: where the face stands in the crop.
+        size: side of the crop in pixels.
     """
 
     landmarks: np.ndarray
     attributes: Attributes
     placement: Placement
+    size: int = 256
 
 
 class FaceReader:
@@ -167,7 +183,7 @@ class FaceReader:
         }  # fmt: skip
         rows = torch.stack(list(looks.values()), -1).cpu().numpy()
         return [
-            self._reading(points, dict(zip((*looks, *LIGHT_NAMES), (*row, *lit), strict=True)))
+            self._reading(points, dict(zip((*looks, *LIGHT_NAMES), (*row, *lit), strict=True)), images.shape[-1])
             for points, row, lit in zip(landmarks, rows, light, strict=True)
         ]
 
@@ -176,14 +192,14 @@ class FaceReader:
         outputs = split_outputs(self.network(small.to(self.network.device)).logits)
         return outputs.landmarks.cpu().numpy() * images.shape[-1], outputs
 
-    def _reading(self, points: np.ndarray, known: dict[str, float]) -> Reading:
+    def _reading(self, points: np.ndarray, known: dict[str, float], size: int) -> Reading:
         if not np.isfinite(points).all():
             raise ValueError("the reader gave landmarks that are not finite; its weights may be damaged")
         placement = self.shape.locate(points)
         known |= read_expression(placement.unplace(points))
         known |= dict(zip(_POSE, angles_from_rotation(placement.rotation), strict=True))
         clipped = {name: float(np.clip(value, FIELDS[name].low, FIELDS[name].high)) for name, value in known.items()}
-        return Reading(points, Attributes(**clipped), placement)
+        return Reading(points, Attributes(**clipped), placement, size)
 
     def guide_points(self, reading: Reading, wanted: Attributes, person: np.ndarray | None = None) -> np.ndarray:
         """(K, 2) float32: the points of `guide_mesh` that the embedded model sees, in the order of its `POINTS`."""
@@ -192,19 +208,24 @@ class FaceReader:
     def guide_mesh(self, reading: Reading, wanted: Attributes, person: np.ndarray | None = None) -> np.ndarray:
         """The landmarks for the model: pose and expression as wanted, the source's own geometry left out.
 
+        The face stands where a crop of it would put it (`geometry.crop_from_image`): its own proportions, not the
+        source's, say how large it is and how high.
+
         Args:
-            reading: gives scale and place, and whatever `wanted` leaves open.
+            reading: gives, in steps, whatever `wanted` leaves open.
             wanted: pose and expression to draw.
             person: (P,) geometry of the target identity in standard deviations; None for the average face.
 
         Returns:
             (478, 2) float32 x y in crop pixels, in the order of FaceMesh. The outline is the target's, too.
         """
-        values = reading.attributes.to_dict() | wanted.to_dict()
+        values = reading.attributes.coarse().to_dict() | wanted.to_dict()
         expression = np.array([values[name] for name in EXPRESSION_NAMES])
-        canonical = self.shape.expressed(expression, person)
-        place = replace(reading.placement, rotation=rotation_from_angles(*(values[name] for name in _POSE)))
-        return place.place(canonical)[:, :2].astype(np.float32)
+        yaw, pitch, roll = (values[name] for name in _POSE)
+        turned = (self.shape.expressed(expression, person) @ rotation_from_angles(yaw, pitch, 0.0).T)[:, :2]
+        mesh = apply(crop_from_image(turned[list(FIVE)] * UNIT, reading.size), turned * UNIT)
+        tilt = rotation_from_angles(0.0, 0.0, roll)[:2, :2]
+        return ((mesh - reading.size / 2) @ tilt.T + reading.size / 2).astype(np.float32)
 
 
 def as_unit(crops: np.ndarray) -> torch.Tensor:

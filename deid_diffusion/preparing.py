@@ -82,7 +82,8 @@ def prepare(
         if reason := left_alone(embedding, settings, thresholds):
             reports[number] = FaceReport(face, Outcome.KEPT, 0, reason=reason)
             continue
-        wanted = reading.attributes.with_changes(dict.fromkeys(settings.forget)).with_changes(settings.attributes)
+        passed = reading.attributes.coarse().with_changes(dict.fromkeys(settings.forget))
+        wanted = passed.with_changes(settings.attributes)
         erased = erased_mask(crop, image.shape, [f for f in faces if f is not face])
         ready.append(ReadyFace(number, face, crop, reading, embedding, wanted, erased))
     return ready, reports

@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from deid_diffusion.attributes import Attributes, FaceReader, as_unit, check_attributes, split_outputs
+from deid_diffusion.attributes import GRAIN, Attributes, FaceReader, as_unit, check_attributes, split_outputs
+from deid_diffusion.geometry import FIVE, crop_from_image
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, POINTS
 from tests.tiny import tiny_reader
 
@@ -63,6 +66,33 @@ def test_guide_points_keep_the_pose_and_drop_the_person():
     assert np.array_equal(first, second)
     target = reader.guide_points(same_pose_other_person[0], Attributes(), np.array([0.0, 0, 2, 1]))
     assert np.abs(target - first).max() > 0.5
+
+
+def test_guide_points_do_not_depend_on_the_sources_proportions_or_fine_numbers():
+    reader = tiny_reader()
+    reading = reader.read(CROP)[0]
+    fine = reading.attributes.with_changes({"yaw_deg": 11.0, "brow_raise": 0.30, "gaze_y": -0.1})
+    finer = reading.attributes.with_changes({"yaw_deg": 9.0, "brow_raise": 0.41, "gaze_y": 0.1})
+    longer = replace(reading.placement, scale=reading.placement.scale * 1.1, shift=reading.placement.shift + 4)
+    first = reader.guide_mesh(replace(reading, attributes=fine), Attributes())
+    second = reader.guide_mesh(replace(reading, attributes=finer, placement=longer), Attributes())
+    assert np.array_equal(first, second)
+    # It stands as a crop of it would: cutting that crop again changes nothing.
+    assert np.allclose(crop_from_image(first[list(FIVE)], 256), [[1, 0, 0], [0, 1, 0]], atol=0.05)
+
+
+def test_a_set_roll_tilts_the_points():
+    reader = tiny_reader()
+    reading = reader.read(CROP)[0]
+    mesh = reader.guide_mesh(reading, Attributes(roll_deg=20.0))
+    across = mesh[FIVE[1]] - mesh[FIVE[0]]
+    assert np.degrees(np.arctan2(across[1], across[0])) == pytest.approx(20, abs=3)
+
+
+def test_coarse_attributes_keep_what_is_none_and_stay_in_range():
+    coarse = Attributes(age=37.0, smile=0.95, gaze_x=-0.9).coarse()
+    assert coarse.to_dict() == pytest.approx({"age": 40, "smile": 1.0, "gaze_x": -1.0})
+    assert set(GRAIN) == set(ATTRIBUTE_NAMES)
 
 
 def test_a_set_yaw_turns_the_points():
