@@ -1,7 +1,7 @@
 """Turns one attribute at a time and measures all of them: the disentanglement table of the model card.
 
     python benchmarks/knobs.py faces/ --net landmarks=lm68.pt --net age_gender=ag.pt --net expression=expr.pt \\
-        --features features.ts.pt --people 24 --out out/knobs
+        --people 24 --out out/knobs
 
 Row: the attribute that is set, from its low to its high value. Column: what changed, by networks that the pipeline
 does not hold, in standard deviations of that measurement over the untouched crops. A good table is a diagonal. Same
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -27,7 +26,16 @@ from deid_diffusion.evaluation.nets import FaceNets, NetOptions, five_points
 from deid_diffusion.evaluation.utility import cheeks, head_pose_deg
 from deid_diffusion.settings import Settings
 from deid_diffusion.training.data import load_faces
-from deid_diffusion.training.label import HAND, REGIONS, HandLabels, apply_probe, describe, fit_calibrated
+from deid_diffusion.training.label import (
+    HAND,
+    REGIONS,
+    HandLabels,
+    Region,
+    apply_probe,
+    cut_region,
+    describe,
+    fit_calibrated,
+)
 from deid_diffusion.types import Face
 
 # Low and high are well inside what the training crops show.
@@ -39,29 +47,32 @@ SETTINGS = {
 
 
 class LooksJudge:
-    """Glasses and facial hair, by probes on the hold-out hand labels: no training label was made from these."""
+    """Glasses and facial hair, by probes on the hold-out hand labels: no training label was made from these.
 
-    def __init__(self, folder: Path, features: Path):
-        self.net = torch.jit.load(str(features), map_location="cpu").eval()
+    It sees edges, texture and colour, and none of the reader's features.
+    """
+
+    def __init__(self, folder: Path):
         faces, hand = load_faces(folder), HandLabels.load(HAND)
-        rows = hand.rows_of(faces.keys)
-        kept = hand.holdout & (rows >= 0)
-        known = replace(faces, images=faces.images[rows[kept]], landmarks=faces.landmarks[rows[kept]])
-        self.probes = {}
+        rows, self.probes = hand.rows_of(faces.keys), {}
         for name, region in REGIONS.items():
-            found = describe(self.net, known, region)
+            kept = hand.holdout & (rows >= 0) & np.isfinite(hand.values[name])
+            found = self.seen(faces.images[rows[kept]], faces.landmarks[rows[kept]], region)
             mean, spread = found.mean(0), found.std(0) + 1e-3
-            probe = fit_calibrated((found - mean) / spread, torch.from_numpy(hand.values[name][kept]), 0.01)
-            self.probes[name] = (mean, spread, probe)
-        self.faces = faces
+            target = torch.from_numpy(hand.values[name][kept])
+            self.probes[name] = mean, spread, fit_calibrated((found - mean) / spread, target, region.decay)
+
+    def seen(self, images: torch.Tensor, meshes: torch.Tensor, region: Region) -> torch.Tensor:
+        """(N, 3, S, S) uint8, (N, 478, 2 or 3) -> (N, D), the same for a mirrored face."""
+        window = cut_region(images, meshes, region) / 255
+        return (describe(window) + describe(window.flip(-1))) / 2
 
     def __call__(self, crops: np.ndarray, meshes: np.ndarray) -> dict[str, np.ndarray]:
-        """(N, S, S, 3) uint8, (N, 478, 2) -> (N,) logits of each."""
-        images = torch.from_numpy(np.ascontiguousarray(crops.transpose(0, 3, 1, 2)))
-        faces = replace(self.faces, images=images, landmarks=torch.from_numpy(meshes))
-        out = {}
+        """(N, S, S, 3) uint8, (N, 478, 2) -> (N,) probabilities of each."""
+        images, out = torch.from_numpy(np.ascontiguousarray(crops.transpose(0, 3, 1, 2))), {}
         for name, (mean, spread, probe) in self.probes.items():
-            out[name] = apply_probe(probe, (describe(self.net, faces, REGIONS[name]) - mean) / spread).numpy()
+            found = self.seen(images, torch.from_numpy(meshes), REGIONS[name])
+            out[name] = apply_probe(probe, (found - mean) / spread).sigmoid().numpy()
         return out
 
 
@@ -87,15 +98,14 @@ def measure(image: np.ndarray, face: Face, nets: FaceNets) -> dict[str, float]:
     }  # fmt: skip
 
 
-def table_of(crops: np.ndarray, studio: Studio, nets: FaceNets, judge: LooksJudge | None) -> np.ndarray:
-    """(N, S, S, 3) uint8 -> (N, A) measurements in the order of SETTINGS; NaN where no network is given."""
+def table_of(crops: np.ndarray, studio: Studio, nets: FaceNets, judge: LooksJudge) -> np.ndarray:
+    """(N, S, S, 3) uint8 -> (N, A) measurements in the order of SETTINGS."""
     rows = [measure(image, studio.where(number), nets) for number, image in enumerate(crops)]
-    if judge is not None:
-        meshes = np.stack([face.reading.landmarks for face in studio.ready])
-        for name, values in judge(crops, meshes).items():
-            for row, value in zip(rows, values.tolist(), strict=True):
-                row[name] = value
-    return np.array([[row.get(name, np.nan) for name in SETTINGS] for row in rows])
+    meshes = np.stack([face.reading.landmarks for face in studio.ready])
+    for name, values in judge(crops, meshes).items():
+        for row, value in zip(rows, values.tolist(), strict=True):
+            row[name] = value
+    return np.array([[row[name] for name in SETTINGS] for row in rows])
 
 
 def markdown(response: np.ndarray) -> str:
@@ -113,7 +123,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("faces", type=Path, help="folder with NAME-00.tar ... and NAME.npz")
     parser.add_argument("--net", action="append", default=[], help="landmarks=, age_gender= and expression=FILE")
-    parser.add_argument("--features", type=Path, help="feature network, to judge glasses and facial hair by")
     parser.add_argument("--people", type=int, default=24, help="how many (24)")
     parser.add_argument("--steps", type=int, default=8, help="denoising steps (8)")
     parser.add_argument("--out", type=Path, default=Path("out/knobs"), help="folder for table, numbers and sheet")
@@ -121,7 +130,7 @@ def main() -> None:
     nets = FaceNets(NetOptions.from_specs(tuple(options.net)))
     if missing := {"landmarks", "age_gender", "expression"} - {kind for kind in nets.names}:
         raise SystemExit(f"wanted --net for {', '.join(sorted(missing))}; the table needs all three")
-    judge = LooksJudge(options.faces, options.features) if options.features else None
+    judge = LooksJudge(options.faces)
     studio = Studio.of(
         FaceAnonymizer.from_pretrained(), held_out(options.faces, "synthetic", 3 * options.people), options.people
     )
