@@ -37,7 +37,7 @@ _POSE = ("yaw_deg", "pitch_deg", "roll_deg")
 # To the digit, these numbers are a fingerprint: a resting brow or an iris's height is bone and lids. In steps that a
 # viewer would name (half open, looking left, in the thirties) they describe thousands of people.
 GRAIN = {
-    "yaw_deg": 5.0, "pitch_deg": 5.0, "roll_deg": 10.0, "mouth_open": 0.25, "smile": 0.25, "eyes_open": 0.34,
+    "yaw_deg": 7.5, "pitch_deg": 7.5, "roll_deg": 10.0, "mouth_open": 0.25, "smile": 0.25, "eyes_open": 0.34,
     "brow_raise": 0.34, "gaze_x": 0.34, "gaze_y": 0.34, "age": 10.0, "male": 0.5, "skin_l": 5.0, "skin_a": 4.0,
     "skin_b": 5.0, "light_x": 0.2, "light_y": 0.2, "glasses": 0.5, "facial_hair": 0.5,
 }  # fmt: skip
