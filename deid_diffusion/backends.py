@@ -216,9 +216,10 @@ def _path(unet: torch.nn.Module) -> Path:
     """Where the graph of exactly these weights, exported by exactly these libraries, is kept."""
     import diffusers
 
-    digest = hashlib.sha256(
-        json.dumps([torch.__version__, diffusers.__version__, dict(unet.config)], default=str).encode()
-    )
+    # diffusers' own notes in the config ("_use_default_values") come from a set, in another order in each process.
+    config = {name: value for name, value in unet.config.items() if not name.startswith("_")}
+    libraries = [torch.__version__, diffusers.__version__]
+    digest = hashlib.sha256(json.dumps([libraries, config], sort_keys=True, default=str).encode())
     for name, value in sorted(unet.state_dict().items()):
         digest.update(name.encode())
         digest.update(_array(value).data)
