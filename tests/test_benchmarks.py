@@ -8,11 +8,13 @@ import pytest
 from skimage.data import astronaut
 
 from deid_diffusion import FaceAnonymizer, Repulsion
+from deid_diffusion.attributes import Attributes
 from deid_diffusion.settings import Settings
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import crops
 import identity
+import knobs
 
 QUICK = Settings(steps=1, repulsion=Repulsion(scale=0))
 
@@ -66,3 +68,19 @@ def test_identity_tables_have_a_row_for_each_form_and_strength(studio, tmp_path)
 
 def test_off_diagonal_leaves_out_everybody_against_themselves():
     assert sorted(identity.off_diagonal(np.arange(9).reshape(3, 3))) == [1, 2, 5]
+
+
+def test_the_response_table_is_bold_on_its_diagonal():
+    text = knobs.markdown(np.eye(len(knobs.SETTINGS)) * 2 - 0.5)
+    rows = text.splitlines()[2:]
+    assert len(rows) == len(knobs.SETTINGS)
+    for number, row in enumerate(rows):
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        assert cells[number + 1] == "**+1.5**"
+        assert cells.count("-0.5") == len(rows) - 1
+
+
+def test_every_knob_of_the_table_is_an_attribute_within_its_range():
+    for name, values in knobs.SETTINGS.items():
+        for value in values:
+            Attributes(**{name: value})
