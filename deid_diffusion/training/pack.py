@@ -40,13 +40,16 @@ class Options:
     reader: str = option("runs/reader", "folder that `deid train reader` wrote")
     out: str = option("weights", "gets face256/ and reader/")
     people: int = option(2000, "identities in the bank")
+    labels: str = option("", "npz with `key` and `glasses`: who wears some is left out of the bank")
     limit: int = option(0, "use only this many crops, 0 for all")
     threads: int = option(0, "CPU threads, 0 for torch's choice")
 
 
 def build_bank(faces: FaceSet, shape: FaceShape, people: int) -> IdentityBank:
     """The most different people of the training split, by farthest-point sampling on their embeddings."""
-    numbers = torch.nonzero(faces.train)[:, 0]
+    # An embedding of somebody with glasses brings the glasses, whatever the attribute says.
+    bare = ~(faces.attributes[:, ATTRIBUTE_NAMES.index("glasses")] > 0.3)
+    numbers = torch.nonzero(faces.train & bare)[:, 0]
     chosen = numbers[spread(faces.embedding[numbers], people)].cpu()
     attributes = faces.attributes.clone()
     for part in chosen.split(64):
@@ -100,7 +103,7 @@ def pack(options: Options) -> None:
     out, inpaint, guide_run, reader_run = (
         Path(p) for p in (options.out, options.inpaint, options.guide, options.reader)
     )
-    faces = load_faces(Path(options.data), limit=options.limit or None)
+    faces = load_faces(Path(options.data), limit=options.limit or None, labels=options.labels)
     guide = ResNetForImageClassification.from_pretrained(guide_run / "id_encoder", dtype=torch.float32).eval()
     reader = out / "reader"
     shutil.rmtree(reader, ignore_errors=True)
