@@ -38,8 +38,8 @@ _POSE = ("yaw_deg", "pitch_deg", "roll_deg")
 # viewer would name (half open, looking left, in the thirties) they describe thousands of people.
 GRAIN = {
     "yaw_deg": 7.5, "pitch_deg": 7.5, "roll_deg": 10.0, "mouth_open": 0.25, "smile": 0.25, "eyes_open": 0.34,
-    "brow_raise": 0.34, "gaze_x": 0.34, "gaze_y": 0.34, "age": 10.0, "male": 0.5, "skin_l": 5.0, "skin_a": 4.0,
-    "skin_b": 5.0, "light_x": 0.2, "light_y": 0.2, "glasses": 0.5, "facial_hair": 0.5,
+    "brow_raise": 0.34, "gaze_x": 0.34, "gaze_y": 0.34, "age": 10.0, "male": 1.0, "skin_l": 5.0, "skin_a": 4.0,
+    "skin_b": 5.0, "light_x": 0.2, "light_y": 0.2, "glasses": 1.0, "facial_hair": 1.0,
 }  # fmt: skip
 
 

@@ -24,6 +24,42 @@ def lab_from_rgb(image: torch.Tensor) -> torch.Tensor:
     return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], dim=1)
 
 
+def linear_from_lab(lab: torch.Tensor) -> torch.Tensor:
+    """(B, 3) CIELab with D65 white -> linear RGB in [0, 1]."""
+    f_y = (lab[:, 0] + 16) / 116
+    f = torch.stack([f_y + lab[:, 1] / 500, f_y, f_y - lab[:, 2] / 200], -1)
+    delta = 6 / 29
+    white = lab.new_tensor([0.95047, 1.0, 1.08883])
+    xyz = torch.where(f > delta, f**3, 3 * delta**2 * (f - 4 / 29)) * white
+    to_rgb = lab.new_tensor([[3.2404542, -1.5371385, -0.4985314], [-0.9692660, 1.8760108, 0.0415560],
+                             [0.0556434, -0.2040259, 1.0572252]])  # fmt: skip
+    return (xyz @ to_rgb.T).clamp(0, 1)
+
+
+def match_skin(
+    images: torch.Tensor, landmarks: torch.Tensor, wanted: torch.Tensor, weight: torch.Tensor, most: float = 1.7
+) -> torch.Tensor:
+    """Brings the skin to the colour that was asked for, by one gain a channel: as if lit by another lamp.
+
+    Args:
+        images: (B, 3, S, S) in [-1, 1].
+        landmarks: (B, 478, 2) x y in crop pixels.
+        wanted: (B, 3) CIELab; NaN where the colour is left to the model.
+        weight: (B, 1, S, S) in [0, 1], how much of the change each pixel gets; 0 = stays as it is.
+        most: no channel is multiplied or divided by more.
+
+    Returns:
+        (B, 3, S, S) in [-1, 1].
+    """
+    found = read_light(images, landmarks)[:, :3]
+    gain = (linear_from_lab(wanted) + 1e-3) / (linear_from_lab(found) + 1e-3)
+    gain = torch.where(gain.isfinite(), gain, 1).clamp(1 / most, most)[:, :, None, None]
+    unit = (images / 2 + 0.5).clamp(0, 1)
+    linear = torch.where(unit <= 0.04045, unit / 12.92, ((unit + 0.055) / 1.055) ** 2.4) * gain
+    lit = torch.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear.clamp_min(1e-8) ** (1 / 2.4) - 0.055)
+    return torch.where(weight > 0, torch.lerp(images, lit.clamp(0, 1) * 2 - 1, weight), images)
+
+
 def read_light(images: torch.Tensor, landmarks: torch.Tensor) -> torch.Tensor:
     """Skin colour and light direction of each face.
 

@@ -9,9 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from .geometry import hull_distance
 from .identities import Target
+from .light import LIGHT_NAMES, match_skin
 from .preparing import ReadyFace
 from .settings import Settings
+
+EDGE = 0.08  # of the crop's side: how far past the landmarks' hull the skin's colour is still corrected
 
 
 def reads_words(pipeline: Any) -> bool:
@@ -84,4 +88,17 @@ def paint(
     ).images
     if not torch.isfinite(out).all():
         raise RuntimeError("the model gave values that are not finite")
+    out = _toned(out.float(), faces, meshes)
     return ((out + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
+def _toned(out: torch.Tensor, faces: Sequence[ReadyFace], meshes: Sequence[np.ndarray]) -> torch.Tensor:
+    """(B, 3, S, S): the skin in the colour that was asked for; what is painted beyond the face keeps its own."""
+    colours = [[getattr(f.wanted, name) for name in LIGHT_NAMES[:3]] for f in faces]
+    wanted = torch.tensor([[float("nan") if v is None else v for v in row] for row in colours])
+    size, weights = out.shape[-1], []
+    for face, mesh in zip(faces, meshes, strict=True):
+        beyond = np.clip(hull_distance(mesh, size) / (EDGE * size), 0, 1)
+        weights.append((1 - beyond) * (face.erased > 0))
+    weight = torch.from_numpy(np.stack(weights))[:, None].to(out)
+    return match_skin(out, torch.from_numpy(np.stack(meshes)).to(out), wanted.to(out), weight)

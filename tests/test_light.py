@@ -3,7 +3,13 @@ import pytest
 import torch
 from skimage.color import rgb2lab
 
-from deid_diffusion.light import individual_typology_angle, lab_from_rgb, read_light
+from deid_diffusion.light import (
+    individual_typology_angle,
+    lab_from_rgb,
+    linear_from_lab,
+    match_skin,
+    read_light,
+)
 from tests.tiny import tiny_shape
 
 POINTS = torch.from_numpy(tiny_shape().mean[None, :, :2] * 64 + [128, 110]).float()
@@ -35,3 +41,25 @@ def test_the_brighter_side_is_where_the_light_comes_from(axis, column, sign):
 @pytest.mark.parametrize(("lab", "degrees"), [((60, 10, 10), 45.0), ((50, 10, 10), 0.0), ((40, 10, 10), -45.0)])
 def test_typology_angle(lab, degrees):
     assert individual_typology_angle(np.array(lab, float)) == pytest.approx(degrees)
+
+
+@pytest.mark.parametrize("lab", [(50.0, 10.0, 15.0), (20.0, 0.0, 0.0), (85.0, -5.0, 20.0)])
+def test_linear_from_lab_is_the_inverse_of_lab_from_rgb(lab):
+    linear = linear_from_lab(torch.tensor([lab]))
+    display = torch.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
+    assert lab_from_rgb(display[:, :, None, None]).flatten().tolist() == pytest.approx(lab, abs=0.1)
+
+
+def test_matched_skin_has_the_colour_asked_for_and_only_under_the_mask():
+    mesh = POINTS
+    images = 0.05 * torch.randn(1, 3, 256, 256, generator=torch.Generator().manual_seed(0))
+    mask = torch.zeros(1, 1, 256, 256)
+    mask[..., :250] = 1
+    wanted = torch.tensor([[56.0, 6.0, 8.0]])
+    lit = match_skin(images, mesh, wanted, mask)
+    assert (read_light(lit, mesh)[:, :3] - wanted).abs().max() < 1.5
+    assert torch.equal(lit[..., 250:], images[..., 250:])
+    left = match_skin(images, mesh, torch.full((1, 3), float("nan")), mask)
+    assert torch.allclose(left, images, atol=1e-4)
+    # A gain has a bound: black is not made white.
+    assert match_skin(images - 0.7, mesh, torch.tensor([[95.0, 0, 0]]), mask).mean() < 0
