@@ -4,7 +4,8 @@
 
 At noise levels of a few-step schedule the student paints in one step what the teacher paints in several, and a critic
 on frozen features judges what it painted beside photographed faces (Sauer et al. 2023, "Adversarial diffusion
-distillation"). Without teacher steps it learns from the crops themselves: the adversarial fine-tune alone.
+distillation"). Without teacher steps it learns from the crops themselves: the adversarial fine-tune alone. With a
+reader and a guide, every other step asks for a face that no crop shows (see `wishes.py`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from deid_diffusion.training.data import Batch, Jitter, cut, load_faces
 from deid_diffusion.training.inpaint import Examples, examples, noised, paint, velocity_error
 from deid_diffusion.training.losses import PerceptualLoss
 from deid_diffusion.training.run import RunOptions, begin, fit, option, parse_options, recipe, write_json
+from deid_diffusion.training.wishes import Wish, Witnesses, disobedience, make_wish
 
 log = logging.getLogger(__name__)
 # Feature maps that the critic sees, from pores to the whole face.
@@ -47,6 +49,10 @@ class Options(RunOptions):
     shift: float = option(3.0, "shift of the schedule (Esser et al. 2024, eq. 23)")
     perceptual_weight: float = option(0.03, "weight of the perceptual distance beside the squared error")
     critic_weight: float = option(0.01, "weight of the critic beside the squared error; 0 for none")
+    reader: str = option("", "folder of a trained reader: every other step is a wish; empty for none")
+    guide: str = option("", "folder of a trained id_encoder, which goes with --reader")
+    wish_weight: float = option(0.05, "weight of what was wished for and is not there")
+    wish_batch: int = option(4, "whole crops a wish")
 
 
 class Pair(torch.nn.Module):
@@ -104,6 +110,31 @@ def loss_on(student, critic, teacher, batch: Batch, options: Options, network: P
     return loss + critic_loss(real, fake, told.mask)
 
 
+def loss_on_wish(student, critic, wish: Wish, witnesses: Witnesses, options: Options, network: PerceptualLoss,
+                 generator):  # fmt: skip
+    """One step's loss where no picture says what is right: obedience, and the critic's word that it is a face."""
+    told = examples(wish.batch, wish.batch.image.shape[-1], generator)
+    ones = torch.ones(len(told.x0)).to(told.x0)
+    with torch.no_grad():
+        # The noisy crop must hold no trace of the source, so it is mixed from what the student painted out of noise.
+        first = x0_from_output(paint(student, noised(told.x0, ones, generator), ones, told))
+        first = torch.lerp(told.x0, first, told.mask)
+    t = levels(options, len(told.x0), generator).to(told.x0)
+    raw = paint(student, noised(first, t, generator), t, told)
+    painted = torch.lerp(told.x0, x0_from_output(raw), told.mask)
+    loss = sum(disobedience(painted, wish, told.vector, witnesses, generator).values()) * options.wish_weight
+    if not options.critic_weight:
+        return loss
+    found = network.features(painted)
+    seen = [found[number] for number in MAPS]
+    loss = loss + options.critic_weight * painter_loss(critic, seen, told.mask)
+    with torch.no_grad():
+        photographed = network.features(told.x0)
+    real = critic([photographed[number] for number in MAPS])
+    fake = critic([one.detach() for one in seen])
+    return loss + critic_loss(real, fake, told.mask)
+
+
 def build_critic(network: PerceptualLoss) -> Critic:
     """A critic for the maps of this network."""
     device = network.mean.device
@@ -123,8 +154,17 @@ def train(options: Options) -> dict[str, Any]:
     network = PerceptualLoss(Path(options.perceptual), accelerator.device)
     pair = Pair(copy.deepcopy(teacher).train(), build_critic(network))
     teacher.eval().requires_grad_(False)
+    if bool(options.reader) != bool(options.guide):
+        raise ValueError(f"--reader and --guide go together; got reader={options.reader!r}, guide={options.guide!r}")
+    witnesses = Witnesses.load(options.reader, options.guide, accelerator.device) if options.reader else None
 
     def loss_of(model: torch.nn.Module, generator: torch.Generator, step: int) -> torch.Tensor:
+        if witnesses and step % 2:
+            batch = cut(faces, faces.draw(options.wish_batch, generator), Jitter(degrade=0.0), generator)
+            wish = make_wish(batch, faces, witnesses.guide, generator)
+            return model(
+                lambda student, critic: loss_on_wish(student, critic, wish, witnesses, options, network, generator)
+            )
         batch = cut(faces, faces.draw(options.batch, generator), Jitter(degrade=0.0), generator)
         return model(lambda student, critic: loss_on(student, critic, teacher, batch, options, network, generator))
 
