@@ -218,7 +218,9 @@ def test_five_commands_make_weights_that_the_public_door_loads(data, features, t
     few = [*common, "--start", f"{runs['inpaint']}/unet", "--out", runs["distill"], "--window", "128",
            "--perceptual", features, "--student-steps", "2", "--teacher-steps", "2"]  # fmt: skip
     distill.main(few)
-    distill.main([*few, "--resume", "--teacher-steps", "0"])
+    with pytest.raises(ValueError, match="go together"):
+        distill.main([*few, "--resume", "--reader", runs["reader"]])
+    distill.main([*few, "--resume", "--teacher-steps", "0", "--reader", runs["reader"], "--guide", runs["id_encoder"]])
     assert json.loads((tmp_path / "distill" / "training.json").read_text())["step"] == 4
     out = tmp_path / "weights"
     pack.main(["--data", data, "--inpaint", runs["distill"], "--guide", runs["id_encoder"],

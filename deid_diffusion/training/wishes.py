@@ -1,0 +1,149 @@
+"""Asks the painter for faces that no crop shows, and lets frozen networks say whether it painted what was asked for.
+
+Crops teach who somebody is, what they look like and where they stand all at once: a painter can read one from the
+others and need not listen to each. Here a crop's surroundings meet another person, and at times glasses, a beard or
+years that neither has. No picture of that exists to compare with, so the loss is what the reader and the guide read
+from the painted face: the wish itself, as face swappers are trained (Li et al. 2020, "FaceShifter", eq. 3-6).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from transformers import ResNetForImageClassification
+
+from deid_diffusion.attributes import HAPPY, SIDE, split_outputs
+from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, FIELDS, POINTS
+from deid_diffusion.pipelines.recognise import WINDOW, embed
+from deid_diffusion.training.data import Batch, FaceSet
+
+AGE, MALE, SMILE, GLASSES, HAIR = (
+    ATTRIBUTE_NAMES.index(name) for name in ("age", "male", "smile", "glasses", "facial_hair")
+)
+CANDIDATES = 24  # strangers to choose the new person from
+SHIFT = 10  # px: the guide looks from elsewhere each time, so that no one look can be fooled
+# Gradients of a sure network's cross-entropy are ten times those of a cosine; here each has about its equal say.
+SAY = {
+    "person": 1.0, "source": 0.5, "landmarks": 0.5, "age": 0.15, "male": 0.05, "smile": 0.05, "glasses": 0.04,
+    "facial_hair": 0.08,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Witnesses:
+    """Frozen networks that say what was painted.
+
+    Attributes:
+        reader: landmarks and attributes, as `deid train reader` makes it.
+        guide: identity, as `deid train id_encoder` makes it.
+    """
+
+    reader: ResNetForImageClassification
+    guide: ResNetForImageClassification
+
+    @classmethod
+    def load(cls, reader: str | Path, guide: str | Path, device: torch.device) -> Witnesses:
+        """From the folders that the two training scripts wrote."""
+        nets = [
+            ResNetForImageClassification.from_pretrained(folder, dtype=torch.float32).eval().requires_grad_(False)
+            for folder in (Path(reader) / "network", Path(guide) / "id_encoder")
+        ]
+        return cls(*(net.to(device) for net in nets))
+
+
+@dataclass(frozen=True, eq=False)
+class Wish:
+    """A batch whose attributes and embedding are wishes, and who its surroundings belong to.
+
+    Attributes:
+        batch: as the painter is told; its images are still the sources'.
+        source: (B, 256) unit norm, the guide's view of the sources.
+    """
+
+    batch: Batch
+    source: torch.Tensor
+
+
+@torch.no_grad()
+def make_wish(batch: Batch, faces: FaceSet, guide: torch.nn.Module, generator: torch.Generator) -> Wish:
+    """Gives each crop of a batch another person of its age and gender, and some of them other looks."""
+    count, device = len(batch.image), batch.image.device
+    wanted = batch.attributes.clone()
+
+    def some(share: float) -> torch.Tensor:
+        return (torch.rand(count, generator=generator) < share).to(device)
+
+    years = wanted[:, AGE] + 15 * torch.randn(count, generator=generator).to(device)
+    wanted[:, AGE] = torch.where(some(0.4), years.clamp(8, 75), wanted[:, AGE])
+    wanted[:, MALE] = torch.where(some(0.1), 1 - wanted[:, MALE].round(), wanted[:, MALE].round())
+    wanted[:, GLASSES] = some(0.4).float()
+    bearded = some(0.4) & (wanted[:, MALE] > 0.5) & (wanted[:, AGE] > 18)
+    wanted[:, HAIR] = bearded.float()
+    numbers = faces.draw(count * CANDIDATES, generator).to(faces.attributes.device).view(count, CANDIDATES)
+    looks = faces.attributes[numbers].to(device)
+    far = (looks[..., AGE] - wanted[:, None, AGE]).abs() / 20 + (looks[..., MALE] - wanted[:, None, MALE]).abs()
+    # People with glasses are not in the bank, so their embeddings are never told at inference.
+    far = far + looks[..., GLASSES].nan_to_num()
+    chosen = numbers.gather(1, far.argmin(1, keepdim=True).to(numbers.device))[:, 0]
+    person = faces.embedding[chosen].to(device)
+    return Wish(replace(batch, attributes=wanted, embedding=person), embed(guide, batch.image.clamp(-1, 1)))
+
+
+def disobedience(
+    painted: torch.Tensor, wish: Wish, vector: torch.Tensor, witnesses: Witnesses, generator: torch.Generator
+) -> dict[str, torch.Tensor]:
+    """What was asked for and is not there, by what it is about; each a mean over the faces, weighed by `SAY`.
+
+    Args:
+        painted: (B, 3, S, S) in [-1, 1], whole crops.
+        wish: what was asked for.
+        vector: (B, C) the condition vector that the painter got, whose validity bits say what it was told.
+        witnesses: who looks.
+        generator: for where the guide looks from.
+    """
+    batch, told = wish.batch, vector[:, len(FIELDS) : 2 * len(FIELDS)]
+    small = F.interpolate(painted, size=(SIDE, SIDE), mode="bilinear", align_corners=False, antialias=True)
+    read = split_outputs(witnesses.reader(small).logits)
+    points = list(POINTS)
+    where = F.smooth_l1_loss(
+        read.landmarks[:, points, :2], batch.landmarks[:, points, :2] / painted.shape[-1], beta=0.01, reduction="none"
+    ).mean((1, 2))
+    smile = read.expression.softmax(-1)[:, HAPPY].clamp(1e-4, 1 - 1e-4)
+    said = {
+        "age": (AGE, F.smooth_l1_loss(read.age / 20, batch.attributes[:, AGE] / 20, reduction="none")),
+        "male": (MALE, F.binary_cross_entropy_with_logits(read.male, batch.attributes[:, MALE], reduction="none")),
+        "smile": (SMILE, F.binary_cross_entropy(smile, batch.attributes[:, SMILE], reduction="none")),
+        "glasses": (GLASSES, F.binary_cross_entropy_with_logits(read.glasses, batch.attributes[:, GLASSES],
+                                                                reduction="none")),
+        "facial_hair": (HAIR, F.binary_cross_entropy_with_logits(read.facial_hair, batch.attributes[:, HAIR],
+                                                                 reduction="none")),
+    }  # fmt: skip
+    person = embed(witnesses.guide, *glance(painted, generator))
+    named = vector[:, -1]  # whether it was told who
+    losses = {name: (loss * told[:, column]).mean() for name, (column, loss) in said.items()}
+    losses |= {
+        "landmarks": 20 * where.mean(),
+        "person": ((1 - (person * batch.embedding).sum(-1)) * named).mean(),
+        "source": F.relu((person * wish.source).sum(-1)).mean(),
+    }
+    return {name: SAY[name] * loss for name, loss in losses.items()}
+
+
+def glance(images: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, tuple[int, int]]:
+    """The same faces as seen another time: mirrored or not, at another resolution, from a little beside.
+
+    Returns:
+        (B, 3, S, S), and the shift to look from.
+    """
+    side, size = int(torch.randint(96, 257, (), generator=generator)), images.shape[-1]
+    if side < size:
+        small = F.interpolate(images, size=(side, side), mode="bilinear", align_corners=False, antialias=True)
+        images = F.interpolate(small, size=(size, size), mode="bilinear", align_corners=False)
+    if torch.rand((), generator=generator) < 0.5:
+        images = images.flip(-1)
+    bound = min(SHIFT, (size - int(size * WINDOW)) // 2)
+    x, y = torch.randint(-bound, bound + 1, (2,), generator=generator).tolist()
+    return images, (x, y)

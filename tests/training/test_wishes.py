@@ -1,0 +1,138 @@
+"""Wishes are for people that no crop shows, and what is not granted costs."""
+
+import pytest
+import torch
+
+from deid_diffusion.attributes import SIDE, split_outputs
+from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, FIELDS
+from deid_diffusion.pipelines.recognise import embed
+from deid_diffusion.training.data import Batch, FaceSet
+from deid_diffusion.training.id_encoder import build_guide
+from deid_diffusion.training.reader import build_reader
+from deid_diffusion.training.wishes import (
+    AGE,
+    GLASSES,
+    HAIR,
+    MALE,
+    SAY,
+    Wish,
+    Witnesses,
+    disobedience,
+    glance,
+    make_wish,
+)
+from tests.tiny import tiny_shape
+
+PEOPLE, DIM = 60, 256
+WIDTHS = (8, 8, 8, 8)
+
+
+@pytest.fixture(scope="module")
+def faces() -> FaceSet:
+    """Half of them women of 25, half men of 60; every third wears glasses."""
+    generator = torch.Generator().manual_seed(0)
+    attributes = torch.zeros(PEOPLE, len(FIELDS))
+    number = torch.arange(PEOPLE)
+    attributes[:, MALE] = (number % 2).float()
+    attributes[:, AGE] = torch.where(number % 2 == 1, 60.0, 25.0)
+    attributes[:, GLASSES] = (number % 3 == 0).float()
+    embedding = torch.nn.functional.normalize(torch.randn(PEOPLE, DIM, generator=generator), dim=-1)
+    return FaceSet(
+        images=torch.randint(0, 255, (PEOPLE, 3, 256, 256), generator=generator, dtype=torch.uint8),
+        landmarks=torch.rand(PEOPLE, 478, 3, generator=generator) * 256, attributes=attributes, embedding=embedding,
+        expression=torch.full((PEOPLE, 7), 1 / 7), weight=torch.ones(PEOPLE), train=torch.ones(PEOPLE, dtype=bool),
+        mirror=torch.arange(478), shape=tiny_shape(), keys=[str(n) for n in range(PEOPLE)],
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def witnesses() -> Witnesses:
+    torch.manual_seed(0)
+    return Witnesses(*(net.eval().requires_grad_(False) for net in (build_reader(WIDTHS), build_guide(WIDTHS, DIM))))
+
+
+def batch_of(faces: FaceSet, numbers: list[int]) -> Batch:
+    return Batch(
+        faces.images[numbers].float() / 127.5 - 1, faces.landmarks[numbers], faces.attributes[numbers],
+        faces.embedding[numbers], faces.expression[numbers],
+    )  # fmt: skip
+
+
+def granted(wish: Wish, witnesses: Witnesses) -> Batch:
+    """A batch that asks for exactly what its pictures already show."""
+    images = wish.batch.image
+    small = torch.nn.functional.interpolate(images, size=(SIDE, SIDE), mode="bilinear", antialias=True)
+    read = split_outputs(witnesses.reader(small).logits)
+    attributes = wish.batch.attributes.clone()
+    attributes[:, AGE] = read.age
+    for column, logit in ((MALE, read.male), (GLASSES, read.glasses), (HAIR, read.facial_hair)):
+        attributes[:, column] = (logit > 0).float()
+    landmarks = read.landmarks * images.shape[-1]
+    return Batch(images, landmarks, attributes, embed(witnesses.guide, images), wish.batch.expression)
+
+
+def told(count: int, validity: float = 1.0) -> torch.Tensor:
+    vector = torch.zeros(count, 2 * len(FIELDS) + DIM + 1)
+    vector[:, len(FIELDS) : 2 * len(FIELDS)] = validity
+    vector[:, -1] = validity
+    return vector
+
+
+def test_a_wish_is_for_somebody_else_of_the_wished_age_and_gender_without_glasses(faces, witnesses):
+    batch = batch_of(faces, list(range(24)))
+    wish = make_wish(batch, faces, witnesses.guide, torch.Generator().manual_seed(1))
+    chosen = (wish.batch.embedding @ faces.embedding.T).argmax(1)
+    looks, wanted = faces.attributes[chosen], wish.batch.attributes
+    assert (looks[:, GLASSES] == 0).all()
+    near = (looks[:, AGE] - wanted[:, AGE]).abs() < 35
+    assert (near | (looks[:, MALE] == wanted[:, MALE])).all()
+    assert (chosen != torch.arange(24)).float().mean() > 0.8
+    assert 0 < wanted[:, GLASSES].mean() < 1
+    assert (wanted[:, HAIR] <= wanted[:, MALE]).all()
+    assert torch.allclose(wish.source, embed(witnesses.guide, batch.image))
+    unchanged = [n for n, name in enumerate(ATTRIBUTE_NAMES) if name not in ("age", "male", "glasses", "facial_hair")]
+    assert (wanted[:, unchanged] == batch.attributes[:, unchanged]).all()
+
+
+def test_a_granted_wish_costs_less_than_any_other(faces, witnesses):
+    wish = make_wish(batch_of(faces, [1, 2, 3]), faces, witnesses.guide, torch.Generator().manual_seed(1))
+    content = Wish(granted(wish, witnesses), -wish.source)
+    other = content.batch.attributes.clone()
+    other[:, AGE] += 30
+    other[:, [MALE, GLASSES, HAIR]] = 1 - other[:, [MALE, GLASSES, HAIR]]
+    landmarks, embedding = content.batch.landmarks + 20, -content.batch.embedding
+    other = Batch(wish.batch.image, landmarks, other, embedding, wish.batch.expression)
+    generator = torch.Generator().manual_seed(2)
+    got = disobedience(wish.batch.image, content, told(3), witnesses, generator)
+    missed = disobedience(wish.batch.image, Wish(other, wish.source), told(3), witnesses, generator)
+    assert set(got) == set(missed) == set(SAY)
+    for name in ("person", "source", "landmarks", "age", "male", "glasses", "facial_hair"):
+        assert got[name] < missed[name], name
+    assert got["landmarks"] < 1e-5
+    assert got["age"] < 1e-5
+
+
+def test_nobody_is_blamed_for_what_was_not_said(faces, witnesses):
+    wish = make_wish(batch_of(faces, [4, 5]), faces, witnesses.guide, torch.Generator().manual_seed(1))
+    lost = disobedience(wish.batch.image, wish, told(2, 0.0), witnesses, torch.Generator().manual_seed(2))
+    assert {name for name, loss in lost.items() if loss > 0} <= {"landmarks", "source"}
+
+
+def test_blame_reaches_the_painted_pixels_and_no_witness(faces, witnesses):
+    wish = make_wish(batch_of(faces, [6, 7]), faces, witnesses.guide, torch.Generator().manual_seed(1))
+    painted = wish.batch.image.clone().requires_grad_(True)
+    losses = disobedience(painted, wish, told(2), witnesses, torch.Generator().manual_seed(2))
+    for name, loss in losses.items():
+        (gradient,) = torch.autograd.grad(loss, painted, retain_graph=True, allow_unused=True)
+        assert gradient is not None, name
+        assert gradient.isfinite().all(), name
+    sum(losses.values()).backward()
+    assert all(weight.grad is None for net in (witnesses.reader, witnesses.guide) for weight in net.parameters())
+
+
+def test_a_glance_stays_within_crops_of_any_size():
+    for seed in range(12):
+        for size in (64, 256):
+            images, shift = glance(torch.rand(1, 3, size, size), torch.Generator().manual_seed(seed))
+            assert images.shape == (1, 3, size, size)
+            embed(build_guide(WIDTHS, DIM).eval(), images, shift)
