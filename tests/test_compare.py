@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import pytest
 
@@ -122,7 +123,18 @@ def test_the_last_report_says_what_is_to_be_done(originals, painter, tmp_path, m
     report = {"settings": settings, "seed": 0, "files": files, "complete": True, "versions": versions} | change
     path = tmp_path / "report.json"
     path.write_text(json.dumps(report))
+    shutil.copytree(originals, tmp_path / "report")
     assert compare.run_state(path, method, originals, given) == state
+
+
+def test_outputs_that_somebody_deleted_are_made_again(originals, painter, judged):
+    run(originals)
+    out = originals.parent / "cmp"
+    (out / "inpaint" / "a.png").unlink()
+    shutil.rmtree(out / "blur")
+    assert run(originals) == 0
+    assert len(painter.calls) == 4 + 1 + 2
+    assert all((out / method / name).exists() for method in ("inpaint", "blur") for name in ("a.png", "b.png"))
 
 
 def test_outputs_among_the_originals_are_refused(originals, painter, capsys):

@@ -60,7 +60,7 @@ def _make(method: str, originals: Path, out: Path, given: Mapping[str, int]) -> 
 
 
 def run_state(report: Path, method: str, originals: Path, given: Mapping[str, int]) -> str:
-    """What is to be done for a method whose last run left `report`: "done", "go on", "begin", or "anew" and why."""
+    """What is to be done for a method whose last run left `report`: "done", "begin", or "go on" or "anew" and why."""
     if not report.is_file():
         return "begin"
     try:
@@ -77,6 +77,9 @@ def run_state(report: Path, method: str, originals: Path, given: Mapping[str, in
         return "anew, with other settings than before"
     if not complete:
         return "go on"
+    outputs = report.with_suffix("")
+    if any(not (outputs / row["file"]).exists() for row in last["files"] if not row.get("error")):
+        return "go on, outputs are missing"
     from deid_diffusion.plan import pictures_in
 
     if names != {path.relative_to(originals).as_posix() for path in pictures_in(originals)}:
