@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from PIL import Image
 from skimage.data import astronaut
 
@@ -16,7 +17,7 @@ from deid_diffusion.attributes import FaceReader
 from deid_diffusion.face_shape import Placement, rotation_from_angles
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, fold
 from deid_diffusion.pipelines.denoise import SIGMA_DATA
-from deid_diffusion.training import distill, id_encoder, inpaint, pack, reader, reader_head
+from deid_diffusion.training import blend, distill, id_encoder, inpaint, pack, reader, reader_head
 from deid_diffusion.training.critic import critic_loss, painter_loss
 from deid_diffusion.training.data import Jitter, cut, load_faces
 from deid_diffusion.training.losses import PerceptualLoss
@@ -206,6 +207,10 @@ def test_noise_levels_of_the_student_start_at_pure_noise():
     assert 0.2 < (drawn == 1).float().mean() < 0.3
 
 
+def weight_of(run: str) -> torch.Tensor:
+    return UNet2DConditionModel.from_pretrained(f"{run}/unet", dtype=torch.float32).conv_in.weight.detach()
+
+
 def test_five_commands_make_weights_that_the_public_door_loads(data, features, tmp_path):
     runs = {name: str(tmp_path / name) for name in ("reader", "id_encoder", "inpaint", "distill")}
     common = ["--data", data, "--steps", "2", "--minutes", "5", "--batch", "2"]
@@ -222,8 +227,15 @@ def test_five_commands_make_weights_that_the_public_door_loads(data, features, t
         distill.main([*few, "--resume", "--reader", runs["reader"]])
     distill.main([*few, "--resume", "--teacher-steps", "0", "--reader", runs["reader"], "--guide", runs["id_encoder"]])
     assert json.loads((tmp_path / "distill" / "training.json").read_text())["step"] == 4
+    blended = str(tmp_path / "blend")
+    blend.main(["--before", runs["inpaint"], "--after", runs["distill"], "--share", "0.25", "--out", blended])
+    middle, *ends = (weight_of(path) for path in (blended, runs["inpaint"], runs["distill"]))
+    assert torch.allclose(middle, 0.75 * ends[0] + 0.25 * ends[1], atol=2e-3)
+    assert not torch.allclose(ends[0], ends[1], atol=1e-6)
+    with pytest.raises(ValueError, match="must lie in"):
+        blend.main(["--share", "2"])
     out = tmp_path / "weights"
-    pack.main(["--data", data, "--inpaint", runs["distill"], "--guide", runs["id_encoder"],
+    pack.main(["--data", data, "--inpaint", blended, "--guide", runs["id_encoder"],
                "--reader", runs["reader"], "--out", str(out), "--people", "6"])  # fmt: skip
     from deid_diffusion.anonymizer import FaceAnonymizer
 
