@@ -37,7 +37,7 @@ def linear_from_lab(lab: torch.Tensor) -> torch.Tensor:
 
 
 def match_skin(
-    images: torch.Tensor, landmarks: torch.Tensor, wanted: torch.Tensor, weight: torch.Tensor, most: float = 1.7
+    images: torch.Tensor, landmarks: torch.Tensor, wanted: torch.Tensor, weight: torch.Tensor, most: float = 3.0
 ) -> torch.Tensor:
     """Brings the skin to the colour that was asked for, by one gain a channel: as if lit by another lamp.
 
