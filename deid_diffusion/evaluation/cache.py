@@ -10,7 +10,7 @@ import numpy as np
 
 from deid_diffusion.evaluation.results import EvaluationError
 
-_COMMIT_EVERY = 200
+_PATIENCE = 60.0  # seconds to wait for another evaluation that writes to the same file
 
 
 class ArrayCache:
@@ -20,11 +20,14 @@ class ArrayCache:
     """
 
     def __init__(self, path: Path | None = None):
-        self._rows, self._pending = None, 0
+        self._rows = None
         if path is None:
             return
         try:
-            self._rows = sqlite3.connect(path)
+            # Every array is a transaction of its own, or whoever shares the file waits for a whole batch. What a power cut
+            # loses can be made again, so nothing waits for the disk.
+            self._rows = sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None)
+            self._rows.execute("PRAGMA synchronous = OFF")
             self._rows.execute("CREATE TABLE IF NOT EXISTS arrays (key TEXT PRIMARY KEY, shape TEXT, data BLOB)")
         except sqlite3.DatabaseError as error:
             raise EvaluationError(f"cannot use {path.name} as a cache ({error}): name a new file") from error
@@ -42,16 +45,11 @@ class ArrayCache:
         array = np.ascontiguousarray(make(), dtype=np.float32)
         shape = ",".join(map(str, array.shape))
         self._rows.execute("INSERT OR REPLACE INTO arrays VALUES (?, ?, ?)", (key, shape, array.tobytes()))
-        self._pending += 1
-        if self._pending >= _COMMIT_EVERY:
-            self._rows.commit()
-            self._pending = 0
         return array
 
     def close(self) -> None:
-        """Writes what is pending. The cache is not usable afterwards."""
+        """The cache is not usable afterwards."""
         if self._rows is not None:
-            self._rows.commit()
             self._rows.close()
             self._rows = None
 

@@ -27,6 +27,14 @@ def test_without_a_file_nothing_is_remembered():
     assert len(asked) == 2
 
 
+def test_two_evaluations_share_a_file(tmp_path):
+    with ArrayCache(tmp_path / "c.db") as one, ArrayCache(tmp_path / "c.db") as other:
+        one.get("a", lambda: np.zeros(2))
+        other.get("b", lambda: np.ones(2))
+        assert np.array_equal(one.get("b", _never), np.ones(2))
+        assert np.array_equal(other.get("a", _never), np.zeros(2))
+
+
 def test_a_file_that_is_no_cache_is_left_alone(tmp_path):
     path = tmp_path / "holiday.jpg"
     path.write_bytes(b"a photo, not a database" * 100)
