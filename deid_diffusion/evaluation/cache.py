@@ -24,8 +24,8 @@ class ArrayCache:
         if path is None:
             return
         try:
-            # Every array is a transaction of its own, or whoever shares the file waits for a whole batch. What a power cut
-            # loses can be made again, so nothing waits for the disk.
+            # Every array is a transaction of its own, or whoever shares the file waits for a whole batch. What a power
+            # cut loses can be made again, so nothing waits for the disk.
             self._rows = sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None)
             self._rows.execute("PRAGMA synchronous = OFF")
             self._rows.execute("CREATE TABLE IF NOT EXISTS arrays (key TEXT PRIMARY KEY, shape TEXT, data BLOB)")
