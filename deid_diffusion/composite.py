@@ -17,6 +17,7 @@ import numpy as np
 
 from .detail import laid_on, match_colour, match_detail
 from .geometry import apply, invert
+from .monochrome import in_tone, tone_of
 from .types import FaceCrop
 
 FEATHER = 0.06  # width of the feather as a fraction of the crop's side; narrower where the mask leaves less room
@@ -92,9 +93,8 @@ def _paste(
     alpha[alpha > 0.998] = 1
     alpha[alpha < 0.002] = 0
     free = alpha > 0 if already is None else (alpha > 0) & ~already[window]
-    around = target[alpha == 0]
-    if len(around) and bool((around == around[:, :1]).all()):  # a grey picture stays grey
-        patch = np.repeat(cv2.cvtColor(patch, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
+    if (curve := tone_of(target)) is not None:
+        patch = in_tone(patch, curve)
     patch = match_detail(patch, target, alpha, np.random.default_rng(seed))
     blend = laid_on(target, patch, alpha)
     target[free] = np.clip(np.rint(blend[free]), 0, 255).astype(np.uint8)

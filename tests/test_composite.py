@@ -200,6 +200,15 @@ def test_a_grey_picture_stays_grey(canvas):
     assert (out == out[..., :1]).all()
 
 
+def test_a_sepia_picture_stays_sepia(canvas):
+    canvas = np.rint(canvas[..., :1] * np.array([1.0, 0.8, 0.6])).astype(np.uint8)
+    crop = crop_of(canvas, crop_from_image(five_points((80, 70), 60), SIDE))
+    out, touched = paste_crop(canvas, smooth_noise(SIDE, SIDE, 3.0, seed=1), crop)
+    face = out[touched].astype(float)
+    assert np.abs(face[:, 1] - 0.8 * face[:, 0]).mean() < 4
+    assert np.abs(face[:, 2] - 0.6 * face[:, 0]).mean() < 4
+
+
 @pytest.mark.parametrize("soft", [False, True])
 def test_the_feather_lies_between_the_core_and_the_masks_edge(canvas, soft):
     crop = crop_of(canvas, crop_from_image(five_points((80, 70), 60), SIDE), soft=soft)
