@@ -123,7 +123,7 @@ def plot(rows: list[dict[str, Any]], names: list[str], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
+    figure, panels = pyplot.subplots(1, 2, figsize=(10.5, 3.6), sharey=True, layout="constrained")
     for panel, told in zip(panels, ("a stranger", "the source"), strict=True):
         for colour, name in enumerate(names):
             for form, style in (("detached", "-"), ("through the unet", "--")):
@@ -134,7 +134,7 @@ def plot(rows: list[dict[str, Any]], names: list[str], path: Path) -> None:
         panel.set(title=f"told to paint {told}", xlabel="repulsion strength")
         panel.axhline(0, color="0.7", linewidth=0.8)
     panels[0].set_ylabel("cosine to the source")
-    panels[1].legend(fontsize=7)
+    figure.legend(*panels[1].get_legend_handles_labels(), fontsize=7, loc="outside right center")
     figure.savefig(path, dpi=110)
 
 
