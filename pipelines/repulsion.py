@@ -13,7 +13,8 @@ class Repulsion:
     Attributes:
         scale: weight of the push in units of predicted noise; 0 switches it off.
         margin: cosine similarity to the source below which a face is left alone.
-        start, stop: fractions of the denoising steps between which it acts.
+        start, stop: fractions of the denoising steps between which it acts. It never acts on the last step, whose
+            push no later step would turn back into skin, unless stop is 1.
         through_unet: take the gradient through the unet (exact, about three times a plain step) instead of on the
             detached x0 (cheap).
         views: how many shifted views of x0 the recogniser sees a step; more than one keeps the push from merely
@@ -39,6 +40,8 @@ class Repulsion:
 
     def active(self, step: int, num_steps: int) -> bool:
         """Whether step `step` (from 0) of `num_steps` lies in the window."""
+        if step == num_steps - 1 and self.stop < 1:
+            return False
         return self.scale > 0 and self.start <= step / num_steps < self.stop
 
     def energy(self, embedding: torch.Tensor, source: torch.Tensor) -> torch.Tensor:

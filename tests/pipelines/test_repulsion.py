@@ -15,11 +15,17 @@ def test_energy_is_what_is_left_above_the_margin(similarity, margin, energy):
 
 
 @pytest.mark.parametrize(
-    ("start", "stop", "active"), [(0.0, 1.0, [0, 1, 2, 3]), (0.5, 1.0, [2, 3]), (0.0, 0.5, [0, 1]), (0.5, 0.5, [])]
-)
+    ("start", "stop", "active"), [(0.0, 1.0, [0, 1, 2, 3]), (0.5, 1.0, [2, 3]), (0.0, 0.5, [0, 1]), (0.5, 0.5, []),
+     (0.0, 0.9, [0, 1, 2])],
+)  # fmt: skip
 def test_the_window_is_in_fractions_of_the_steps(start, stop, active):
     repulsion = Repulsion(start=start, stop=stop)
     assert [step for step in range(4) if repulsion.active(step, 4)] == active
+
+
+def test_a_push_on_the_last_step_would_stay_in_the_picture():
+    assert not Repulsion(stop=0.99).active(0, 1)
+    assert Repulsion(stop=1.0).active(0, 1)
 
 
 def test_scale_zero_is_off():
