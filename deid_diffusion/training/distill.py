@@ -51,6 +51,7 @@ class Options(RunOptions):
     critic_weight: float = option(0.01, "weight of the critic beside the squared error; 0 for none")
     reader: str = option("", "folder of a trained reader: every other step is a wish; empty for none")
     guide: str = option("", "folder of a trained id_encoder, which goes with --reader")
+    teacher: str = option("", "TorchScript recogniser that made the `embedding` labels: a second say on who it is")
     wish_weight: float = option(0.05, "weight of what was wished for and is not there")
     wish_batch: int = option(4, "whole crops a wish")
 
@@ -156,7 +157,11 @@ def train(options: Options) -> dict[str, Any]:
     teacher.eval().requires_grad_(False)
     if bool(options.reader) != bool(options.guide):
         raise ValueError(f"--reader and --guide go together; got reader={options.reader!r}, guide={options.guide!r}")
-    witnesses = Witnesses.load(options.reader, options.guide, accelerator.device) if options.reader else None
+    if options.teacher and not options.reader:
+        raise ValueError("--teacher goes with --reader and --guide")
+    witnesses = None
+    if options.reader:
+        witnesses = Witnesses.load(options.reader, options.guide, accelerator.device, options.teacher)
 
     def loss_of(model: torch.nn.Module, generator: torch.Generator, step: int) -> torch.Tensor:
         if witnesses and step % 2:

@@ -24,6 +24,7 @@ from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
 from deid_diffusion.pipelines.face_inpaint import FaceInpaintPipeline
 from deid_diffusion.pipelines.recognise import embed
 from deid_diffusion.training.data import FaceSet, load_faces
+from deid_diffusion.training.people import OVERDO, apart, geometry_of
 from deid_diffusion.training.run import option, parse_options, write_json
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,10 @@ class Options:
 
 
 def build_bank(faces: FaceSet, shape: FaceShape, people: int) -> IdentityBank:
-    """The most different people of the training split, by farthest-point sampling on their embeddings."""
+    """The most different people of the training split, by farthest-point sampling on their embeddings.
+
+    Each stands further from the crowd than in life (see `people.py`), or painted they would be cousins.
+    """
     # An embedding of somebody with glasses brings the glasses, whatever the attribute says.
     bare = ~(faces.attributes[:, ATTRIBUTE_NAMES.index("glasses")] > 0.3)
     numbers = torch.nonzero(faces.train & bare)[:, 0]
@@ -58,14 +62,13 @@ def build_bank(faces: FaceSet, shape: FaceShape, people: int) -> IdentityBank:
         for column, name in enumerate(LIGHT_NAMES):
             attributes[part, ATTRIBUTE_NAMES.index(name)] = light[:, column]
     expression = attributes[:, [ATTRIBUTE_NAMES.index(name) for name in EXPRESSION_NAMES]].cpu().numpy()
-    persons = []
-    for number in chosen.tolist():
-        face = faces.landmarks[number].cpu().numpy().astype(float)
-        persons.append(shape.person_part(shape.locate(face).unplace(face), expression[number]))
+    person = [
+        OVERDO * geometry_of(shape, faces.landmarks[number].cpu().numpy().astype(float), expression[number])
+        for number in chosen.tolist()
+    ]
     matched = attributes[chosen][:, [ATTRIBUTE_NAMES.index(name) for name in MATCHED]]
-    # Two standard deviations are a distinct face; beyond that landmark noise makes caricatures.
-    person = np.clip(np.stack(persons), -2, 2).astype(np.float32)
-    return IdentityBank(faces.embedding[chosen].cpu().numpy(), person, matched.cpu().numpy())
+    embedding = apart(faces.embedding[chosen], faces.embedding.mean(0))
+    return IdentityBank(embedding.cpu().numpy(), np.stack(person).astype(np.float32), matched.cpu().numpy())
 
 
 def spread(embedding: torch.Tensor, count: int) -> torch.Tensor:

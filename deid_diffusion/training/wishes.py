@@ -2,8 +2,8 @@
 
 Crops teach who somebody is, what they look like and where they stand all at once: a painter can read one from the
 others and need not listen to each. Here a crop's surroundings meet another person, and at times glasses, a beard or
-years that neither has. No picture of that exists to compare with, so the loss is what the reader and the guide read
-from the painted face: the wish itself, as face swappers are trained (Li et al. 2020, "FaceShifter", eq. 3-6).
+years that neither has. No picture of that exists to compare with, so the loss is what the reader and the recognisers
+read from the painted face: the wish itself, as face swappers are trained (Li et al. 2020, "FaceShifter", eq. 3-6).
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ import torch.nn.functional as F
 from transformers import ResNetForImageClassification
 
 from deid_diffusion.attributes import HAPPY, SIDE, split_outputs
+from deid_diffusion.geometry import FIVE
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, FIELDS, POINTS
 from deid_diffusion.pipelines.recognise import WINDOW, embed
 from deid_diffusion.training.data import Batch, FaceSet
+from deid_diffusion.training.people import OVERDO, apart, lend_geometry
 
 AGE, MALE, SMILE, GLASSES, HAIR = (
     ATTRIBUTE_NAMES.index(name) for name in ("age", "male", "smile", "glasses", "facial_hair")
@@ -27,9 +29,12 @@ CANDIDATES = 24  # strangers to choose the new person from
 SHIFT = 10  # px: the guide looks from elsewhere each time, so that no one look can be fooled
 # Gradients of a sure network's cross-entropy are ten times those of a cosine; here each has about its equal say.
 SAY = {
-    "person": 1.0, "source": 0.5, "landmarks": 0.5, "age": 0.15, "male": 0.05, "smile": 0.05, "glasses": 0.04,
-    "facial_hair": 0.08,
+    "person": 1.0, "source": 0.5, "teacher": 1.0, "teacher_source": 0.5, "landmarks": 0.5, "age": 0.15, "male": 0.05,
+    "smile": 0.05, "glasses": 0.04, "facial_hair": 0.04,
 }  # fmt: skip
+# Where the teacher wants irises, nose tip and mouth corners, as fractions of its side.
+TEMPLATE = ((0.3156, 0.4616), (0.6827, 0.4598), (0.5003, 0.6405), (0.3495, 0.8247), (0.6534, 0.8233))
+TEACHER_SIDE = 128
 
 
 @dataclass(frozen=True)
@@ -39,19 +44,28 @@ class Witnesses:
     Attributes:
         reader: landmarks and attributes, as `deid train reader` makes it.
         guide: identity, as `deid train id_encoder` makes it.
+        teacher: the recogniser that made the `embedding` labels: (B, 3, 128, 128) BGR in 0..255, aligned to TEMPLATE,
+            to (B, D). What fools one of two recognisers seldom fools both, and least of all a third. None for none.
     """
 
     reader: ResNetForImageClassification
     guide: ResNetForImageClassification
+    teacher: torch.nn.Module | None = None
 
     @classmethod
-    def load(cls, reader: str | Path, guide: str | Path, device: torch.device) -> Witnesses:
-        """From the folders that the two training scripts wrote."""
+    def load(cls, reader: str | Path, guide: str | Path, device: torch.device, teacher: str | Path = "") -> Witnesses:
+        """From the folders that the two training scripts wrote, and the TorchScript file of a teacher."""
         nets = [
             ResNetForImageClassification.from_pretrained(folder, dtype=torch.float32).eval().requires_grad_(False)
             for folder in (Path(reader) / "network", Path(guide) / "id_encoder")
         ]
-        return cls(*(net.to(device) for net in nets))
+        nets = [net.to(device) for net in nets]
+        if teacher:
+            script = torch.jit.load(str(teacher), map_location=device).eval()
+            for weight in script.parameters():
+                weight.requires_grad_(False)  # a ScriptModule knows no requires_grad_ of its own
+            nets.append(script)
+        return cls(*nets)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,10 +75,12 @@ class Wish:
     Attributes:
         batch: as the painter is told; its images are still the sources'.
         source: (B, 256) unit norm, the guide's view of the sources.
+        teacher_source: (B, 256) unit norm, the teacher's.
     """
 
     batch: Batch
     source: torch.Tensor
+    teacher_source: torch.Tensor
 
 
 @torch.no_grad()
@@ -88,8 +104,12 @@ def make_wish(batch: Batch, faces: FaceSet, guide: torch.nn.Module, generator: t
     # People with glasses are not in the bank, so their embeddings are never told at inference.
     far = far + looks[..., GLASSES].nan_to_num()
     chosen = numbers.gather(1, far.argmin(1, keepdim=True).to(numbers.device))[:, 0]
-    person = faces.embedding[chosen].to(device)
-    return Wish(replace(batch, attributes=wanted, embedding=person), embed(guide, batch.image.clamp(-1, 1)))
+    # As far from the crowd as the people of the bank, and all the way there: both are asked for at inference.
+    far_off = torch.rand(count, generator=generator)
+    person = apart(faces.embedding[chosen], faces.embedding.mean(0), far_off[:, None].to(faces.embedding)).to(device)
+    landmarks = lend_geometry(batch, faces, chosen, 1 + (OVERDO - 1) * far_off)
+    wanted_batch = replace(batch, attributes=wanted, embedding=person, landmarks=landmarks)
+    return Wish(wanted_batch, embed(guide, batch.image.clamp(-1, 1)), batch.embedding)
 
 
 def disobedience(
@@ -129,7 +149,43 @@ def disobedience(
         "person": ((1 - (person * batch.embedding).sum(-1)) * named).mean(),
         "source": F.relu((person * wish.source).sum(-1)).mean(),
     }
+    if witnesses.teacher is not None:
+        seen = teacher_view(painted, batch.landmarks[:, list(FIVE), :2], generator)
+        taught = F.normalize(witnesses.teacher(seen).flatten(1), dim=-1)
+        losses |= {
+            "teacher": ((1 - (taught * batch.embedding).sum(-1)) * named).mean(),
+            "teacher_source": F.relu((taught * wish.teacher_source).sum(-1)).mean(),
+        }
     return {name: SAY[name] * loss for name, loss in losses.items()}
+
+
+def teacher_view(images: torch.Tensor, five: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Faces as the teacher wants them, from a little beside and mirrored half the time.
+
+    Args:
+        images: (B, 3, S, S) RGB in [-1, 1].
+        five: (B, 5, 2) irises, nose tip, mouth corners in pixels.
+        generator: for where it looks from.
+
+    Returns:
+        (B, 3, 128, 128) BGR in 0..255.
+    """
+    size = images.shape[-1]
+    template = five.new_tensor(TEMPLATE) * 2 - 1  # -1..1 across the view, as affine_grid counts
+    points = five / size * 2 - 1
+    points = points + torch.randn(points.shape, generator=generator).to(points) * 0.015
+    # Least squares over turn, scale and shift, view to crop: x -> a x + b in complex numbers (Umeyama 1991).
+    mean_t, mean_p = template.mean(0), points.mean(1)
+    t, p = torch.view_as_complex((template - mean_t).contiguous()), torch.view_as_complex(points - mean_p[:, None])
+    a = (t.conj() * p).sum(1) / (t.abs() ** 2).sum()
+    turn = torch.stack([torch.stack([a.real, -a.imag], -1), torch.stack([a.imag, a.real], -1)], 1)
+    shift = mean_p - (turn @ mean_t[:, None])[..., 0]
+    shape = [len(images), 3, TEACHER_SIDE, TEACHER_SIDE]
+    grid = F.affine_grid(torch.cat([turn, shift[..., None]], -1), shape, align_corners=False)
+    view = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    if torch.rand((), generator=generator) < 0.5:
+        view = view.flip(-1)
+    return (view.flip(1) + 1) * 127.5
 
 
 def glance(images: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, tuple[int, int]]:

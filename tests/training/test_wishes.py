@@ -1,5 +1,6 @@
 """Wishes are for people that no crop shows, and what is not granted costs."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,11 +16,14 @@ from deid_diffusion.training.wishes import (
     HAIR,
     MALE,
     SAY,
+    TEACHER_SIDE,
+    TEMPLATE,
     Wish,
     Witnesses,
     disobedience,
     glance,
     make_wish,
+    teacher_view,
 )
 from tests.tiny import tiny_shape
 
@@ -46,9 +50,15 @@ def faces() -> FaceSet:
 
 
 @pytest.fixture(scope="module")
-def witnesses() -> Witnesses:
+def witnesses(tmp_path_factory) -> Witnesses:
+    """Real networks with random weights, loaded the way a run loads them."""
     torch.manual_seed(0)
-    return Witnesses(*(net.eval().requires_grad_(False) for net in (build_reader(WIDTHS), build_guide(WIDTHS, DIM))))
+    folder = tmp_path_factory.mktemp("witnesses")
+    build_reader(WIDTHS).save_pretrained(folder / "network")
+    build_guide(WIDTHS, DIM).save_pretrained(folder / "id_encoder")
+    teacher = torch.nn.Sequential(torch.nn.AvgPool2d(8), torch.nn.Flatten(), torch.nn.Linear(3 * 16 * 16, DIM))
+    torch.jit.script(teacher).save(str(folder / "teacher.pt"))
+    return Witnesses.load(folder, folder, torch.device("cpu"), folder / "teacher.pt")
 
 
 def batch_of(faces: FaceSet, numbers: list[int]) -> Batch:
@@ -90,13 +100,14 @@ def test_a_wish_is_for_somebody_else_of_the_wished_age_and_gender_without_glasse
     assert 0 < wanted[:, GLASSES].mean() < 1
     assert (wanted[:, HAIR] <= wanted[:, MALE]).all()
     assert torch.allclose(wish.source, embed(witnesses.guide, batch.image))
+    assert torch.equal(wish.teacher_source, batch.embedding)
     unchanged = [n for n, name in enumerate(ATTRIBUTE_NAMES) if name not in ("age", "male", "glasses", "facial_hair")]
     assert (wanted[:, unchanged] == batch.attributes[:, unchanged]).all()
 
 
 def test_a_granted_wish_costs_less_than_any_other(faces, witnesses):
     wish = make_wish(batch_of(faces, [1, 2, 3]), faces, witnesses.guide, torch.Generator().manual_seed(1))
-    content = Wish(granted(wish, witnesses), -wish.source)
+    content = Wish(granted(wish, witnesses), -wish.source, -wish.teacher_source)
     other = content.batch.attributes.clone()
     other[:, AGE] += 30
     other[:, [MALE, GLASSES, HAIR]] = 1 - other[:, [MALE, GLASSES, HAIR]]
@@ -104,7 +115,9 @@ def test_a_granted_wish_costs_less_than_any_other(faces, witnesses):
     other = Batch(wish.batch.image, landmarks, other, embedding, wish.batch.expression)
     generator = torch.Generator().manual_seed(2)
     got = disobedience(wish.batch.image, content, told(3), witnesses, generator)
-    missed = disobedience(wish.batch.image, Wish(other, wish.source), told(3), witnesses, generator)
+    missed = disobedience(
+        wish.batch.image, Wish(other, wish.source, wish.teacher_source), told(3), witnesses, generator
+    )
     assert set(got) == set(missed) == set(SAY)
     for name in ("person", "source", "landmarks", "age", "male", "glasses", "facial_hair"):
         assert got[name] < missed[name], name
@@ -115,7 +128,7 @@ def test_a_granted_wish_costs_less_than_any_other(faces, witnesses):
 def test_nobody_is_blamed_for_what_was_not_said(faces, witnesses):
     wish = make_wish(batch_of(faces, [4, 5]), faces, witnesses.guide, torch.Generator().manual_seed(1))
     lost = disobedience(wish.batch.image, wish, told(2, 0.0), witnesses, torch.Generator().manual_seed(2))
-    assert {name for name, loss in lost.items() if loss > 0} <= {"landmarks", "source"}
+    assert {name for name, loss in lost.items() if loss > 0} <= {"landmarks", "source", "teacher_source"}
 
 
 def test_blame_reaches_the_painted_pixels_and_no_witness(faces, witnesses):
@@ -127,7 +140,7 @@ def test_blame_reaches_the_painted_pixels_and_no_witness(faces, witnesses):
         assert gradient is not None, name
         assert gradient.isfinite().all(), name
     sum(losses.values()).backward()
-    assert all(weight.grad is None for net in (witnesses.reader, witnesses.guide) for weight in net.parameters())
+    assert all(weight.grad is None for net in vars(witnesses).values() for weight in net.parameters())
 
 
 def test_a_glance_stays_within_crops_of_any_size():
@@ -136,3 +149,37 @@ def test_a_glance_stays_within_crops_of_any_size():
             images, shift = glance(torch.rand(1, 3, size, size), torch.Generator().manual_seed(seed))
             assert images.shape == (1, 3, size, size)
             embed(build_guide(WIDTHS, DIM).eval(), images, shift)
+
+
+def test_without_a_teacher_only_the_guide_says_who_it_is(faces, witnesses):
+    wish = make_wish(batch_of(faces, [6, 7]), faces, witnesses.guide, torch.Generator().manual_seed(1))
+    alone = Witnesses(witnesses.reader, witnesses.guide)
+    losses = disobedience(wish.batch.image, wish, told(2), alone, torch.Generator().manual_seed(2))
+    assert set(SAY) - set(losses) == {"teacher", "teacher_source"}
+
+
+@pytest.mark.parametrize(("scale", "turn"), [(100.0, 0.0), (60.0, 0.4)])
+def test_the_teacher_sees_a_face_where_it_wants_it(scale, turn):
+    """Five dots on a black crop, turned and scaled, come to lie on the template."""
+    cos, sin = np.cos(turn), np.sin(turn)
+    five = (np.array(TEMPLATE) - 0.5) @ np.array([[cos, sin], [-sin, cos]]) * scale + (130, 120)
+    y, x = np.mgrid[:256, :256] + 0.5
+    dots = sum(np.exp(-((x - px) ** 2 + (y - py) ** 2) / 8) for px, py in five)
+    image = torch.tensor(dots, dtype=torch.float32)[None, None].expand(1, 3, -1, -1) * 2 - 1
+    views = [
+        teacher_view(image, torch.tensor(five, dtype=torch.float32)[None], torch.Generator().manual_seed(seed))
+        for seed in range(12)
+    ]
+    assert views[0].shape == (1, 3, TEACHER_SIDE, TEACHER_SIDE)
+    mean = torch.stack(views).mean(0)[0, 0].numpy()
+    columns, rows = np.round(np.array(TEMPLATE).T * TEACHER_SIDE - 0.5).astype(int)
+    around = [mean[max(r - 3, 0) : r + 4, c - 3 : c + 4].max() for r, c in zip(rows, columns, strict=True)]
+    assert min(around) > 0.3 * mean.max()
+    assert min(around) > 10 * np.median(mean)
+
+
+def test_the_teacher_gets_blue_first_in_0_to_255():
+    image = torch.tensor([1.0, 0.0, -1.0])[None, :, None, None].expand(1, 3, 64, 64)
+    five = torch.tensor(TEMPLATE)[None] * 40 + 12
+    view = teacher_view(image, five, torch.Generator().manual_seed(0))
+    assert view[0, :, 64, 64].tolist() == pytest.approx([0.0, 127.5, 255.0], abs=0.1)
