@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 LIGHT_NAMES = ("skin_l", "skin_a", "skin_b", "light_x", "light_y")
+NEARBY = 0.2  # of the side: how far off surroundings still say how bright what is beside a face can be
 # Features whose colour is not skin: eyes with brows, and lips. They are cut out of the measurement as discs.
 _EYES, _LIPS = ((468, 105), (473, 334)), (0, 17)
 
@@ -37,7 +38,12 @@ def linear_from_lab(lab: torch.Tensor) -> torch.Tensor:
 
 
 def match_skin(
-    images: torch.Tensor, landmarks: torch.Tensor, wanted: torch.Tensor, weight: torch.Tensor, most: float = 3.0
+    images: torch.Tensor,
+    landmarks: torch.Tensor,
+    wanted: torch.Tensor,
+    weight: torch.Tensor,
+    unsure: torch.Tensor | None = None,
+    most: float = 3.0,
 ) -> torch.Tensor:
     """Brings the skin to the colour that was asked for, by one gain a channel: as if lit by another lamp.
 
@@ -46,6 +52,8 @@ def match_skin(
         landmarks: (B, 478, 2) x y in crop pixels.
         wanted: (B, 3) CIELab; NaN where the colour is left to the model.
         weight: (B, 1, S, S) in [0, 1], how much of the change each pixel gets; 0 = stays as it is.
+        unsure: (B, 1, S, S) in [0, 1], how much of that it gets only if its colour is the skin's: along the outline
+            lies backdrop, too, which a gain for the skin would turn into a halo.
         most: no channel is multiplied or divided by more.
 
     Returns:
@@ -56,8 +64,62 @@ def match_skin(
     gain = torch.where(gain.isfinite(), gain, 1).clamp(1 / most, most)[:, :, None, None]
     unit = (images / 2 + 0.5).clamp(0, 1)
     linear = torch.where(unit <= 0.04045, unit / 12.92, ((unit + 0.055) / 1.055) ** 2.4) * gain
+    if unsure is not None:
+        weight = weight * (1 - unsure * (1 - _like_skin(images, found)))
     lit = torch.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear.clamp_min(1e-8) ** (1 / 2.4) - 0.055)
     return torch.where(weight > 0, torch.lerp(images, lit.clamp(0, 1) * 2 - 1, weight), images)
+
+
+def below_eyes(landmarks: torch.Tensor, size: int) -> torch.Tensor:
+    """(B, 478, 2) x y in crop pixels -> (B, 1, S, S): 0 on forehead and hair, 1 from a fifth of the way to the mouth.
+
+    Beside jaw and cheeks lies what is behind a person; above the eyes, the outline runs over skin and hair.
+    """
+    eyes, mouth = landmarks[:, [468, 473]].mean(1), landmarks[:, [61, 291]].mean(1)
+    down = (mouth - eyes) / ((mouth - eyes) ** 2).sum(-1, keepdim=True).clamp_min(1)
+    axis = torch.arange(size, device=landmarks.device, dtype=landmarks.dtype) + 0.5
+    x, y = axis[None, None, :] - eyes[:, :1, None], axis[None, :, None] - eyes[:, 1:, None]
+    return ((x * down[:, :1, None] + y * down[:, 1:, None]) / 0.4 + 0.5).clamp(0, 1)[:, None]
+
+
+def dim_halo(
+    images: torch.Tensor, landmarks: torch.Tensor, known: torch.Tensor, mask: torch.Tensor, weight: torch.Tensor
+) -> torch.Tensor:
+    """Lets nothing beside a face shine brighter than its surroundings and its skin: painters overdo an outline.
+
+    Args:
+        images: (B, 3, S, S) painted, in [-1, 1].
+        landmarks: (B, 478, 2) x y in crop pixels.
+        known: (B, 3, S, S) the crops, in [-1, 1]; what the mask covers is not read.
+        mask: (B, 1, S, S), above 0 where painted.
+        weight: (B, 1, S, S) in [0, 1], how far each pixel is bound by that.
+
+    Returns:
+        (B, 3, S, S) in [-1, 1], nowhere brighter than `images`.
+    """
+    step = 4
+    seen = (mask <= 0).to(images)
+    share = F.avg_pool2d(seen, step)
+    mean = torch.where(share > 0.5, F.avg_pool2d(known * seen, step) / share.clamp_min(1e-6), -2)
+    reach = int(NEARBY * images.shape[-1] / step)
+    brightest = F.max_pool2d(mean, 2 * reach + 1, 1, reach)
+    brightest = torch.where(brightest < -1, 1, brightest)  # where nothing near is known, nothing binds
+    brightest = F.interpolate(brightest, scale_factor=step, mode="bilinear", align_corners=False)
+    skin = linear_from_lab(read_light(images, landmarks)[:, :3])
+    skin = torch.where(skin <= 0.0031308, skin * 12.92, 1.055 * skin.clamp_min(1e-8) ** (1 / 2.4) - 0.055)
+    bound = torch.maximum(brightest, (skin * 2 - 1)[:, :, None, None] + 0.1)  # lit skin is a little above its mean
+    return torch.lerp(images, torch.minimum(images, bound), weight)
+
+
+def _like_skin(images: torch.Tensor, skin: torch.Tensor) -> torch.Tensor:
+    """(B, 3, S, S) in [-1, 1], (B, 3) CIELab -> (B, 1, S, S) in [0, 1]: 1 where no brighter and no greyer than it."""
+    lab = lab_from_rgb(F.avg_pool2d(images, 3, 1, 1, count_include_pad=False) / 2 + 0.5)
+    # Darker is skin in the shade of the jaw, or hair, which stays dark under a gain; ears are redder than a face.
+    chroma = torch.linalg.vector_norm(skin[:, 1:], dim=1)
+    hue = (skin[:, 1:] / chroma.clamp_min(1e-3)[:, None])[:, :, None, None]
+    greyer = chroma[:, None, None, None] - (lab[:, 1:] * hue).sum(1, keepdim=True)
+    far = ((lab[:, :1] - skin[:, :1, None, None]) / 15).clamp_min(0) ** 2 + (greyer / 8).clamp_min(0) ** 2
+    return torch.exp(-far / 2)
 
 
 def read_light(images: torch.Tensor, landmarks: torch.Tensor) -> torch.Tensor:

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from .attributes import as_unit
 from .geometry import hull_distance
 from .identities import Target
-from .light import LIGHT_NAMES, match_skin
+from .light import LIGHT_NAMES, below_eyes, dim_halo, match_skin
 from .preparing import ReadyFace
 from .settings import Settings
 
-EDGE = 0.08  # of the crop's side: how far past the landmarks' hull the skin's colour is still corrected
+EDGE = 0.12  # of the crop's side: how far past the landmarks' hull the skin's colour is still corrected
 
 
 def reads_words(pipeline: Any) -> bool:
@@ -93,12 +94,16 @@ def paint(
 
 
 def _toned(out: torch.Tensor, faces: Sequence[ReadyFace], meshes: Sequence[np.ndarray]) -> torch.Tensor:
-    """(B, 3, S, S): the skin in the colour that was asked for; what is painted beyond the face keeps its own."""
+    """(B, 3, S, S): the skin in the colour that was asked for; what is beside it keeps its own, and does not glow."""
     colours = [[getattr(f.wanted, name) for name in LIGHT_NAMES[:3]] for f in faces]
     wanted = torch.tensor([[float("nan") if v is None else v for v in row] for row in colours])
-    size, weights = out.shape[-1], []
-    for face, mesh in zip(faces, meshes, strict=True):
-        beyond = np.clip(hull_distance(mesh, size) / (EDGE * size), 0, 1)
-        weights.append((1 - beyond) * (face.erased > 0))
-    weight = torch.from_numpy(np.stack(weights))[:, None].to(out)
-    return match_skin(out, torch.from_numpy(np.stack(meshes)).to(out), wanted.to(out), weight)
+    size, points = out.shape[-1], torch.from_numpy(np.stack(meshes)).to(out)
+    beyond = torch.from_numpy(np.stack([hull_distance(mesh, size) for mesh in meshes])[:, None]).to(out) / (
+        EDGE * size
+    )
+    erased = torch.from_numpy(np.stack([face.erased > 0 for face in faces])[:, None]).to(out)
+    # Within as much of the outline, on either side, there may be no skin.
+    outline = (1 + beyond).clamp(0, 1) * below_eyes(points, size) * erased
+    out = match_skin(out, points, wanted.to(out), (1 - beyond.clamp(0, 1)) * erased, outline)
+    known = as_unit(np.stack([face.crop.image for face in faces])).to(out)
+    return dim_halo(out, points, known, erased, outline)

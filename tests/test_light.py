@@ -4,6 +4,8 @@ import torch
 from skimage.color import rgb2lab
 
 from deid_diffusion.light import (
+    below_eyes,
+    dim_halo,
     individual_typology_angle,
     lab_from_rgb,
     linear_from_lab,
@@ -63,3 +65,58 @@ def test_matched_skin_has_the_colour_asked_for_and_only_under_the_mask():
     assert torch.allclose(left, images, atol=1e-4)
     # A gain has a bound: black is not made white.
     assert match_skin(images - 0.7, mesh, torch.tensor([[95.0, 0, 0]]), mask).mean() < 0
+
+
+def test_below_the_eyes_turns_with_the_face():
+    upright = below_eyes(POINTS, 256)[0, 0]
+    eyes, mouth = (POINTS[0, pair].mean(0).int().tolist() for pair in ([468, 473], [61, 291]))
+    assert upright[eyes[1] - 30, eyes[0]] == 0
+    assert upright[eyes[1] - 30, 5] == 0
+    assert upright[mouth[1], 5] == 1
+    flipped = below_eyes(256 - POINTS, 256)[0, 0]
+    assert torch.allclose(flipped, upright.flip(0, 1), atol=1e-4)
+
+
+def painted_beside(backdrop: float, glow: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """A face of skin on a backdrop, with a glow beside its jaw: the picture, and where the glow is."""
+    images = torch.full((1, 3, 256, 256), backdrop)
+    y, x = torch.meshgrid(torch.arange(256.0), torch.arange(256.0), indexing="ij")
+    face = ((x - 128) / 80) ** 2 + ((y - 132) / 95) ** 2 < 1
+    images[0, :, face] = torch.tensor([0.2, -0.1, -0.25])[:, None]
+    beside = (((x - 128) / 95) ** 2 + ((y - 132) / 110) ** 2 < 1) & ~face & (y > 150)
+    images[0, :, beside] = glow
+    return images, beside
+
+
+def test_a_glow_beside_the_jaw_is_no_brighter_than_its_surroundings():
+    images, beside = painted_beside(backdrop=0.6, glow=0.95)
+    known, mask = torch.full_like(images, 0.6), torch.zeros(1, 1, 256, 256)
+    mask[..., 28:248, 28:228] = 1
+    known[:, :, mask[0, 0] > 0] = 1.0  # the source under the mask: not to be read
+    dimmed = dim_halo(images, POINTS, known, mask, torch.ones_like(mask))
+    assert dimmed[0, :, beside].max() == pytest.approx(0.6, abs=0.02)
+    assert torch.allclose(dimmed[0, :, ~beside], images[0, :, ~beside], atol=1e-4)
+    bound = dim_halo(images, POINTS, known, mask, torch.zeros_like(mask))
+    assert torch.equal(bound, images)
+    # White next to it may shine as white as it is.
+    known[:, :, :, 228:] = 1.0
+    beside[:, :210] = False
+    shone = dim_halo(images, POINTS, known, mask, torch.ones_like(mask))
+    assert shone[0, :, beside].min() > 0.9
+
+
+def test_skin_in_the_dark_is_not_taken_for_a_glow():
+    images, _ = painted_beside(backdrop=-0.9, glow=-0.9)
+    mask = torch.ones(1, 1, 256, 256)
+    mask[..., :10] = 0
+    assert torch.equal(dim_halo(images, POINTS, torch.full_like(images, -0.9), mask, mask), images)
+
+
+def test_a_gain_for_the_skin_leaves_the_backdrop_beside_it():
+    images, beside = painted_beside(backdrop=0.6, glow=0.6)
+    mask, wanted = torch.ones(1, 1, 256, 256), torch.tensor([[70.0, 10.0, 14.0]])
+    everywhere = match_skin(images, POINTS, wanted, mask)
+    careful = match_skin(images, POINTS, wanted, mask, unsure=mask)
+    assert (everywhere - images)[0, :, beside].abs().min() > 0.1
+    assert (careful - images)[0, :, beside].abs().mean() < 0.01
+    assert (read_light(careful, POINTS)[:, :3] - wanted).abs().max() < 2

@@ -75,11 +75,22 @@ def recipe(options: RunOptions) -> dict[str, Any]:
 
 
 def begin(options: RunOptions) -> Accelerator:
-    """Sets threads and the seed of the weights, and finds the device."""
+    """Sets threads and the seed of the weights, and finds the device.
+
+    Raises:
+        ValueError: one of several processes that know nothing of each other: each would train, and overwrite the rest.
+    """
     if options.threads:
         torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
-    return Accelerator()
+    accelerator = Accelerator()
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != launched:
+        raise ValueError(
+            f"{launched} processes were launched, accelerate joined {accelerator.num_processes}: without a GPU set "
+            "ACCELERATE_USE_CPU=true for torchrun"
+        )
+    return accelerator
 
 
 class Average:

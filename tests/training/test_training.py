@@ -23,7 +23,7 @@ from deid_diffusion.training.data import Jitter, cut, load_faces
 from deid_diffusion.training.losses import PerceptualLoss
 from deid_diffusion.training.masks import random_masks
 from deid_diffusion.training.muon import Muon, orthogonalised
-from deid_diffusion.training.run import RunOptions, build_optimiser, parse_options
+from deid_diffusion.training.run import RunOptions, begin, build_optimiser, parse_options
 from tests.tiny import tiny_shape
 
 PEOPLE = 12
@@ -338,3 +338,11 @@ def test_a_head_learns_something_new_on_a_trunk_that_stays(data, worn, tmp_path)
     new = FaceReader.from_pretrained(tmp_path / "new").network.state_dict()
     kept = [name for name in new if "stages.3" not in name and "classifier" not in name]
     assert all(torch.allclose(new[name].float(), old.state_dict()[name].float(), atol=1e-3) for name in kept)
+
+
+def test_processes_that_do_not_know_of_each_other_are_refused(monkeypatch):
+    """torchrun alone joins nobody on a CPU: every process would train for itself, into one checkpoint."""
+    assert begin(RunOptions()).num_processes == 1
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="2 processes were launched, accelerate joined 1"):
+        begin(RunOptions())
