@@ -24,18 +24,10 @@ from PIL import Image
 from deid_diffusion import FaceAnonymizer, Repulsion
 from deid_diffusion.evaluation.nets import FaceNets, NetOptions, five_points
 from deid_diffusion.evaluation.utility import cheeks, head_pose_deg
+from deid_diffusion.probes import REGIONS, Region, apply_probe, look
 from deid_diffusion.settings import Settings
 from deid_diffusion.training.data import load_faces
-from deid_diffusion.training.label import (
-    HAND,
-    REGIONS,
-    HandLabels,
-    Region,
-    apply_probe,
-    cut_region,
-    describe,
-    fit_calibrated,
-)
+from deid_diffusion.training.label import HAND, HandLabels, fit_calibrated
 from deid_diffusion.types import Face
 
 # Low and high are well inside what the training crops show.
@@ -64,8 +56,7 @@ class LooksJudge:
 
     def seen(self, images: torch.Tensor, meshes: torch.Tensor, region: Region) -> torch.Tensor:
         """(N, 3, S, S) uint8, (N, 478, 2 or 3) -> (N, D), the same for a mirrored face."""
-        window = cut_region(images, meshes, region) / 255
-        return (describe(window) + describe(window.flip(-1))) / 2
+        return look(images.float() / 255, meshes, region)
 
     def __call__(self, crops: np.ndarray, meshes: np.ndarray) -> dict[str, np.ndarray]:
         """(N, S, S, 3) uint8, (N, 478, 2) -> (N,) probabilities of each."""

@@ -23,6 +23,8 @@ from .geometry import FIVE, apply, crop_from_image
 from .light import LIGHT_NAMES, read_light
 from .paths import weights_dir
 from .pipelines.conditioning import FIELDS, POINTS, attribute_vector
+from .probes import FILE as PROBES
+from .probes import Probes
 
 if TYPE_CHECKING:
     from transformers import ResNetForImageClassification
@@ -142,15 +144,18 @@ class Reading:
 
 
 class FaceReader:
-    """Reads landmarks and attributes with the shipped network."""
+    """Reads landmarks and attributes with the shipped network, glasses and facial hair with the shipped probes."""
 
-    def __init__(self, network: ResNetForImageClassification, shape: FaceShape):
+    def __init__(self, network: ResNetForImageClassification, shape: FaceShape, probes: Probes | None = None):
         self.network = network
         self.shape = shape
+        self.probes = probes
 
     @classmethod
     def from_pretrained(cls, folder: str | Path | None = None, device: str = "cpu") -> FaceReader:
-        """Loads `network/` and `face_shape.safetensors` of a folder; the shipped reader by default.
+        """Loads `network/`, `face_shape.safetensors` and, if there, `probes.safetensors` of a folder.
+
+        By default the shipped reader. Without probes the network tells glasses and facial hair, too.
 
         Raises:
             ValueError: a network of another width, from before an attribute was added or after.
@@ -164,7 +169,8 @@ class FaceReader:
                 f"the reader in {folder} gives {network.config.num_labels} numbers a face, wanted {OUTPUTS}; widen it "
                 f"with `deid train reader_head --start {folder / 'network'}`, or take the shipped one"
             )
-        return cls(network.eval().to(device), FaceShape.load(folder / "face_shape.safetensors"))
+        probes = Probes.load(folder / PROBES) if (folder / PROBES).exists() else None
+        return cls(network.eval().to(device), FaceShape.load(folder / "face_shape.safetensors"), probes)
 
     @torch.no_grad()
     def landmarks(self, crops: np.ndarray) -> np.ndarray:
@@ -181,7 +187,9 @@ class FaceReader:
             "smile": outputs.expression.softmax(-1)[:, HAPPY], "age": outputs.age, "male": outputs.male.sigmoid(),
             "glasses": outputs.glasses.sigmoid(), "facial_hair": outputs.facial_hair.sigmoid(),
         }  # fmt: skip
-        rows = torch.stack(list(looks.values()), -1).cpu().numpy()
+        if self.probes is not None:
+            looks |= self.probes.read(images, landmarks)
+        rows = torch.stack([value.cpu() for value in looks.values()], -1).numpy()
         return [
             self._reading(points, dict(zip((*looks, *LIGHT_NAMES), (*row, *lit), strict=True)), images.shape[-1])
             for points, row, lit in zip(landmarks, rows, light, strict=True)

@@ -9,7 +9,7 @@ import pytest
 CHECKOUT = Path(__file__).parent.parent
 # From bottom to top. A module imports from rows below its own, never a sibling of its row.
 ROWS = [
-    "types paths journal decode encode centerface light detail monochrome families",
+    "types paths journal decode encode centerface light probes detail monochrome families",
     "geometry pictures checkpoint backends",
     "face_shape plan parts",
     "detect align attributes redact composite k_same loading",

@@ -19,31 +19,13 @@ import torch
 import torch.nn.functional as F
 
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
-from deid_diffusion.training.data import FaceSet, load_faces
+from deid_diffusion.probes import REGIONS, Probes, Region, apply_probe, look
+from deid_diffusion.training.data import FaceSet, Jitter, cut, load_faces
 from deid_diffusion.training.run import option, parse_options, write_json
 
 log = logging.getLogger(__name__)
 HAND = Path(__file__).with_name("hand_labels.csv")
-FOLDS, ANGLES, CELL = 5, 9, 8  # of cross-validation; of half a turn; px of the region as seen
-
-
-@dataclass(frozen=True)
-class Region:
-    """Where an attribute shows: px of the 256 px crop about the middle of some landmarks."""
-
-    around: tuple[int, int]  # FaceMesh numbers
-    half_width: float
-    top: float
-    bottom: float
-    size: tuple[int, int]  # rows, columns that it is seen at
-    decay: float  # L2 penalty on the probe's weights, chosen on the labels
-    person: bool = False  # also by the labels of the person: facial hair goes with gender and age
-
-
-REGIONS = {
-    "glasses": Region((468, 473), 66, -30, 36, (48, 96), 0.03),
-    "facial_hair": Region((13, 14), 56, -28, 60, (64, 80), 0.1, person=True),
-}
+FOLDS, COPIES = 5, 3  # of cross-validation; augmented, of each labelled crop
 
 
 @dataclass(frozen=True)
@@ -52,7 +34,8 @@ class Options:
 
     data: str = option("data", "folder with NAME-*.tar and NAME.npz")
     hand: str = option(str(HAND), "CSV of key, glasses, facial_hair (0..1) and split (train or holdout)")
-    out: str = option("labels.npz", "gets key, glasses, facial_hair; the scores go beside it, as .json")
+    out: str = option("labels.npz", "gets key, glasses, facial_hair; beside it the scores, .json, and the reader's "
+                      "probes, .safetensors")  # fmt: skip
     limit: int = option(0, "use only this many crops, 0 for all")
     threads: int = option(0, "CPU threads, 0 for torch's choice")
 
@@ -104,42 +87,12 @@ class HandLabels:
         faces.weight[torch.from_numpy(rows[self.holdout & (rows >= 0)])] = 0
 
 
-def cut_region(images: torch.Tensor, landmarks: torch.Tensor, region: Region) -> torch.Tensor:
-    """(B, 3, 256, 256) any range, (B, 478, 3) px -> (B, 3, *region.size)."""
-    half = images.shape[-1] / 2
-    centre = landmarks[:, list(region.around), :2].float().mean(1)
-    from_out = images.new_zeros(len(images), 2, 3, dtype=torch.float32)
-    from_out[:, 0, 0] = region.half_width / half
-    from_out[:, 1, 1] = (region.bottom - region.top) / 2 / half
-    from_out[:, 0, 2] = centre[:, 0] / half - 1
-    from_out[:, 1, 2] = (centre[:, 1] + (region.top + region.bottom) / 2) / half - 1
-    grid = F.affine_grid(from_out, [len(images), 3, *region.size], align_corners=False)
-    return F.grid_sample(images.float(), grid, padding_mode="reflection", align_corners=False)
-
-
-def describe(images: torch.Tensor) -> torch.Tensor:
-    """(B, 3, H, W) in 0..1 -> (B, D): histograms of edge directions (Dalal and Triggs 2005), fine texture, colour."""
-    grey = images.mean(1, keepdim=True)
-    across = F.pad(grey[:, :, 1:-1, 2:] - grey[:, :, 1:-1, :-2], (1, 1, 1, 1))
-    down = F.pad(grey[:, :, 2:, 1:-1] - grey[:, :, :-2, 1:-1], (1, 1, 1, 1))
-    angle = torch.atan2(down, across) % torch.pi / torch.pi * ANGLES
-    apart = (angle - torch.arange(ANGLES).view(1, -1, 1, 1)).abs()
-    share = (1 - torch.minimum(apart, ANGLES - apart)).clamp_min(0)
-    edges = F.avg_pool2d(torch.hypot(across, down) * share, CELL)
-    around = F.avg_pool2d(edges.square().sum(1, keepdim=True), 3, 1, 1).sqrt()
-    fine = F.avg_pool2d((grey - F.avg_pool2d(grey, 5, 1, 2, count_include_pad=False)).abs(), CELL)
-    colour = F.avg_pool2d(images, CELL // 2)
-    parts = edges / (around + 0.01), (fine * 50).log1p(), (colour - colour.mean((2, 3), keepdim=True)) * 5
-    return torch.cat([part.flatten(1) for part in parts], 1)
-
-
 def features_of(faces: FaceSet, region: Region, batch: int = 64) -> torch.Tensor:
     """-> (N, D) float32, each column of mean 0 and deviation 1; a face and its mirror image have the same row."""
     rows = []
     for start in range(0, len(faces.images), batch):
         part = slice(start, start + batch)
-        seen = cut_region(faces.images[part], faces.landmarks[part], region) / 255
-        rows.append((describe(seen) + describe(seen.flip(-1))) / 2)
+        rows.append(look(faces.images[part].float() / 255, faces.landmarks[part], region))
     columns = [standardised(torch.cat(rows))]
     if region.person:
         columns.append(standardised(faces.embedding))
@@ -171,14 +124,21 @@ def fit_probe(features: torch.Tensor, target: torch.Tensor, decay: float) -> tor
     return probe.detach()
 
 
-def apply_probe(probe: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
-    """(D + 1,), (N, D) -> (N,) logits."""
-    return features @ probe[:-1] + probe[-1]
+def fit_calibrated(
+    features: torch.Tensor, target: torch.Tensor, decay: float, face: torch.Tensor | None = None
+) -> torch.Tensor:
+    """A probe whose probabilities are those seen on faces it was not fitted on (Platt 1999, by folds).
 
+    Args:
+        features: (N, D).
+        target: (N,) in 0..1.
+        decay: L2 penalty.
+        face: (N,) number of the face that each row shows; by default each shows another.
 
-def fit_calibrated(features: torch.Tensor, target: torch.Tensor, decay: float) -> torch.Tensor:
-    """A probe whose probabilities are those seen on faces it was not fitted on (Platt 1999, by folds)."""
-    folds = torch.arange(len(target)) % FOLDS
+    Returns:
+        (D + 1,) weights and bias.
+    """
+    folds = (torch.arange(len(target)) if face is None else face) % FOLDS
     unseen = torch.zeros(len(target))
     for fold in range(FOLDS):
         probe = fit_probe(features[folds != fold], target[folds != fold], decay)
@@ -187,6 +147,26 @@ def fit_calibrated(features: torch.Tensor, target: torch.Tensor, decay: float) -
     probe = fit_probe(features, target, decay) * scale
     probe[-1] += shift
     return probe
+
+
+def fit_reading_probe(faces: FaceSet, numbers: np.ndarray, target: np.ndarray, region: Region) -> torch.Tensor:
+    """(D + 1,) a probe for pictures as they come: seen small, noisy and grey, from landmarks that are a little off.
+
+    It gets nothing but the region. Who is a man of forty gets no beard for it.
+    """
+    generator = torch.Generator().manual_seed(0)
+    rows = []
+    for copy in range(1 + COPIES):
+        for part in torch.from_numpy(numbers).split(64):
+            batch = cut(faces, part, Jitter(degrade=0.5 if copy else 0.0), generator)
+            off = torch.randn(len(part), 1, 3, generator=generator) * 1.5
+            rows.append(look(batch.image.clamp(-1, 1) / 2 + 0.5, batch.landmarks + off, region))
+    features = torch.cat(rows)
+    mean, spread = features.mean(0), features.std(0) + 1e-3
+    face, wanted = (torch.from_numpy(np.tile(a, 1 + COPIES)) for a in (np.arange(len(numbers)), target))
+    probe = fit_calibrated((features - mean) / spread, wanted, region.decay, face)
+    weights = probe[:-1] / spread
+    return torch.cat([weights, (probe[-1] - weights @ mean)[None]])
 
 
 def score(probability: np.ndarray, target: np.ndarray) -> dict[str, float]:
@@ -209,14 +189,14 @@ def score(probability: np.ndarray, target: np.ndarray) -> dict[str, float]:
 
 
 def label(options: Options) -> dict[str, dict[str, float]]:
-    """Writes the labels of all crops, and the hold-out scores of each attribute, which it returns."""
+    """Writes the labels of all crops, the reader's probes, and the hold-out scores of both, which it returns."""
     if options.threads:
         torch.set_num_threads(options.threads)
     faces, hand = load_faces(Path(options.data), limit=options.limit or None), HandLabels.load(options.hand)
     rows = hand.rows_of(faces.keys)
     if not (rows >= 0).any():
         raise ValueError(f"none of the {len(rows)} crops of {options.hand} is in {options.data}")
-    columns, scores = {}, {}
+    columns, scores, probes = {}, {}, {}
     for name, region in REGIONS.items():
         values, features = hand.values[name], features_of(faces, region)
         known = (rows >= 0) & np.isfinite(values)
@@ -227,6 +207,12 @@ def label(options: Options) -> dict[str, dict[str, float]]:
         log.info("%s on the hold-out: %s", name, scores[name])
         probability[rows[known]] = values[known]
         columns[name] = probability.astype(np.float32)
+        probes[name] = fit_reading_probe(faces, rows[fitted], values[fitted], region)
+        held = torch.from_numpy(rows[kept])
+        seen = look(faces.images[held].float() / 255, faces.landmarks[held], region)
+        read = apply_probe(probes[name], seen).sigmoid().numpy()
+        scores[f"{name}, by the reader's probe"] = score(read, values[kept])
+    Probes(probes).save(Path(options.out).with_suffix(".safetensors"))
     np.savez(options.out, key=np.array(faces.keys), **columns)
     write_json(scores, Path(options.out).with_suffix(".json"))
     return scores

@@ -23,6 +23,7 @@ from deid_diffusion.paths import write_hashes
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
 from deid_diffusion.pipelines.face_inpaint import FaceInpaintPipeline
 from deid_diffusion.pipelines.recognise import embed
+from deid_diffusion.probes import FILE as PROBES
 from deid_diffusion.training.data import FaceSet, load_faces
 from deid_diffusion.training.people import OVERDO, apart, geometry_of
 from deid_diffusion.training.run import option, parse_options, write_json
@@ -41,7 +42,8 @@ class Options:
     reader: str = option("runs/reader", "folder that `deid train reader` wrote")
     out: str = option("weights", "gets face256/ and reader/")
     people: int = option(2000, "identities in the bank")
-    labels: str = option("", "npz with `key` and `glasses`: who wears some is left out of the bank")
+    labels: str = option("", "npz that `deid train label` wrote: who wears glasses is left out of the bank, and the "
+                         "probes beside it go to the reader")  # fmt: skip
     limit: int = option(0, "use only this many crops, 0 for all")
     threads: int = option(0, "CPU threads, 0 for torch's choice")
 
@@ -113,6 +115,9 @@ def pack(options: Options) -> None:
     shutil.copytree(reader_run / "network", reader / "network")
     shutil.copy(reader_run / "face_shape.safetensors", reader)
     shutil.copy(reader_run / "training.json", reader)
+    probes = Path(options.labels).with_suffix(".safetensors")
+    if options.labels and probes.exists():
+        shutil.copy(probes, reader / PROBES)
     write_hashes(reader)
     shape = FaceReader.from_pretrained(reader).shape
     folder = out / "face256"

@@ -8,11 +8,13 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
+from deid_diffusion.attributes import as_unit
 from deid_diffusion.face_shape import Placement, rotation_from_angles
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
+from deid_diffusion.probes import REGIONS, Probes, look
 from deid_diffusion.training import label
 from deid_diffusion.training.data import load_faces
-from tests.tiny import tiny_shape
+from tests.tiny import tiny_reader, tiny_shape
 
 PEOPLE, LABELLED = 48, 32
 
@@ -67,6 +69,7 @@ def test_labels_reach_the_crops_that_nobody_looked_at(crops, tmp_path):
     scores = label.label(label.Options(data=str(crops), hand=hand_csv(tmp_path / "hand.csv", rows), out=str(out)))
     assert scores["glasses"]["accuracy"] == 1
     assert scores["facial_hair"]["accuracy"] == 1
+    assert scores["glasses, by the reader's probe"]["accuracy"] == 1
     labels = np.load(out)
     new = np.arange(LABELLED, PEOPLE)
     assert ((labels["glasses"][new] > 0.5) == (new % 2 == 0)).all()
@@ -75,6 +78,20 @@ def test_labels_reach_the_crops_that_nobody_looked_at(crops, tmp_path):
     assert 0 < labels["facial_hair"][1] < 0.5  # an empty cell was not seen
     faces = load_faces(crops, labels=str(out))
     assert torch.isfinite(faces.attributes[:, ATTRIBUTE_NAMES.index("glasses")]).all()
+    # A reader that is given the probes tells as much, from any size of crop, and its own network no more.
+    reader, probes = tiny_reader(), Probes.load(out.with_suffix(".safetensors"))
+    images = faces.images[new].permute(0, 2, 3, 1).numpy()
+    for size in (256, 320):
+        shown = np.stack([np.asarray(Image.fromarray(image).resize((size, size), Image.BICUBIC)) for image in images])
+        points = faces.landmarks[new].numpy() * size / 256
+        told = probes.read(as_unit(shown), points)
+        assert ((told["glasses"].numpy() > 0.5) == (new % 2 == 0)).all()
+        assert ((told["facial_hair"].numpy() > 0.5) == (new % 3 == 0)).all()
+    bare = [reading.attributes for reading in reader.read(images)]
+    reader.probes = probes
+    probed = [reading.attributes for reading in reader.read(images)]
+    assert [a.age for a in bare] == [a.age for a in probed]
+    assert [a.glasses for a in bare] != [a.glasses for a in probed]
 
 
 def test_the_hold_out_is_left_out_of_what_is_drawn(crops, tmp_path):
@@ -116,3 +133,19 @@ def test_the_hand_labels_of_the_repository_are_sound():
     assert len(set(hand.key.tolist())) == len(hand.key)
     assert 300 < hand.holdout.sum() < len(hand.key) / 2
     assert np.isfinite(hand.values["glasses"][hand.holdout]).all()
+
+
+@pytest.mark.parametrize("name", REGIONS)
+def test_a_region_is_described_alike_in_a_mirror_and_under_other_light(name):
+    image = torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(0))
+    points = torch.full((1, 478, 3), 128.0)
+    seen = look(image, points, REGIONS[name])
+    assert torch.allclose(look(image.flip(-1), points, REGIONS[name]), seen, atol=1e-3)
+    brighter = look(image + 0.2, points, REGIONS[name])
+    assert torch.allclose(brighter, seen, atol=1e-3)
+
+
+def test_probes_for_something_else_are_refused(tmp_path):
+    Probes({"hat": torch.zeros(9)}).save(tmp_path / "probes.safetensors")
+    with pytest.raises(ValueError, match="must hold probes for glasses, facial_hair; got hat"):
+        Probes.load(tmp_path / "probes.safetensors")

@@ -5,6 +5,7 @@ import io
 import json
 import tarfile
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from deid_diffusion.attributes import FaceReader
 from deid_diffusion.face_shape import Placement, rotation_from_angles
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, fold
 from deid_diffusion.pipelines.denoise import SIGMA_DATA
+from deid_diffusion.probes import Probes
 from deid_diffusion.training import blend, distill, id_encoder, inpaint, pack, reader, reader_head
 from deid_diffusion.training.critic import critic_loss, painter_loss
 from deid_diffusion.training.data import Jitter, cut, load_faces
@@ -235,13 +237,18 @@ def test_five_commands_make_weights_that_the_public_door_loads(data, features, t
     with pytest.raises(ValueError, match="must lie in"):
         blend.main(["--share", "2"])
     out = tmp_path / "weights"
-    pack.main(["--data", data, "--inpaint", blended, "--guide", runs["id_encoder"],
-               "--reader", runs["reader"], "--out", str(out), "--people", "6"])  # fmt: skip
+    Probes({"glasses": torch.zeros(1586)}).save(tmp_path / "labels.safetensors")
+    keys = np.load(Path(data) / "synthetic.npz")["key"]
+    np.savez(tmp_path / "labels.npz", key=keys, glasses=np.zeros(len(keys), np.float32))
+    pack.main(["--data", data, "--inpaint", blended, "--guide", runs["id_encoder"], "--people", "6",
+               "--reader", runs["reader"], "--out", str(out), "--labels", str(tmp_path / "labels.npz")])  # fmt: skip
     from deid_diffusion.anonymizer import FaceAnonymizer
 
     anonymize = FaceAnonymizer.from_pretrained(out / "face256", reader=out / "reader")
     assert anonymize.hashes["identities.safetensors"]
     assert len(anonymize.bank.embedding) == 6
+    assert set(anonymize.reader.probes.weights) == {"glasses"}
+    assert "probes.safetensors" in (out / "reader" / "SHA256SUMS").read_text()
     assert FaceReader.from_pretrained(out / "reader").landmarks(np.zeros((1, 256, 256, 3), np.uint8)).shape == (
         1,
         478,
