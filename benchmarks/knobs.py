@@ -27,7 +27,7 @@ from deid_diffusion.evaluation.utility import cheeks, head_pose_deg
 from deid_diffusion.probes import REGIONS, Region, apply_probe, look
 from deid_diffusion.settings import Settings
 from deid_diffusion.training.data import load_faces
-from deid_diffusion.training.label import HAND, HandLabels, fit_calibrated
+from deid_diffusion.training.label import HAND, SEEN, HandLabels, fit_calibrated
 from deid_diffusion.types import Face
 
 # Low and high are well inside what the training crops show.
@@ -47,7 +47,8 @@ class LooksJudge:
     def __init__(self, folder: Path):
         faces, hand = load_faces(folder), HandLabels.load(HAND)
         rows, self.probes = hand.rows_of(faces.keys), {}
-        for name, region in REGIONS.items():
+        for name in SEEN:
+            region = REGIONS[name]
             kept = hand.holdout & (rows >= 0) & np.isfinite(hand.values[name])
             found = self.seen(faces.images[rows[kept]], faces.landmarks[rows[kept]], region)
             mean, spread = found.mean(0), found.std(0) + 1e-3

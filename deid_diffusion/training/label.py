@@ -5,6 +5,9 @@
 A linear probe for each attribute, on edges, texture and colour around the eyes or the mouth. The crops are aligned by
 the eyes, so that is enough, and no network has to be found first. What a person labelled keeps that label; the rows
 marked `holdout` are never fitted and say how good the rest is.
+
+Beside the labels it writes probes of the same kind for the reader, fitted on augmented crops: for glasses and facial
+hair from the hand labels, for presented gender from the `male` labels of all crops.
 """
 
 from __future__ import annotations
@@ -25,7 +28,9 @@ from deid_diffusion.training.run import option, parse_options, write_json
 
 log = logging.getLogger(__name__)
 HAND = Path(__file__).with_name("hand_labels.csv")
+SEEN = ("glasses", "facial_hair")  # the columns of hand labels
 FOLDS, COPIES = 5, 3  # of cross-validation; augmented, of each labelled crop
+DRAWN = 5000  # crops plain, and as many augmented, for the gender probe
 
 
 @dataclass(frozen=True)
@@ -66,12 +71,12 @@ class HandLabels:
         """
         with Path(path).open(newline="") as file:
             rows = list(csv.DictReader(file))
-        wanted = {"key", "split", *REGIONS}
+        wanted = {"key", "split", *SEEN}
         if not rows or not wanted <= set(rows[0]):
             raise ValueError(
                 f"{path} must have rows with {', '.join(sorted(wanted))}; got {list(rows[0]) if rows else 0}"
             )
-        values = {name: np.array([float(row[name] or "nan") for row in rows], np.float32) for name in REGIONS}
+        values = {name: np.array([float(row[name] or "nan") for row in rows], np.float32) for name in SEEN}
         if any(((v < 0) | (v > 1)).any() for v in values.values()):
             raise ValueError(f"{path}: labels must lie in 0..1, or be empty")
         return cls(np.array([row["key"] for row in rows]), values, np.array([r["split"] == "holdout" for r in rows]))
@@ -155,16 +160,68 @@ def fit_reading_probe(faces: FaceSet, numbers: np.ndarray, target: np.ndarray, r
     It gets nothing but the region. Who is a man of forty gets no beard for it.
     """
     generator = torch.Generator().manual_seed(0)
-    rows = []
-    for copy in range(1 + COPIES):
-        for part in torch.from_numpy(numbers).split(64):
-            batch = cut(faces, part, Jitter(degrade=0.5 if copy else 0.0), generator)
-            off = torch.randn(len(part), 1, 3, generator=generator) * 1.5
-            rows.append(look(batch.image.clamp(-1, 1) / 2 + 0.5, batch.landmarks + off, region))
-    features = torch.cat(rows)
+    features = torch.cat([
+        look_roughly(faces, torch.from_numpy(numbers), region, 0.5 if copy else 0.0, generator)
+        for copy in range(1 + COPIES)
+    ])  # fmt: skip
     mean, spread = features.mean(0), features.std(0) + 1e-3
     face, wanted = (torch.from_numpy(np.tile(a, 1 + COPIES)) for a in (np.arange(len(numbers)), target))
-    probe = fit_calibrated((features - mean) / spread, wanted, region.decay, face)
+    return folded(fit_calibrated((features - mean) / spread, wanted, region.decay, face), mean, spread)
+
+
+def fit_gender_probe(faces: FaceSet) -> torch.Tensor:
+    """(D + 1,) a probe for presented gender, on the `male` labels of the training split."""
+    generator, region = torch.Generator().manual_seed(0), REGIONS["male"]
+    train = torch.nonzero(faces.train.cpu())[:, 0]
+    plain = train[torch.randperm(len(train), generator=generator)[:DRAWN]]
+    rough = faces.draw(len(plain), generator)
+    features = torch.cat([
+        look_roughly(faces, numbers, region, degrade, generator) for numbers, degrade in ((plain, 0.1), (rough, 0.5))
+    ])  # fmt: skip
+    mean, spread = features.mean(0), features.std(0) + 1e-3
+    target = faces.attributes[torch.cat([plain, rough]), ATTRIBUTE_NAMES.index("male")]
+    return folded(fit_probe((features - mean) / spread, target, region.decay), mean, spread)
+
+
+def gender_probe(faces: FaceSet) -> tuple[torch.Tensor, dict[str, dict[str, float]]]:
+    """The probe for presented gender, evened out on the hold-out, and its scores there; none without a hold-out."""
+    probe = fit_gender_probe(faces)
+    held = torch.nonzero(~faces.train.cpu())[:, 0]
+    target = faces.attributes[held, ATTRIBUTE_NAMES.index("male")].numpy()
+    sure = (target < 0.1) | (target > 0.9)
+    target, held = target[sure] > 0.5, held[torch.from_numpy(sure)]
+    if target.all() or not target.any():
+        return probe, {}
+    logits = apply_probe(probe, look(faces.images[held].float() / 255, faces.landmarks[held], REGIONS["male"])).numpy()
+    shift = even_threshold(logits, target)
+    probe[-1] -= shift
+    read = 1 / (1 + np.exp(shift - logits))
+    return probe, {"male, by the reader's probe": score(read, target.astype(np.float32))}
+
+
+def even_threshold(logits: np.ndarray, target: np.ndarray) -> float:
+    """(N,), (N,) bool -> the threshold at which either kind is as often taken for the other (equal error rate)."""
+    candidates = np.unique(np.concatenate([logits, [0.0]]))
+    candidates = (candidates[1:] + candidates[:-1]) / 2 if len(candidates) > 1 else candidates
+    wrong = [abs((logits[~target] > t).mean() - (logits[target] < t).mean()) for t in candidates]
+    best = candidates[np.isclose(wrong, min(wrong))]
+    return float(best[np.abs(best - np.median(best)).argmin()])
+
+
+def look_roughly(
+    faces: FaceSet, numbers: torch.Tensor, region: Region, degrade: float, generator: torch.Generator
+) -> torch.Tensor:
+    """(N,) numbers -> (N, D): the region in augmented crops, from landmarks that are a little off."""
+    rows = []
+    for part in numbers.split(64):
+        batch = cut(faces, part, Jitter(degrade=degrade), generator)
+        off = torch.randn(len(part), 1, 3, generator=generator) * 1.5
+        rows.append(look(batch.image.clamp(-1, 1) / 2 + 0.5, batch.landmarks + off, region))
+    return torch.cat(rows)
+
+
+def folded(probe: torch.Tensor, mean: torch.Tensor, spread: torch.Tensor) -> torch.Tensor:
+    """A probe of standardised columns -> the same of columns as they are; all are (D + 1,), (D,), (D,)."""
     weights = probe[:-1] / spread
     return torch.cat([weights, (probe[-1] - weights @ mean)[None]])
 
@@ -197,7 +254,8 @@ def label(options: Options) -> dict[str, dict[str, float]]:
     if not (rows >= 0).any():
         raise ValueError(f"none of the {len(rows)} crops of {options.hand} is in {options.data}")
     columns, scores, probes = {}, {}, {}
-    for name, region in REGIONS.items():
+    for name in SEEN:
+        region = REGIONS[name]
         values, features = hand.values[name], features_of(faces, region)
         known = (rows >= 0) & np.isfinite(values)
         fitted, kept = known & ~hand.holdout, known & hand.holdout
@@ -212,6 +270,8 @@ def label(options: Options) -> dict[str, dict[str, float]]:
         seen = look(faces.images[held].float() / 255, faces.landmarks[held], region)
         read = apply_probe(probes[name], seen).sigmoid().numpy()
         scores[f"{name}, by the reader's probe"] = score(read, values[kept])
+    probes["male"], score_of_male = gender_probe(faces)
+    scores |= score_of_male
     Probes(probes).save(Path(options.out).with_suffix(".safetensors"))
     np.savez(options.out, key=np.array(faces.keys), **columns)
     write_json(scores, Path(options.out).with_suffix(".json"))

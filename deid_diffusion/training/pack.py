@@ -48,7 +48,7 @@ class Options:
     threads: int = option(0, "CPU threads, 0 for torch's choice")
 
 
-def build_bank(faces: FaceSet, shape: FaceShape, people: int) -> IdentityBank:
+def build_bank(faces: FaceSet, shape: FaceShape, count: int) -> IdentityBank:
     """The most different people of the training split, by farthest-point sampling on their embeddings.
 
     Each stands further from the crowd than in life (see `people.py`), or painted they would be cousins.
@@ -56,7 +56,7 @@ def build_bank(faces: FaceSet, shape: FaceShape, people: int) -> IdentityBank:
     # An embedding of somebody with glasses brings the glasses, whatever the attribute says.
     bare = ~(faces.attributes[:, ATTRIBUTE_NAMES.index("glasses")] > 0.3)
     numbers = torch.nonzero(faces.train & bare)[:, 0]
-    chosen = numbers[spread(faces.embedding[numbers], people)].cpu()
+    chosen = numbers[spread(faces.embedding[numbers], count)].cpu()
     attributes = faces.attributes.clone()
     for part in chosen.split(64):
         images = faces.images[part].float() / 127.5 - 1
@@ -69,8 +69,10 @@ def build_bank(faces: FaceSet, shape: FaceShape, people: int) -> IdentityBank:
         for number in chosen.tolist()
     ]
     matched = attributes[chosen][:, [ATTRIBUTE_NAMES.index(name) for name in MATCHED]]
-    embedding = apart(faces.embedding[chosen], faces.embedding.mean(0))
-    return IdentityBank(embedding.cpu().numpy(), np.stack(person).astype(np.float32), matched.cpu().numpy())
+    people = faces.embedding[chosen]
+    return IdentityBank(
+        apart(people, people.mean(0)).cpu().numpy(), np.stack(person).astype(np.float32), matched.cpu().numpy()
+    )
 
 
 def spread(embedding: torch.Tensor, count: int) -> torch.Tensor:

@@ -147,5 +147,14 @@ def test_a_region_is_described_alike_in_a_mirror_and_under_other_light(name):
 
 def test_probes_for_something_else_are_refused(tmp_path):
     Probes({"hat": torch.zeros(9)}).save(tmp_path / "probes.safetensors")
-    with pytest.raises(ValueError, match="must hold probes for glasses, facial_hair; got hat"):
+    with pytest.raises(ValueError, match="must hold probes for glasses, facial_hair, male; got hat"):
         Probes.load(tmp_path / "probes.safetensors")
+
+
+def test_an_even_threshold_mistakes_either_kind_as_often():
+    logits = np.array([-2.0, -1.0, 0.2, 0.6, 0.5, 1.0, 2.0, 3.0])
+    target = np.array([0, 0, 0, 0, 1, 1, 1, 1], bool)
+    threshold = label.even_threshold(logits, target)
+    assert (logits[~target] > threshold).sum() == (logits[target] < threshold).sum()
+    assert 0.2 < threshold < 1
+    assert label.even_threshold(np.array([-3.0, 1.0, 2.0]), np.array([False, False, True])) == pytest.approx(1.5)
