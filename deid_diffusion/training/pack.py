@@ -25,7 +25,7 @@ from deid_diffusion.pipelines.face_inpaint import FaceInpaintPipeline
 from deid_diffusion.pipelines.recognise import embed
 from deid_diffusion.probes import FILE as PROBES
 from deid_diffusion.training.data import FaceSet, load_faces
-from deid_diffusion.training.people import OVERDO, apart, geometry_of
+from deid_diffusion.training.people import apart, geometry_of
 from deid_diffusion.training.run import option, parse_options, write_json
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class Options:
 def build_bank(faces: FaceSet, shape: FaceShape, count: int) -> IdentityBank:
     """The most different people of the training split, by farthest-point sampling on their embeddings.
 
-    Each stands further from the crowd than in life (see `people.py`), or painted they would be cousins.
+    Their embeddings stand further from the crowd than in life (see `people.py`), or painted they would be cousins.
     """
     # An embedding of somebody with glasses brings the glasses, whatever the attribute says.
     bare = ~(faces.attributes[:, ATTRIBUTE_NAMES.index("glasses")] > 0.3)
@@ -65,7 +65,7 @@ def build_bank(faces: FaceSet, shape: FaceShape, count: int) -> IdentityBank:
             attributes[part, ATTRIBUTE_NAMES.index(name)] = light[:, column]
     expression = attributes[:, [ATTRIBUTE_NAMES.index(name) for name in EXPRESSION_NAMES]].cpu().numpy()
     person = [
-        OVERDO * geometry_of(shape, faces.landmarks[number].cpu().numpy().astype(float), expression[number])
+        geometry_of(shape, faces.landmarks[number].cpu().numpy().astype(float), expression[number])
         for number in chosen.tolist()
     ]
     matched = attributes[chosen][:, [ATTRIBUTE_NAMES.index(name) for name in MATCHED]]

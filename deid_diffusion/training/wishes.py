@@ -104,7 +104,7 @@ def make_wish(batch: Batch, faces: FaceSet, guide: torch.nn.Module, generator: t
     # People with glasses are not in the bank, so their embeddings are never told at inference.
     far = far + looks[..., GLASSES].nan_to_num()
     chosen = numbers.gather(1, far.argmin(1, keepdim=True).to(numbers.device))[:, 0]
-    # As far from the crowd as the people of the bank, and all the way there: both are asked for at inference.
+    # As far from the crowd as the people of the bank, and all the way there.
     far_off = torch.rand(count, generator=generator)
     person = apart(faces.embedding[chosen], faces.embedding.mean(0), far_off[:, None].to(faces.embedding)).to(device)
     landmarks = lend_geometry(batch, faces, chosen, 1 + (OVERDO - 1) * far_off)
