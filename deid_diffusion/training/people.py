@@ -12,7 +12,7 @@ from deid_diffusion.geometry import FIVE, apply, compose, crop_from_image, inver
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, POINTS
 from deid_diffusion.training.data import Batch, FaceSet
 
-# Of what is a person's own geometry, at most, in wishes: painters paint towards an average face, and learn to do it less.
+# Of what is a person's own geometry, at most, in wishes: painters paint towards an average face, and so learn not to.
 # People of the bank keep theirs as it is: overdone, it cost likeness in pose and gained next to nothing for a judge.
 OVERDO = 1.5
 
