@@ -64,7 +64,7 @@ class IdentityBank:
         source: np.ndarray,
         seed: int,
         margin: float = 0.1,
-        among: int = 64,
+        among: int = 32,
         exclude: set[int] = frozenset(),
     ) -> Target:
         """Draws one of the best matching people who are far enough from the source.
@@ -81,7 +81,11 @@ class IdentityBank:
         distance = np.zeros(len(self.embedding))
         for column, name in enumerate(MATCHED):
             if name in values:
-                distance += ((self.attributes[:, column] - values[name]) / _STEP[name]) ** 2
+                steps = (self.attributes[:, column] - values[name]) / _STEP[name]
+                if name == "skin_l":
+                    # A face brought up from darker skin looks burnt, one brought down from lighter skin does not.
+                    steps = np.where(steps < 0, 2 * steps, steps)
+                distance += steps**2
         similarity = self.embedding @ (source / max(float(np.linalg.norm(source)), 1e-12))
         # Too close to the source ranks behind everybody who is not; among those, the least similar first.
         close = np.maximum(similarity - margin, 0)

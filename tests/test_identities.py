@@ -47,3 +47,10 @@ def test_a_saved_bank_comes_back(tmp_path):
     loaded = IdentityBank.load(tmp_path / "bank.safetensors")
     assert np.allclose(loaded.embedding, bank.embedding, atol=1e-3)
     assert np.allclose(np.linalg.norm(loaded.embedding, axis=1), 1)
+
+
+def test_somebody_of_lighter_skin_is_rather_taken_than_somebody_of_darker():
+    bank = IdentityBank(np.eye(2, 8, dtype=np.float32), np.zeros((2, 3), np.float32), np.array(
+        [[30, 0, 50, 15, 18], [30, 0, 68, 15, 18]], np.float32))  # fmt: skip
+    assert bank.choose(Attributes(skin_l=60.0), -np.ones(8, np.float32), 0, among=1).number == 1
+    assert bank.choose(Attributes(skin_l=51.0), -np.ones(8, np.float32), 0, among=1).number == 0

@@ -16,7 +16,7 @@ from skimage.data import astronaut
 
 from deid_diffusion.attributes import FaceReader
 from deid_diffusion.face_shape import Placement, rotation_from_angles
-from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, fold
+from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, attribute_vector, condition_vector, fold
 from deid_diffusion.pipelines.denoise import SIGMA_DATA
 from deid_diffusion.probes import Probes
 from deid_diffusion.training import blend, distill, id_encoder, inpaint, pack, reader, reader_head
@@ -236,6 +236,9 @@ def test_five_commands_make_weights_that_the_public_door_loads(data, features, t
     assert not torch.allclose(ends[0], ends[1], atol=1e-6)
     with pytest.raises(ValueError, match="must lie in"):
         blend.main(["--share", "2"])
+    for wrong in ("glasses", "hat=2", "glasses=0"):
+        with pytest.raises(ValueError, match="--emphasise"):
+            blend.main(["--before", runs["inpaint"], "--after", runs["distill"], "--emphasise", wrong])
     out = tmp_path / "weights"
     Probes({"glasses": torch.zeros(1586)}).save(tmp_path / "labels.safetensors")
     keys = np.load(Path(data) / "synthetic.npz")["key"]
@@ -353,3 +356,12 @@ def test_processes_that_do_not_know_of_each_other_are_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="2 processes were launched, accelerate joined 1"):
         begin(RunOptions())
+
+
+def test_an_emphasised_attribute_is_heard_further_when_there_and_as_before_when_not():
+    told = [{"glasses": 0.0, "age": 30}, {"glasses": 1.0, "age": 30}, {"age": 30}]
+    vector = condition_vector(attribute_vector(told), None, 8)
+    weight = torch.randn(5, vector.shape[1], generator=torch.Generator().manual_seed(0))
+    before, after = vector @ weight.T, vector @ blend.emphasised(weight, "glasses", 2.0).T
+    assert torch.allclose(after[[0, 2]], before[[0, 2]], atol=1e-5)
+    assert torch.allclose(after[1] - after[0], 2 * (before[1] - before[0]), atol=1e-5)
