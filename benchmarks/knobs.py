@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -22,12 +23,13 @@ from holdout import held_out
 from PIL import Image
 
 from deid_diffusion import FaceAnonymizer, Repulsion
+from deid_diffusion.attributes import as_unit
 from deid_diffusion.evaluation.nets import FaceNets, NetOptions, five_points
 from deid_diffusion.evaluation.utility import cheeks, head_pose_deg
-from deid_diffusion.probes import REGIONS, Region, apply_probe, look
+from deid_diffusion.probes import REGIONS, Probes
 from deid_diffusion.settings import Settings
 from deid_diffusion.training.data import load_faces
-from deid_diffusion.training.label import HAND, SEEN, HandLabels, fit_calibrated
+from deid_diffusion.training.label import HAND, SEEN, HandLabels, fit_as_seen, fit_calibrated, look_plainly
 from deid_diffusion.types import Face
 
 # Low and high are well inside what the training crops show.
@@ -46,26 +48,18 @@ class LooksJudge:
 
     def __init__(self, folder: Path):
         faces, hand = load_faces(folder), HandLabels.load(HAND)
-        rows, self.probes = hand.rows_of(faces.keys), {}
+        rows, probes = hand.rows_of(faces.keys), {}
         for name in SEEN:
             region = REGIONS[name]
             kept = hand.holdout & (rows >= 0) & np.isfinite(hand.values[name])
-            found = self.seen(faces.images[rows[kept]], faces.landmarks[rows[kept]], region)
-            mean, spread = found.mean(0), found.std(0) + 1e-3
+            found = look_plainly(faces, torch.from_numpy(rows[kept]), region)
             target = torch.from_numpy(hand.values[name][kept])
-            self.probes[name] = mean, spread, fit_calibrated((found - mean) / spread, target, region.decay)
-
-    def seen(self, images: torch.Tensor, meshes: torch.Tensor, region: Region) -> torch.Tensor:
-        """(N, 3, S, S) uint8, (N, 478, 2 or 3) -> (N, D), the same for a mirrored face."""
-        return look(images.float() / 255, meshes, region)
+            probes[name] = fit_as_seen(found, partial(fit_calibrated, target=target, decay=region.decay))
+        self.probes = Probes(probes)
 
     def __call__(self, crops: np.ndarray, meshes: np.ndarray) -> dict[str, np.ndarray]:
         """(N, S, S, 3) uint8, (N, 478, 2) -> (N,) probabilities of each."""
-        images, out = torch.from_numpy(np.ascontiguousarray(crops.transpose(0, 3, 1, 2))), {}
-        for name, (mean, spread, probe) in self.probes.items():
-            found = self.seen(images, torch.from_numpy(meshes), REGIONS[name])
-            out[name] = apply_probe(probe, (found - mean) / spread).sigmoid().numpy()
-        return out
+        return {name: value.numpy() for name, value in self.probes.read(as_unit(crops), meshes).items()}
 
 
 def measure(image: np.ndarray, face: Face, nets: FaceNets) -> dict[str, float]:

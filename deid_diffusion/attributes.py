@@ -144,7 +144,7 @@ class Reading:
 
 
 class FaceReader:
-    """Reads landmarks and attributes with the shipped network, glasses and facial hair with the shipped probes."""
+    """Reads landmarks and attributes with the shipped network; glasses, facial hair, gender with probes."""
 
     def __init__(self, network: ResNetForImageClassification, shape: FaceShape, probes: Probes | None = None):
         self.network = network
@@ -155,7 +155,7 @@ class FaceReader:
     def from_pretrained(cls, folder: str | Path | None = None, device: str = "cpu") -> FaceReader:
         """Loads `network/`, `face_shape.safetensors` and, if there, `probes.safetensors` of a folder.
 
-        By default the shipped reader. Without probes the network tells glasses and facial hair, too.
+        By default the shipped reader. Without probes the network tells glasses, facial hair and gender, too.
 
         Raises:
             ValueError: a network of another width, from before an attribute was added or after.

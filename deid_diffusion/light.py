@@ -12,9 +12,19 @@ NEARBY = 0.2  # of the side: how far off surroundings still say how bright what 
 _EYES, _LIPS = ((468, 105), (473, 334)), (0, 17)
 
 
+def linear_from_srgb(unit: torch.Tensor) -> torch.Tensor:
+    """Display values in [0, 1] -> light, in [0, 1] (IEC 61966-2-1)."""
+    return torch.where(unit <= 0.04045, unit / 12.92, ((unit + 0.055) / 1.055).clamp_min(0) ** 2.4)
+
+
+def srgb_from_linear(light: torch.Tensor) -> torch.Tensor:
+    """The inverse of `linear_from_srgb`; light above 1 gives values above 1."""
+    return torch.where(light <= 0.0031308, light * 12.92, 1.055 * light.clamp_min(1e-8) ** (1 / 2.4) - 0.055)
+
+
 def lab_from_rgb(image: torch.Tensor) -> torch.Tensor:
     """(B, 3, H, W) sRGB in [0, 1] -> CIELab with D65 white (L 0..100)."""
-    linear = torch.where(image <= 0.04045, image / 12.92, ((image + 0.055) / 1.055).clamp_min(0) ** 2.4)
+    linear = linear_from_srgb(image)
     to_xyz = image.new_tensor([[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750],
                                [0.0193339, 0.1191920, 0.9503041]])  # fmt: skip
     white = image.new_tensor([0.95047, 1.0, 1.08883])[None, :, None, None]
@@ -62,11 +72,9 @@ def match_skin(
     found = read_light(images, landmarks)[:, :3]
     gain = (linear_from_lab(wanted) + 1e-3) / (linear_from_lab(found) + 1e-3)
     gain = torch.where(gain.isfinite(), gain, 1).clamp(1 / most, most)[:, :, None, None]
-    unit = (images / 2 + 0.5).clamp(0, 1)
-    linear = torch.where(unit <= 0.04045, unit / 12.92, ((unit + 0.055) / 1.055) ** 2.4) * gain
+    lit = srgb_from_linear(linear_from_srgb((images / 2 + 0.5).clamp(0, 1)) * gain)
     if unsure is not None:
         weight = weight * (1 - unsure * (1 - _like_skin(images, found)))
-    lit = torch.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear.clamp_min(1e-8) ** (1 / 2.4) - 0.055)
     return torch.where(weight > 0, torch.lerp(images, lit.clamp(0, 1) * 2 - 1, weight), images)
 
 
@@ -105,8 +113,7 @@ def dim_halo(
     brightest = F.max_pool2d(mean, 2 * reach + 1, 1, reach)
     brightest = torch.where(brightest < -1, 1, brightest)  # where nothing near is known, nothing binds
     brightest = F.interpolate(brightest, scale_factor=step, mode="bilinear", align_corners=False)
-    skin = linear_from_lab(read_light(images, landmarks)[:, :3])
-    skin = torch.where(skin <= 0.0031308, skin * 12.92, 1.055 * skin.clamp_min(1e-8) ** (1 / 2.4) - 0.055)
+    skin = srgb_from_linear(linear_from_lab(read_light(images, landmarks)[:, :3]))
     bound = torch.maximum(brightest, (skin * 2 - 1)[:, :, None, None] + 0.1)  # lit skin is a little above its mean
     return torch.lerp(images, torch.minimum(images, bound), weight)
 

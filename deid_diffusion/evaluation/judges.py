@@ -13,16 +13,14 @@ import numpy as np
 from deid_diffusion.evaluation.align import ARCFACE, eye_distance, warp_to_template
 from deid_diffusion.evaluation.faces import dlib_model, require_dlib, sha256
 from deid_diffusion.evaluation.results import EvaluationError
+from deid_diffusion.geometry import OMZ_TEMPLATE
 from deid_diffusion.types import Face
 
 # The recogniser from which the shipped guide is distilled (Open Model Zoo 0095 as TorchScript). The guide pushes
 # samples off what this network sees, so it would praise the result: as a judge it is the guide under another name.
 TEACHER_SHA256 = "03f23d3aff209b79bfbec4957e4083ac17158586fd4a64222da4174c443ca3ed"
 
-TEMPLATES = {
-    "arcface": ARCFACE,
-    "omz": np.array([(0.3156, 0.4616), (0.6827, 0.4598), (0.5003, 0.6405), (0.3495, 0.8247), (0.6534, 0.8233)]),
-}
+TEMPLATES = {"arcface": ARCFACE, "omz": OMZ_TEMPLATE}
 
 
 class Judge(Protocol):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import csv
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,7 +100,7 @@ def features_of(faces: FaceSet, region: Region, batch: int = 64) -> torch.Tensor
     rows = []
     for start in range(0, len(faces.images), batch):
         part = slice(start, start + batch)
-        rows.append(look(faces.images[part].float() / 255, faces.landmarks[part], region))
+        rows.append(look_plainly(faces, part, region))
     columns = [standardised(torch.cat(rows))]
     if region.person:
         columns.append(standardised(faces.embedding))
@@ -166,9 +167,8 @@ def fit_reading_probe(faces: FaceSet, numbers: np.ndarray, target: np.ndarray, r
         look_roughly(faces, torch.from_numpy(numbers), region, 0.5 if copy else 0.0, generator)
         for copy in range(1 + COPIES)
     ])  # fmt: skip
-    mean, spread = features.mean(0), features.std(0) + 1e-3
     face, wanted = (torch.from_numpy(np.tile(a, 1 + COPIES)) for a in (np.arange(len(numbers)), target))
-    return folded(fit_calibrated((features - mean) / spread, wanted, region.decay, face), mean, spread)
+    return fit_as_seen(features, lambda columns: fit_calibrated(columns, wanted, region.decay, face))
 
 
 def fit_gender_probe(faces: FaceSet) -> torch.Tensor:
@@ -180,9 +180,8 @@ def fit_gender_probe(faces: FaceSet) -> torch.Tensor:
     features = torch.cat([
         look_roughly(faces, numbers, region, degrade, generator) for numbers, degrade in ((plain, 0.1), (rough, 0.5))
     ])  # fmt: skip
-    mean, spread = features.mean(0), features.std(0) + 1e-3
     target = faces.attributes[torch.cat([plain, rough]), ATTRIBUTE_NAMES.index("male")]
-    return folded(fit_probe((features - mean) / spread, target, region.decay), mean, spread)
+    return fit_as_seen(features, lambda columns: fit_probe(columns, target, region.decay))
 
 
 def gender_probe(faces: FaceSet) -> tuple[torch.Tensor, dict[str, dict[str, float]]]:
@@ -194,7 +193,7 @@ def gender_probe(faces: FaceSet) -> tuple[torch.Tensor, dict[str, dict[str, floa
     target, held = target[sure] > 0.5, held[torch.from_numpy(sure)]
     if target.all() or not target.any():
         return probe, {}
-    logits = apply_probe(probe, look(faces.images[held].float() / 255, faces.landmarks[held], REGIONS["male"])).numpy()
+    logits = apply_probe(probe, look_plainly(faces, held, REGIONS["male"])).numpy()
     shift = even_threshold(logits, target) + MARGIN
     probe[-1] -= shift
     read = 1 / (1 + np.exp(shift - logits))
@@ -221,10 +220,21 @@ def look_roughly(
     return torch.cat(rows)
 
 
-def folded(probe: torch.Tensor, mean: torch.Tensor, spread: torch.Tensor) -> torch.Tensor:
-    """A probe of standardised columns -> the same of columns as they are; all are (D + 1,), (D,), (D,)."""
+def look_plainly(faces: FaceSet, numbers: torch.Tensor | slice, region: Region) -> torch.Tensor:
+    """(N,) numbers -> (N, D): the region in the crops as they are."""
+    return look(faces.images[numbers].float() / 255, faces.landmarks[numbers], region)
+
+
+def fit_as_seen(features: torch.Tensor, fit: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """Fits on standardised columns, and gives a probe of the columns as they are.
+
+    Args:
+        features: (N, D).
+        fit: (N, D) of mean 0 and deviation 1 -> (D + 1,) weights and bias.
+    """
+    probe, spread = fit(standardised(features)), features.std(0) + 1e-3
     weights = probe[:-1] / spread
-    return torch.cat([weights, (probe[-1] - weights @ mean)[None]])
+    return torch.cat([weights, (probe[-1] - weights @ features.mean(0))[None]])
 
 
 def score(probability: np.ndarray, target: np.ndarray) -> dict[str, float]:
@@ -267,8 +277,7 @@ def label(options: Options) -> dict[str, dict[str, float]]:
         probability[rows[known]] = values[known]
         columns[name] = probability.astype(np.float32)
         probes[name] = fit_reading_probe(faces, rows[fitted], values[fitted], region)
-        held = torch.from_numpy(rows[kept])
-        seen = look(faces.images[held].float() / 255, faces.landmarks[held], region)
+        seen = look_plainly(faces, torch.from_numpy(rows[kept]), region)
         read = apply_probe(probes[name], seen).sigmoid().numpy()
         scores[f"{name}, by the reader's probe"] = score(read, values[kept])
     probes["male"], score_of_male = gender_probe(faces)

@@ -52,7 +52,7 @@ def lend_geometry(batch: Batch, faces: FaceSet, chosen: torch.Tensor, gain: torc
         theirs = geometry_of(shape, other, faces.attributes[number, columns].cpu().numpy()) * float(gain[row])
         change = theirs - shape.person_part(canonical, batch.attributes[row, columns].nan_to_num().cpu().numpy())
         moved = canonical + np.tensordot(change * shape.person_std, shape.person_basis, axes=1)
-        flat = (moved @ place.rotation.T * place.scale + place.shift)[:, :2]
+        flat = place.place(moved)[:, :2]
         square, new = (crop_from_image(points[list(FIVE), :2], SIDE) for points in (own, flat))
         points = apply(compose(invert(square), new), flat)[list(POINTS)]
         out[row, list(POINTS), :2] = torch.as_tensor(points).to(out)

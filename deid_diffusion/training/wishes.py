@@ -11,12 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from transformers import ResNetForImageClassification
 
 from deid_diffusion.attributes import HAPPY, SIDE, split_outputs
-from deid_diffusion.geometry import FIVE
+from deid_diffusion.geometry import FIVE, OMZ_TEMPLATE, fit_similarity
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, FIELDS, POINTS
 from deid_diffusion.pipelines.recognise import WINDOW, embed
 from deid_diffusion.training.data import Batch, FaceSet
@@ -32,8 +33,6 @@ SAY = {
     "person": 1.0, "source": 0.5, "teacher": 1.0, "teacher_source": 0.5, "landmarks": 0.5, "age": 0.15, "male": 0.05,
     "smile": 0.05, "glasses": 0.04, "facial_hair": 0.04,
 }  # fmt: skip
-# Where the teacher wants irises, nose tip and mouth corners, as fractions of its side.
-TEMPLATE = ((0.3156, 0.4616), (0.6827, 0.4598), (0.5003, 0.6405), (0.3495, 0.8247), (0.6534, 0.8233))
 TEACHER_SIDE = 128
 
 
@@ -44,8 +43,9 @@ class Witnesses:
     Attributes:
         reader: landmarks and attributes, as `deid train reader` makes it.
         guide: identity, as `deid train id_encoder` makes it.
-        teacher: the recogniser that made the `embedding` labels: (B, 3, 128, 128) BGR in 0..255, aligned to TEMPLATE,
-            to (B, D). What fools one of two recognisers seldom fools both, and least of all a third. None for none.
+        teacher: the recogniser that made the `embedding` labels: (B, 3, 128, 128) BGR in 0..255, aligned to
+            OMZ_TEMPLATE, to (B, D). What fools one of two recognisers seldom fools both, and least of all a third.
+            None for none.
     """
 
     reader: ResNetForImageClassification
@@ -171,17 +171,12 @@ def teacher_view(images: torch.Tensor, five: torch.Tensor, generator: torch.Gene
         (B, 3, 128, 128) BGR in 0..255.
     """
     size = images.shape[-1]
-    template = five.new_tensor(TEMPLATE) * 2 - 1  # -1..1 across the view, as affine_grid counts
-    points = five / size * 2 - 1
+    points = five / size * 2 - 1  # -1..1 across the crop, as affine_grid counts
     points = points + torch.randn(points.shape, generator=generator).to(points) * 0.015
-    # Least squares over turn, scale and shift, view to crop: x -> a x + b in complex numbers (Umeyama 1991).
-    mean_t, mean_p = template.mean(0), points.mean(1)
-    t, p = torch.view_as_complex((template - mean_t).contiguous()), torch.view_as_complex(points - mean_p[:, None])
-    a = (t.conj() * p).sum(1) / (t.abs() ** 2).sum()
-    turn = torch.stack([torch.stack([a.real, -a.imag], -1), torch.stack([a.imag, a.real], -1)], 1)
-    shift = mean_p - (turn @ mean_t[:, None])[..., 0]
+    fits = [fit_similarity(OMZ_TEMPLATE * 2 - 1, face) for face in points.double().cpu().numpy()]
+    crop_from_view = images.new_tensor(np.stack([np.column_stack([zoom * turn, shift]) for zoom, turn, shift in fits]))
     shape = [len(images), 3, TEACHER_SIDE, TEACHER_SIDE]
-    grid = F.affine_grid(torch.cat([turn, shift[..., None]], -1), shape, align_corners=False)
+    grid = F.affine_grid(crop_from_view, shape, align_corners=False)
     view = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
     if torch.rand((), generator=generator) < 0.5:
         view = view.flip(-1)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from deid_diffusion.attributes import SIDE, split_outputs
+from deid_diffusion.geometry import OMZ_TEMPLATE
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, FIELDS
 from deid_diffusion.pipelines.recognise import embed
 from deid_diffusion.training.data import Batch, FaceSet
@@ -17,7 +18,6 @@ from deid_diffusion.training.wishes import (
     MALE,
     SAY,
     TEACHER_SIDE,
-    TEMPLATE,
     Wish,
     Witnesses,
     disobedience,
@@ -162,7 +162,7 @@ def test_without_a_teacher_only_the_guide_says_who_it_is(faces, witnesses):
 def test_the_teacher_sees_a_face_where_it_wants_it(scale, turn):
     """Five dots on a black crop, turned and scaled, come to lie on the template."""
     cos, sin = np.cos(turn), np.sin(turn)
-    five = (np.array(TEMPLATE) - 0.5) @ np.array([[cos, sin], [-sin, cos]]) * scale + (130, 120)
+    five = (np.array(OMZ_TEMPLATE) - 0.5) @ np.array([[cos, sin], [-sin, cos]]) * scale + (130, 120)
     y, x = np.mgrid[:256, :256] + 0.5
     dots = sum(np.exp(-((x - px) ** 2 + (y - py) ** 2) / 8) for px, py in five)
     image = torch.tensor(dots, dtype=torch.float32)[None, None].expand(1, 3, -1, -1) * 2 - 1
@@ -172,7 +172,7 @@ def test_the_teacher_sees_a_face_where_it_wants_it(scale, turn):
     ]
     assert views[0].shape == (1, 3, TEACHER_SIDE, TEACHER_SIDE)
     mean = torch.stack(views).mean(0)[0, 0].numpy()
-    columns, rows = np.round(np.array(TEMPLATE).T * TEACHER_SIDE - 0.5).astype(int)
+    columns, rows = np.round(np.array(OMZ_TEMPLATE).T * TEACHER_SIDE - 0.5).astype(int)
     around = [mean[max(r - 3, 0) : r + 4, c - 3 : c + 4].max() for r, c in zip(rows, columns, strict=True)]
     assert min(around) > 0.3 * mean.max()
     assert min(around) > 10 * np.median(mean)
@@ -180,6 +180,6 @@ def test_the_teacher_sees_a_face_where_it_wants_it(scale, turn):
 
 def test_the_teacher_gets_blue_first_in_0_to_255():
     image = torch.tensor([1.0, 0.0, -1.0])[None, :, None, None].expand(1, 3, 64, 64)
-    five = torch.tensor(TEMPLATE)[None] * 40 + 12
+    five = torch.tensor(OMZ_TEMPLATE).float()[None] * 40 + 12
     view = teacher_view(image, five, torch.Generator().manual_seed(0))
     assert view[0, :, 64, 64].tolist() == pytest.approx([0.0, 127.5, 255.0], abs=0.1)
