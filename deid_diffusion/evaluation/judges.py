@@ -134,11 +134,20 @@ def guide_hashes(weights: Path) -> tuple[str, ...]:
 
 
 def load_net(path: Path) -> Callable[[np.ndarray], list[np.ndarray]]:
-    """A function from a float32 batch (B, 3, H, W) to its outputs, for a TorchScript or ONNX file, on the CPU."""
+    """A function from a float32 batch (B, 3, H, W) to its outputs, on the CPU.
+
+    Args:
+        path: TorchScript (.pt), ONNX (.onnx) or OpenVINO (.xml, its .bin beside it; outputs in the order of their
+            names).
+    """
+    if path.suffix == ".xml":
+        return _openvino_net(path)
     if path.suffix == ".onnx":
         return _onnx_net(path)
     if path.suffix != ".pt":
-        raise EvaluationError(f"net must be .pt (TorchScript) or .onnx, got {path.name}; export it to one of the two")
+        raise EvaluationError(
+            f"net must be .pt (TorchScript), .onnx or .xml (OpenVINO), got {path.name}; export it to one of them"
+        )
     import torch
 
     try:
@@ -168,6 +177,29 @@ def _onnx_net(path: Path) -> Callable[[np.ndarray], list[np.ndarray]]:
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     wanted = session.get_inputs()[0].name
     return lambda batch: session.run(None, {wanted: batch})
+
+
+def _openvino_net(path: Path) -> Callable[[np.ndarray], list[np.ndarray]]:
+    try:
+        import openvino
+    except ImportError as error:
+        raise EvaluationError('openvino is not installed: pip install "deid-diffusion[openvino]"') from error
+    core = openvino.Core()
+    try:
+        # Measurements are to be the same everywhere, and bfloat16 is the default where the CPU has it.
+        net = core.compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    except RuntimeError as error:
+        raise EvaluationError(
+            f"{path.name} with {path.with_suffix('.bin').name} beside it is no OpenVINO model: "
+            f"{str(error).strip().splitlines()[-1]}"
+        ) from error
+    names = sorted(output.get_any_name() for output in net.outputs)
+
+    def run(batch: np.ndarray) -> list[np.ndarray]:
+        found = net(batch)
+        return [found[name] for name in names]
+
+    return run
 
 
 def _net_judge(spec: str) -> NetJudge:

@@ -1,4 +1,4 @@
-"""Optional networks that read a face: age, gender, expression, landmarks, features. Each is measured if given."""
+"""Optional networks that read a face: age, gender, expression, landmarks, pose, features; each used if given."""
 
 from __future__ import annotations
 
@@ -13,17 +13,20 @@ from deid_diffusion.evaluation.judges import load_net, to_batch
 from deid_diffusion.evaluation.results import EvaluationError
 from deid_diffusion.types import Face
 
-KINDS = ("age_gender", "expression", "landmarks", "features")
+KINDS = ("age_gender", "expression", "landmarks", "pose", "features")
+POSE_ZOOM = 1.2  # of the face's square: where mirrored portraits got the least different angles
 
 
 @dataclass(frozen=True)
 class NetOptions:
-    """Paths of the optional networks, TorchScript or ONNX; None = not measured.
+    """Paths of the optional networks, TorchScript, ONNX or OpenVINO; None = not measured.
 
     Attributes:
         age_gender: 112 px RGB 0..255 tight face square -> age in years, 2 logits male and female.
         expression: the same square -> 7 logits: neutral happy sad angry fearful disgusted surprised.
         landmarks: the same square -> 136 numbers, 68 x y in 0..1 of the square.
+        pose: 60 px BGR 0..255, a square 1.2 times that -> pitch, roll, yaw in degrees, as the Open Model Zoo's
+            head-pose-estimation-adas-0001 gives them. Without it, pose is five landmarks on a mean head.
         features: 227 px BGR minus (104, 117, 123), face with surroundings -> feature maps, the last one is averaged
             over its places: the space of the Frechet and kernel distances.
     """
@@ -31,6 +34,7 @@ class NetOptions:
     age_gender: Path | None = None
     expression: Path | None = None
     landmarks: Path | None = None
+    pose: Path | None = None
     features: Path | None = None
 
     @classmethod
@@ -51,10 +55,11 @@ class FaceNets:
     def __init__(self, options: NetOptions):
         given = {kind: getattr(options, kind) for kind in KINDS if getattr(options, kind) is not None}
         for kind, path in given.items():
-            if not path.is_file():
-                raise EvaluationError(f"no file for net {kind}: {path}")
+            for needed in (path, _weights(path)):
+                if not needed.is_file():
+                    raise EvaluationError(f"no file for net {kind}: {needed}")
         self._nets = {kind: load_net(path) for kind, path in given.items()}
-        self.hashes = {kind: sha256(path) for kind, path in given.items()}
+        self.hashes = {kind: sha256(_weights(path)) for kind, path in given.items()}
         self.names = {kind: path.name.split(".")[0] for kind, path in given.items()}
 
     def __contains__(self, kind: str) -> bool:
@@ -77,6 +82,12 @@ class FaceNets:
         box = square(face.box)
         return box[:2] + self._nets["landmarks"](_tight(image, face))[0].reshape(68, 2) * (box[2] - box[0])
 
+    def pose(self, image: np.ndarray, face: Face) -> np.ndarray:
+        """(3,) yaw, pitch, roll in degrees; positive: face turned to the picture's right, down, clockwise."""
+        crop = cut(image, square(face.box, POSE_ZOOM), 60)
+        pitch, roll, yaw = (float(angle.reshape(-1)[0]) for angle in self._nets["pose"](to_batch(crop, "bgr")))
+        return np.array([yaw, pitch, roll], np.float32)
+
     def features(self, image: np.ndarray, face: Face) -> np.ndarray:
         """(D,) the mean of the last feature map over its places."""
         crop = cut(image, square(face.box, 1.3), 227)
@@ -88,6 +99,10 @@ def five_points(points: np.ndarray) -> np.ndarray:
     """(68, 2) -> (5, 2): eye centres, nose tip, mouth corners."""
     eyes = [points[36:42].mean(axis=0), points[42:48].mean(axis=0)]
     return np.stack([*eyes, points[30], points[48], points[54]])
+
+
+def _weights(path: Path) -> Path:
+    return path.with_suffix(".bin") if path.suffix == ".xml" else path
 
 
 def _tight(image: np.ndarray, face: Face) -> np.ndarray:

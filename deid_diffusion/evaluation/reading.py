@@ -78,12 +78,16 @@ class Reader:
             five, whole = five_points(points), True
         elif not whole:
             points = face.landmarks[list(self.finder.measured)]
+        if "pose" in self.nets:
+            pose = self._ask("pose", picture, face)
+        else:
+            pose = head_pose_deg(five, size) if whole else np.full(3, NAN)
         age, male = self._ask("age_male", picture, face) if "age_gender" in self.nets else (NAN, NAN)
         skin = cheeks(picture.pixels, face.landmarks)
         return Reading(
             points=points,
             five=five,
-            pose_deg=head_pose_deg(five, size) if whole else np.full(3, NAN),
+            pose_deg=pose,
             age=float(age),
             male=float(male),
             expression=self._ask("expression", picture, face) if "expression" in self.nets else np.full(7, NAN),

@@ -113,24 +113,30 @@ def loss_on(student, critic, teacher, batch: Batch, options: Options, network: P
 
 def loss_on_wish(student, critic, wish: Wish, witnesses: Witnesses, options: Options, network: PerceptualLoss,
                  generator):  # fmt: skip
-    """One step's loss where no picture says what is right: obedience, and the critic's word that it is a face."""
+    """One step's loss where no picture says what the face is: obedience, and the critic's word that it is a face.
+
+    Around the face the picture does say: whoever is in it, hair goes on as it came.
+    """
     told = examples(wish.batch, wish.batch.image.shape[-1], generator)
     ones = torch.ones(len(told.x0)).to(told.x0)
     with torch.no_grad():
-        # The noisy crop must hold no trace of the source, so it is mixed from what the student painted out of noise.
+        # The noisy crop must hold no trace of the source's face, so that is what the student painted out of noise.
         first = x0_from_output(paint(student, noised(told.x0, ones, generator), ones, told))
-        first = torch.lerp(told.x0, first, told.mask)
+        ring = told.mask * wish.context
+        first = torch.lerp(told.x0, first, told.mask - ring)
+        photographed = network.features(told.x0)
     t = levels(options, len(told.x0), generator).to(told.x0)
     raw = paint(student, noised(first, t, generator), t, told)
     painted = torch.lerp(told.x0, x0_from_output(raw), told.mask)
     loss = sum(disobedience(painted, wish, told.vector, witnesses, generator).values()) * options.wish_weight
+    loss = loss + velocity_error(raw, told.x0, t, ring, elsewhere=0.0)
+    hair = network.features(torch.lerp(told.x0, painted, ring))
+    loss = loss + options.perceptual_weight * network.distance(hair, photographed).mean()
     if not options.critic_weight:
         return loss
     found = network.features(painted)
     seen = [found[number] for number in MAPS]
     loss = loss + options.critic_weight * painter_loss(critic, seen, told.mask)
-    with torch.no_grad():
-        photographed = network.features(told.x0)
     real = critic([photographed[number] for number in MAPS])
     fake = critic([one.detach() for one in seen])
     return loss + critic_loss(real, fake, told.mask)

@@ -145,14 +145,16 @@ def paint(unet, x_t: torch.Tensor, t: torch.Tensor, told: Examples) -> torch.Ten
     return unfold(unet(inputs, t * 1000, None, class_labels=told.vector, return_dict=False)[0].float(), FOLD)
 
 
-def velocity_error(raw: torch.Tensor, target: torch.Tensor, t: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def velocity_error(
+    raw: torch.Tensor, target: torch.Tensor, t: torch.Tensor, mask: torch.Tensor, elsewhere: float = 0.03
+) -> torch.Tensor:
     """Squared error of the velocity (eps - x0), which is that of x0 over t, heavy inside the mask.
 
     The clamp keeps almost clean crops from ruling.
     """
     error = (raw - target / SIGMA_DATA) ** 2 * 0.1 / (t**2).clamp_min(0.05)[:, None, None, None]
-    heavy = 0.03 + mask
-    return (error * heavy).mean() / heavy.mean()
+    heavy = elsewhere + mask
+    return (error * heavy).mean() / heavy.mean().clamp_min(1e-6)
 
 
 def loss_on(unet, batch: Batch, options: Options, perceptual: PerceptualLoss | None, generator: torch.Generator):

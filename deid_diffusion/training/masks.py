@@ -1,4 +1,4 @@
-"""Draws the masks that the inpainter trains on: dilated face hulls, ellipses and boxes around them."""
+"""Draws the masks that the inpainter trains on: dilated face hulls, ellipses and boxes around them; inner faces."""
 
 import math
 
@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 
 DIRECTIONS = 36
+# FaceMesh numbers of the brows' upper edges.
+BROWS = (70, 63, 105, 66, 107, 300, 293, 334, 296, 336)
 
 
 def random_masks(landmarks: torch.Tensor, size: int, generator: torch.Generator) -> torch.Tensor:
@@ -34,3 +36,35 @@ def random_masks(landmarks: torch.Tensor, size: int, generator: torch.Generator)
     plane = normals[:, 0, None, None] * axis[None, None, :] + normals[:, 1, None, None] * axis[None, :, None]
     inside = torch.stack([(plane - bound[:, None, None]).amax(0) for bound in support])[:, None]
     return (F.interpolate(inside, size=size, mode="bilinear", align_corners=False) < 0).float()
+
+
+def inner_faces(landmarks: torch.Tensor, size: int, shrink: float = 0.92, feather: int = 17) -> torch.Tensor:
+    """Where a face says who it is: from the brows to the chin and not quite to the ears, without hair or forehead.
+
+    Args:
+        landmarks: (B, 478, 2 or 3) in crop pixels, of upright crops.
+        size: side of the crop.
+        shrink: of the convex hull, towards its mean.
+        feather: width in pixels, odd, of the blur at the edge.
+
+    Returns:
+        (B, 1, S, S) in [0, 1].
+    """
+    points, device = landmarks[..., :2], landmarks.device
+    top = points[:, list(BROWS), 1].amin(1) - 0.02 * size
+    angle = torch.arange(DIRECTIONS, device=device) * (2 * math.pi / DIRECTIONS)
+    normals = torch.stack([angle.cos(), angle.sin()], -1).to(points)
+    centre = points.mean(1, keepdim=True)
+    support = ((centre + shrink * (points - centre)) @ normals.T).amax(1)
+    axis = torch.arange(size, device=device) + 0.5
+    plane = normals[:, 0, None, None] * axis[None, None, :] + normals[:, 1, None, None] * axis[None, :, None]
+    inside = torch.stack([(plane <= bound[:, None, None]).all(0) for bound in support])
+    inside = (inside & (axis[None, :, None] >= top[:, None, None]))[:, None].to(points)
+    return F.avg_pool2d(inside, feather, 1, feather // 2)
+
+
+def foreheads(landmarks: torch.Tensor, size: int) -> torch.Tensor:
+    """(B, 478, 2 or 3) of upright crops -> (B, 1, S, S) of 0 and 1: all that lies above the brows."""
+    top = landmarks[:, list(BROWS), 1].amin(1) - 0.02 * size
+    above = torch.arange(size, device=landmarks.device) + 0.5 < top[:, None]
+    return above[:, None, :, None].expand(-1, -1, -1, size).to(landmarks)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from deid_diffusion.evaluation.cache import ArrayCache
+from deid_diffusion.evaluation.faces import sha256
 from deid_diffusion.evaluation.nets import FaceNets, NetOptions, five_points
 from deid_diffusion.evaluation.pictures import Picture
 from deid_diffusion.evaluation.reading import Reader
@@ -61,6 +62,50 @@ def test_what_no_net_can_read_is_not_a_number(options, given):
     assert len(reading.features) == (3 if given else 0)
     assert np.isfinite(reading.ita_deg)
     assert np.isfinite(reading.condition()).sum() == (136 + 10 if given else 11)
+
+
+@pytest.fixture(scope="module")
+def pose_net(tmp_path_factory) -> Path:
+    """An OpenVINO model that takes blue for yaw, green for pitch, red for roll; named as the Open Model Zoo's."""
+    openvino = pytest.importorskip("openvino")
+    from openvino import opset13 as ops
+
+    batch = ops.parameter([1, 3, 60, 60], np.float32, name="data")
+    means = ops.reduce_mean(batch, np.array([2, 3]), keep_dims=False)
+    outputs = []
+    for channel, name in enumerate(("angle_y_fc", "angle_p_fc", "angle_r_fc")):
+        one = ops.gather(means, np.array([channel]), np.array(1))
+        one.output(0).get_tensor().set_names({name})
+        outputs.append(one)
+    path = tmp_path_factory.mktemp("pose") / "pose.xml"
+    openvino.save_model(openvino.Model(outputs, [batch]), path, compress_to_fp16=False)
+    return path
+
+
+def test_a_pose_net_says_the_angles_instead_of_five_points(pose_net):
+    nets = FaceNets(NetOptions(pose=pose_net))
+    picture = np.zeros((200, 200, 3), np.uint8) + np.array([10, 20, 30], np.uint8)
+    reader = Reader(KnowingFinder(), (), nets, ArrayCache())
+    assert reader.read(Picture(picture, "digest"), FACE).pose_deg == pytest.approx([30, 20, 10])
+    without = Reader(KnowingFinder(), (), FaceNets(NetOptions()), ArrayCache())
+    assert without.read(Picture(picture, "digest"), FACE).pose_deg != pytest.approx([30, 20, 10])
+
+
+def test_a_pose_net_is_known_by_its_weights(pose_net, tmp_path):
+    assert FaceNets(NetOptions(pose=pose_net)).hashes["pose"] == sha256(pose_net.with_suffix(".bin"))
+    alone = tmp_path / "pose.xml"
+    alone.write_bytes(pose_net.read_bytes())
+    with pytest.raises(EvaluationError, match=r"no file for net pose: .*pose\.bin"):
+        FaceNets(NetOptions(pose=alone))
+
+
+def test_what_is_no_openvino_model_is_said_to_be_none(tmp_path):
+    pytest.importorskip("openvino")
+    path = tmp_path / "pose.xml"
+    path.write_text("<net>")
+    path.with_suffix(".bin").write_bytes(b"")
+    with pytest.raises(EvaluationError, match="pose.xml with pose.bin beside it is no OpenVINO model"):
+        FaceNets(NetOptions(pose=path))
 
 
 def test_68_points_hold_the_five():

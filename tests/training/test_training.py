@@ -4,7 +4,6 @@ import copy
 import io
 import json
 import tarfile
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,7 @@ from deid_diffusion.training import blend, distill, id_encoder, inpaint, pack, r
 from deid_diffusion.training.critic import critic_loss, painter_loss
 from deid_diffusion.training.data import Jitter, cut, load_faces
 from deid_diffusion.training.losses import PerceptualLoss
-from deid_diffusion.training.masks import random_masks
+from deid_diffusion.training.masks import BROWS, foreheads, inner_faces, random_masks
 from deid_diffusion.training.muon import Muon, orthogonalised
 from deid_diffusion.training.run import RunOptions, begin, build_optimiser, parse_options
 from tests.tiny import tiny_shape
@@ -101,6 +100,22 @@ def test_masks_cover_every_landmark(data):
             assert mask[points[:, 1], points[:, 0]].all()
 
 
+def test_inner_faces_end_at_the_brows_and_before_the_outline():
+    points = torch.tensor(tiny_shape().mean)[None].float() * 45 + torch.tensor([128.0, 110.0, 0.0])
+    [[inner]] = inner_faces(points, 256)
+    x, y = points[0, :, :2].round().long().T
+    for number in (1, 61, 291, 468, 473, 13, 14):  # nose tip, mouth, irises
+        assert inner[y[number], x[number]] == 1
+    highest = points[0, list(BROWS), 1].min()
+    assert inner[: int(highest) - 15].max() == 0
+    assert inner[y[105], x[105]] > 0.5
+    [[above]] = foreheads(points, 256)
+    assert above[int(highest) - 15].min() == 1
+    assert above[int(highest) :].max() == 0
+    outline = torch.arange(478)[(x < x.min() + 2) | (x > x.max() - 2)]
+    assert inner[y[outline], x[outline]].max() < 0.5
+
+
 def test_missing_data_says_what_was_wanted(tmp_path):
     with pytest.raises(FileNotFoundError, match="must hold synthetic-00.tar"):
         load_faces(tmp_path)
@@ -138,31 +153,6 @@ def test_every_model_overfits_one_batch(data):
 
     first, last = overfit(fixed, unet, 30, 2e-3)
     assert last < 0.6 * first
-
-
-class Features(torch.nn.Module):
-    """Eight feature maps of a small random network, in the form of the feature file that training takes."""
-
-    def __init__(self):
-        super().__init__()
-        widths = [3, 8, 8, 8, 8, 8, 8, 8, 8]
-        self.layers = torch.nn.ModuleList(
-            torch.nn.Conv2d(a, b, 3, stride=2 if n == 0 else 1, padding=1) for n, (a, b) in enumerate(pairwise(widths))
-        )
-
-    def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
-        maps = [self.layers[0](image / 128)]
-        for layer in self.layers[1:]:
-            maps.append(layer(torch.relu(maps[-1])))
-        return maps
-
-
-@pytest.fixture(scope="module")
-def features(tmp_path_factory) -> str:
-    path = tmp_path_factory.mktemp("features") / "features.ts.pt"
-    torch.manual_seed(0)
-    torch.jit.trace(Features(), torch.zeros(1, 3, 64, 64), strict=False).save(str(path))
-    return str(path)
 
 
 def test_a_critic_learns_to_tell_and_the_painter_to_please_it(features):

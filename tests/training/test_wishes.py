@@ -1,5 +1,7 @@
 """Wishes are for people that no crop shows, and what is not granted costs."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +10,11 @@ from deid_diffusion.attributes import SIDE, split_outputs
 from deid_diffusion.geometry import OMZ_TEMPLATE
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, FIELDS
 from deid_diffusion.pipelines.recognise import embed
+from deid_diffusion.training import distill, inpaint
 from deid_diffusion.training.data import Batch, FaceSet
 from deid_diffusion.training.id_encoder import build_guide
+from deid_diffusion.training.losses import PerceptualLoss
+from deid_diffusion.training.masks import foreheads
 from deid_diffusion.training.reader import build_reader
 from deid_diffusion.training.wishes import (
     AGE,
@@ -41,9 +46,11 @@ def faces() -> FaceSet:
     attributes[:, AGE] = torch.where(number % 2 == 1, 60.0, 25.0)
     attributes[:, GLASSES] = (number % 3 == 0).float()
     embedding = torch.nn.functional.normalize(torch.randn(PEOPLE, DIM, generator=generator), dim=-1)
+    mean = torch.tensor(tiny_shape().mean).float() * 45 + torch.tensor([128.0, 110.0, 0.0])
+    landmarks = mean + torch.randn(PEOPLE, 478, 3, generator=generator)
     return FaceSet(
         images=torch.randint(0, 255, (PEOPLE, 3, 256, 256), generator=generator, dtype=torch.uint8),
-        landmarks=torch.rand(PEOPLE, 478, 3, generator=generator) * 256, attributes=attributes, embedding=embedding,
+        landmarks=landmarks, attributes=attributes, embedding=embedding,
         expression=torch.full((PEOPLE, 7), 1 / 7), weight=torch.ones(PEOPLE), train=torch.ones(PEOPLE, dtype=bool),
         mirror=torch.arange(478), shape=tiny_shape(), keys=[str(n) for n in range(PEOPLE)],
     )  # fmt: skip
@@ -107,7 +114,7 @@ def test_a_wish_is_for_somebody_else_of_the_wished_age_and_gender_without_glasse
 
 def test_a_granted_wish_costs_less_than_any_other(faces, witnesses):
     wish = make_wish(batch_of(faces, [1, 2, 3]), faces, witnesses.guide, torch.Generator().manual_seed(1))
-    content = Wish(granted(wish, witnesses), -wish.source, -wish.teacher_source)
+    content = replace(wish, batch=granted(wish, witnesses), source=-wish.source, teacher_source=-wish.teacher_source)
     other = content.batch.attributes.clone()
     other[:, AGE] += 30
     other[:, [MALE, GLASSES, HAIR]] = 1 - other[:, [MALE, GLASSES, HAIR]]
@@ -115,14 +122,60 @@ def test_a_granted_wish_costs_less_than_any_other(faces, witnesses):
     other = Batch(wish.batch.image, landmarks, other, embedding, wish.batch.expression)
     generator = torch.Generator().manual_seed(2)
     got = disobedience(wish.batch.image, content, told(3), witnesses, generator)
-    missed = disobedience(
-        wish.batch.image, Wish(other, wish.source, wish.teacher_source), told(3), witnesses, generator
-    )
+    missed = disobedience(wish.batch.image, replace(wish, batch=other), told(3), witnesses, generator)
     assert set(got) == set(missed) == set(SAY)
     for name in ("person", "source", "landmarks", "age", "male", "glasses", "facial_hair"):
         assert got[name] < missed[name], name
     assert got["landmarks"] < 1e-5
     assert got["age"] < 1e-5
+    assert got["person"] == 0
+
+
+def test_only_the_inner_face_is_blamed(faces, witnesses):
+    wish = make_wish(batch_of(faces, [6, 7]), faces, witnesses.guide, torch.Generator().manual_seed(1))
+    painted = wish.batch.image.clone().requires_grad_(True)
+    sum(disobedience(painted, wish, told(2), witnesses, torch.Generator().manual_seed(2)).values()).backward()
+    outside = wish.inner.expand_as(painted) == 0
+    assert 0.1 < outside.float().mean() < 0.9
+    assert (painted.grad[outside] == 0).all()
+    assert painted.grad[~outside].abs().max() > 0
+
+
+def test_hair_and_forehead_are_the_surroundings(faces, witnesses):
+    """Where glasses or a beard come or go, the sides of the face are nobody's to know."""
+    batch = batch_of(faces, list(range(24)))
+    wish = make_wish(batch, faces, witnesses.guide, torch.Generator().manual_seed(1))
+    changed = (wish.batch.attributes[:, [GLASSES, HAIR]] != batch.attributes[:, [GLASSES, HAIR]]).any(1)
+    assert 0 < changed.sum() < 24
+    assert (wish.context + wish.inner <= 1).all()
+    forehead = foreheads(batch.landmarks, 256)
+    for row, without in zip(range(24), changed, strict=True):
+        below = wish.context[row][forehead[row] == 0]
+        assert (below.max() == 0) == bool(without)
+        assert wish.context[row][forehead[row] == 1].max() == 1
+
+
+def test_a_wish_holds_no_trace_of_the_source_s_face(faces, witnesses, features):
+    """Two sources alike but for their inner faces are painted over alike, noise and all."""
+    network = PerceptualLoss(features)
+    batch = batch_of(faces, [8, 9])
+    wish = make_wish(batch, faces, witnesses.guide, torch.Generator().manual_seed(1))
+    options = distill.Options(critic_weight=0.0)
+    student = inpaint.build_unet((32, 32, 32, 32), 1)
+
+    def loss_with(image: torch.Tensor) -> float:
+        seen = replace(wish, batch=replace(wish.batch, image=image))
+        with torch.no_grad():
+            return float(
+                distill.loss_on_wish(
+                    student, None, seen, witnesses, options, network, torch.Generator().manual_seed(3)
+                )
+            )
+
+    other = torch.where(wish.inner == 1, -wish.batch.image, wish.batch.image)
+    beside = torch.where(wish.context == 1, -wish.batch.image, wish.batch.image)
+    assert loss_with(other) == pytest.approx(loss_with(wish.batch.image), rel=1e-5)
+    assert loss_with(beside) != pytest.approx(loss_with(wish.batch.image), rel=1e-3)
 
 
 def test_nobody_is_blamed_for_what_was_not_said(faces, witnesses):
