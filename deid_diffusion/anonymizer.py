@@ -143,10 +143,10 @@ class FaceAnonymizer:
                 with _timed(seconds, "average"):
                     painted = self._average(ready, settings, seed, reports)
         with _timed(seconds, "composite"):
-            pairs = [(painted[r.number], r.crop) for r in ready if r.number in painted]
-            canvas, touched = paste_faces(
-                picture.image, pairs, [reports[r.number].seed for r in ready if r.number in painted]
-            )
+            new = [r for r in ready if r.number in painted]
+            pairs = [(painted[r.number], r.crop) for r in new]
+            seeds, textures = [reports[r.number].seed for r in new], [r.texture for r in new]
+            canvas, touched = paste_faces(picture.image, pairs, seeds, textures)
             for number in uncovered(touched, faces, reports):
                 reports[number] = replace(
                     redacted(faces[number], "the new face did not cover the old one"), tries=reports[number].tries

@@ -4,7 +4,8 @@ What is promised, and tested:
 
 - **Private.** No source pixel survives in the core, the hull of the crop's landmarks plus a margin: there the painted
   crop weighs exactly 1. Source and painted pixels mix only in a feather along the mask's outer edge, and no number
-  that shapes the result (colour, blur, grain) is read from source pixels inside the core.
+  that shapes the result (colour, blur, grain) is read here from source pixels inside the core; how rough the skin is
+  to be comes from the caller.
 - **Exact.** A pixel where the mask is 0 keeps its bits.
 """
 
@@ -24,7 +25,10 @@ FEATHER = 0.06  # width of the feather as a fraction of the crop's side; narrowe
 
 
 def paste_faces(
-    canvas: np.ndarray, faces: Sequence[tuple[np.ndarray, FaceCrop]], seeds: Sequence[int] | None = None
+    canvas: np.ndarray,
+    faces: Sequence[tuple[np.ndarray, FaceCrop]],
+    seeds: Sequence[int] | None = None,
+    textures: Sequence[np.ndarray | None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pastes all faces of a picture, the far (small) ones first, so that the near ones end up in front.
 
@@ -32,6 +36,7 @@ def paste_faces(
         canvas: (H, W, 3) uint8 RGB.
         faces: painted (S, S, 3) uint8 and the crop it was painted for, in any order.
         seeds: of each face's grain; 0, 1, 2 ... by default.
+        textures: of each face's skin, as `texture.skin_texture` reads it; left as painted by default.
 
     Returns:
         a new canvas; touched (H, W) bool, False where it is bit-equal to the old.
@@ -39,7 +44,8 @@ def paste_faces(
     canvas, touched = canvas.copy(), np.zeros(canvas.shape[:2], bool)
     for number in sorted(range(len(faces)), key=lambda n: -abs(np.linalg.det(faces[n][1].crop_from_image[:, :2]))):
         painted, crop = faces[number]
-        _paste(canvas, touched, painted, crop, None, number if seeds is None else seeds[number])
+        seed, texture = number if seeds is None else seeds[number], None if textures is None else textures[number]
+        _paste(canvas, touched, painted, crop, None, seed, texture)
     return canvas, touched
 
 
@@ -77,6 +83,7 @@ def _paste(
     crop: FaceCrop,
     already: np.ndarray | None,
     seed: int,
+    texture: np.ndarray | None = None,
 ) -> None:
     """Changes `canvas` and `touched` in place."""
     window = _window(crop, canvas.shape[:2])
@@ -95,7 +102,7 @@ def _paste(
     free = alpha > 0 if already is None else (alpha > 0) & ~already[window]
     if (curve := tone_of(target)) is not None:
         patch = in_tone(patch, curve)
-    patch = match_detail(patch, target, alpha, np.random.default_rng(seed))
+    patch = match_detail(patch, target, alpha, np.random.default_rng(seed), texture)
     blend = laid_on(target, patch, alpha)
     target[free] = np.clip(np.rint(blend[free]), 0, 255).astype(np.uint8)
     touched[window] |= free

@@ -5,6 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from .texture import add_texture
+
 COLOUR_STEP = 8.0  # levels: a larger jump across the mask's edge is taken for an edge of the scene
 COLOUR_MOST = 10.0  # levels: the correction never exceeds this
 GRAIN_MOST = 5.0  # levels, standard deviation
@@ -60,14 +62,21 @@ def _mean_around(image: np.ndarray, where: np.ndarray) -> tuple[np.ndarray, np.n
     return total / np.maximum(share, 1e-6)[..., None], share
 
 
-def match_detail(patch: np.ndarray, target: np.ndarray, alpha: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Blurs or sharpens the patch, then adds grain, until it looks taken by the same camera as what surrounds it.
+def match_detail(
+    patch: np.ndarray,
+    target: np.ndarray,
+    alpha: np.ndarray,
+    rng: np.random.Generator,
+    texture: np.ndarray | None = None,
+) -> np.ndarray:
+    """Blurs or sharpens the patch, then roughens it, until it looks taken by the same camera as what surrounds it.
 
     Args:
         patch: (h, w, 3) float32, the painted face in the picture's pixels.
         target: (h, w, 3) uint8, the picture there.
         alpha: (h, w) float32, weight of the patch; the surroundings are where it is 0.
         rng: draws the grain.
+        texture: (3,) of the skin, as `texture.skin_texture` reads it; None = only the surroundings' grain.
     """
     inside, outside = alpha == 1, alpha == 0
     if inside.sum() < 64 or outside.sum() < 64:
@@ -77,7 +86,9 @@ def match_detail(patch: np.ndarray, target: np.ndarray, alpha: np.ndarray, rng: 
     ours, theirs = edge_blur(grey, inside), edge_blur(grey, outside)
     if ours is not None and theirs is not None:
         patch = _with_blur(patch, ours, theirs, most=max(0.02 * np.sqrt(inside.sum()), 0.8))
-        grey = cv2.cvtColor(laid_on(target, patch, alpha), cv2.COLOR_RGB2GRAY)
+    if texture is not None:
+        patch = add_texture(patch, texture, inside, rng)
+    grey = cv2.cvtColor(laid_on(target, patch, alpha), cv2.COLOR_RGB2GRAY)
     have, want = grain(grey, inside), grain(grey, outside)
     if have is None or want is None or want**2 - have**2 < 0.25:
         return patch
@@ -128,6 +139,6 @@ def _with_blur(patch: np.ndarray, ours: float, theirs: float, most: float) -> np
     if theirs > 1.15 * ours:
         return cv2.GaussianBlur(patch, (0, 0), min(np.sqrt(theirs**2 - ours**2), most))
     if ours > 1.15 * theirs:
-        # Sharpening cannot bring detail back, only contrast; beyond 0.8 it shows as halos.
-        return patch + min(ours / theirs - 1, 0.8) * (patch - cv2.GaussianBlur(patch, (0, 0), ours))
+        # Sharpening cannot bring detail back, only contrast; beyond 0.3 eyes and jaw look drawn.
+        return patch + min(ours / theirs - 1, 0.3) * (patch - cv2.GaussianBlur(patch, (0, 0), ours))
     return patch

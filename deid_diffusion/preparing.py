@@ -10,7 +10,9 @@ import numpy as np
 
 from .attributes import Attributes, FaceReader, Reading
 from .crops import crop_faces, erased_mask
+from .geometry import apply, invert
 from .settings import Settings
+from .texture import skin_texture
 from .types import Face, FaceCrop, FaceReport, Outcome
 
 log = logging.getLogger(__name__)
@@ -29,6 +31,7 @@ class ReadyFace:
         embedding: (D,) of the source.
         wanted: what the new face is to be like.
         erased: (S, S) float32 in [0, 1], above 0 = the model must not see it.
+        texture: (3,) how rough the source's skin is, see `texture.skin_texture`.
     """
 
     number: int
@@ -38,6 +41,7 @@ class ReadyFace:
     embedding: np.ndarray
     wanted: Attributes
     erased: np.ndarray
+    texture: np.ndarray
 
 
 def prepare(
@@ -85,7 +89,8 @@ def prepare(
         passed = reading.attributes.coarse().with_changes(dict.fromkeys(settings.forget))
         wanted = passed.with_changes(settings.attributes)
         erased = erased_mask(crop, image.shape, [f for f in faces if f is not face])
-        ready.append(ReadyFace(number, face, crop, reading, embedding, wanted, erased))
+        rough = skin_texture(image, apply(invert(crop.crop_from_image), crop.landmarks.astype(float)))
+        ready.append(ReadyFace(number, face, crop, reading, embedding, wanted, erased, rough))
     return ready, reports
 
 

@@ -9,9 +9,10 @@ import pytest
 CHECKOUT = Path(__file__).parent.parent
 # From bottom to top. A module imports from rows below its own, never a sibling of its row.
 ROWS = [
-    "types paths journal decode encode centerface light probes detail monochrome families",
+    "types paths journal decode encode centerface light probes monochrome families",
     "geometry pictures checkpoint backends",
-    "face_shape plan parts",
+    "face_shape plan parts texture",
+    "detail",
     "detect align attributes redact composite k_same loading",
     "identities settings result crops",
     "preparing",

@@ -1,0 +1,90 @@
+"""Reads how rough skin is at each scale, and gives that roughness to a face that was painted smoother than life.
+
+A painter of 256 pixels leaves the finest octaves of a large photo empty, and the smooth skin that a squared error
+teaches looks like wax. What is read are three amplitudes, as plain as a skin tone: no pore keeps its place.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from .geometry import IRIS_LEFT, IRIS_RIGHT, MOUTH_LEFT, MOUTH_RIGHT
+
+BLURS = (0.7, 1.4, 2.8)  # px, sigma: each octave lies between one blur and the one before, the first above all
+MOST = 4.0  # levels: rougher than this is stubble, or a scene seen through a fence
+_FEWEST = 25  # pixels in a patch of skin; a mean of fewer says nothing
+_BROWS = (105, 334)
+
+
+def octaves(grey: np.ndarray) -> list[np.ndarray]:
+    """(h, w) float32 -> what each of `BLURS` takes away, the finest first."""
+    found, before = [], grey
+    for blur in BLURS:
+        after = cv2.GaussianBlur(grey, (0, 0), blur)
+        found.append(before - after)
+        before = after
+    return found
+
+
+def skin_texture(image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+    """How rough the skin of a face is.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        landmarks: (478, 2) x y in its pixels.
+
+    Returns:
+        (3,) float32, standard deviation of each octave in levels, of the patch in the middle among both cheeks and
+        the forehead; 0 where the face is too small to tell.
+    """
+    eyes, mouth = landmarks[[IRIS_LEFT, IRIS_RIGHT]], landmarks[[MOUTH_LEFT, MOUTH_RIGHT]]
+    across, down = eyes[1] - eyes[0], mouth.mean(0) - eyes.mean(0)
+    size = max(float(np.hypot(*across)), 0.9 * float(np.hypot(*down)))
+    places = [0.5 * eye + 0.5 * corner for eye, corner in zip(eyes, mouth, strict=True)]
+    places.append(landmarks[list(_BROWS)].mean(0) - 0.3 * down)
+    rough = [_roughness(image, place, 0.14 * size) for place in places]
+    rough = [one for one in rough if one is not None]
+    if len(rough) < 2:
+        return np.zeros(len(BLURS), np.float32)
+    # The lower of two, the middle of three: a fringe, a beard or a shadow is in one of them at most.
+    return np.sort(np.stack(rough), axis=0)[(len(rough) - 1) // 2].astype(np.float32)
+
+
+def add_texture(patch: np.ndarray, wanted: np.ndarray, inside: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Roughens a patch where it is smoother than its skin is to be.
+
+    Args:
+        patch: (h, w, 3) float32, 0 to 255.
+        wanted: (3,) as `skin_texture` reads it.
+        inside: (h, w) bool, where the patch is a face: what is darker than that gets less.
+        rng: draws the texture.
+
+    Returns:
+        (h, w, 3) float32.
+    """
+    if not wanted.any() or not inside.any():
+        return patch
+    grey = cv2.cvtColor(patch, cv2.COLOR_RGB2GRAY)
+    have = [cv2.GaussianBlur(one * one, (0, 0), 4 * blur) for one, blur in zip(octaves(grey), BLURS, strict=True)]
+    lack = [np.maximum(rough**2 - power, 0) for rough, power in zip(np.minimum(wanted, MOST), have, strict=True)]
+    noise = [octaves(rng.standard_normal(grey.shape, np.float32))[n] for n in range(len(BLURS))]
+    # Octaves overlap: each noise shows in the others' too, and its share of the power is taken out of theirs.
+    shows = np.array([[one.var() for one in octaves(new)] for new in noise]).T
+    power = np.tensordot(np.linalg.inv(shows), np.stack(lack), axes=1)
+    added = sum(np.sqrt(np.maximum(p, 0)).astype(np.float32) * new for p, new in zip(power, noise, strict=True))
+    shade = cv2.GaussianBlur(grey, (0, 0), 4 * BLURS[-1]) / max(float(np.median(grey[inside])), 1.0)
+    return patch + (added * np.clip(shade, 0.2, 1))[..., None]
+
+
+def _roughness(image: np.ndarray, place: np.ndarray, radius: float) -> np.ndarray | None:
+    margin = int(np.ceil(3 * BLURS[-1]))
+    reach = int(radius) + margin
+    x, y = np.floor(place).astype(int)
+    if 4 * radius**2 < _FEWEST or x < reach or y < reach or x + reach >= image.shape[1] or y + reach >= image.shape[0]:
+        return None
+    window = image[y - reach : y + reach + 1, x - reach : x + reach + 1]
+    grey = cv2.cvtColor(window, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    inner = slice(margin, -margin)
+    # By the median, so that a wrinkle or a hair does not count; / 0.6745 makes it a standard deviation.
+    return np.array([np.median(np.abs(one[inner, inner])) / 0.6745 for one in octaves(grey)])

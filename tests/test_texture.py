@@ -1,0 +1,86 @@
+"""Skin is as rough afterwards as it was before, and no rougher."""
+
+import cv2
+import numpy as np
+import pytest
+
+from deid_diffusion.detail import match_detail
+from deid_diffusion.texture import BLURS, MOST, add_texture, octaves, skin_texture
+from tests.tiny import tiny_shape
+
+RNG = np.random.default_rng(0)
+
+
+def rough_picture(amplitude: float, size: int = 400, level: float = 150) -> np.ndarray:
+    noise = cv2.GaussianBlur(np.random.default_rng(1).standard_normal((size, size)).astype(np.float32), (0, 0), 0.8)
+    return np.clip(level + amplitude * noise[..., None] / noise.std() * np.ones(3), 0, 255).astype(np.float32)
+
+
+def landmarks(scale: float, size: int = 400) -> np.ndarray:
+    return tiny_shape().mean[:, :2] * scale + size / 2 - [0, 0.3 * scale]
+
+
+def test_octaves_and_what_they_leave_are_the_picture():
+    grey = rough_picture(5)[..., 0]
+    assert sum(octaves(grey)) + cv2.GaussianBlur(grey, (0, 0), BLURS[-1]) == pytest.approx(grey, abs=1e-3)
+
+
+@pytest.mark.parametrize("amplitude", [0.0, 2.0, 4.0])
+def test_skin_is_read_as_rough_as_it_is(amplitude):
+    picture = rough_picture(amplitude)
+    found = skin_texture(np.rint(picture).astype(np.uint8), landmarks(80))
+    true = [one.std() for one in octaves(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY))]
+    assert found == pytest.approx(true, rel=0.15, abs=0.3)
+
+
+def test_a_beard_on_one_cheek_or_a_fringe_is_not_skin():
+    picture, points = rough_picture(2), landmarks(80)
+    plain = skin_texture(picture.astype(np.uint8), points)
+    for place in (0.5 * points[468] + 0.5 * points[61], points[[105, 334]].mean(0) - (0, 26)):
+        x, y = place.astype(int)
+        worse = picture.copy()
+        worse[y - 30 : y + 30, x - 30 : x + 30] += 40 * RNG.standard_normal((60, 60, 1))
+        assert skin_texture(np.clip(worse, 0, 255).astype(np.uint8), points) == pytest.approx(plain, rel=0.25)
+
+
+@pytest.mark.parametrize("scale", [3.0, 80.0])
+def test_faces_too_small_or_half_outside_say_nothing(scale):
+    """The second one's cheeks are off the picture."""
+    points = landmarks(scale) - (0 if scale < 10 else 200)
+    assert (skin_texture(rough_picture(3).astype(np.uint8), points) == 0).all()
+
+
+def test_a_smooth_patch_becomes_as_rough_as_wanted_and_a_rough_one_stays():
+    wanted, inside = np.array([1.5, 1.2, 1.0], np.float32), np.ones((400, 400), bool)
+    smooth = add_texture(rough_picture(0), wanted, inside, np.random.default_rng(2))
+    found = [one.std() for one in octaves(cv2.cvtColor(smooth, cv2.COLOR_RGB2GRAY))]
+    assert found == pytest.approx(wanted, rel=0.3)
+    rough = rough_picture(12)
+    assert np.abs(add_texture(rough, wanted, inside, np.random.default_rng(2)) - rough).mean() < 0.15
+    again = add_texture(rough_picture(0), wanted, inside, np.random.default_rng(2))
+    assert (again == smooth).all()
+
+
+def test_shade_is_smoother_and_nothing_is_rougher_than_skin_gets():
+    patch, inside = rough_picture(0), np.ones((400, 400), bool)
+    patch[:, 200:] *= 0.2
+    inside[:, 200:] = False
+    out = add_texture(patch, np.full(3, 50.0, np.float32), inside, np.random.default_rng(2)) - patch
+    assert out[:, 260:].std() < 0.3 * out[:, :140].std()
+    assert max(one[:, :140].std() for one in octaves(out[..., 0])) < 1.3 * MOST
+
+
+def test_without_texture_or_face_a_patch_stays():
+    patch = rough_picture(3)
+    for wanted, inside in ((np.zeros(3), np.ones((400, 400), bool)), (np.ones(3), np.zeros((400, 400), bool))):
+        assert add_texture(patch, wanted, inside, np.random.default_rng(0)) is patch
+
+
+def test_a_pasted_face_gets_the_texture_it_is_told():
+    """The surroundings are as smooth as the patch: all roughness is what was read off the skin."""
+    target, alpha = rough_picture(0).astype(np.uint8), np.zeros((400, 400), np.float32)
+    alpha[100:300, 100:300] = 1
+    core = (slice(130, 270),) * 2
+    for texture, rougher in ((None, False), (np.array([2.0, 2.0, 2.0], np.float32), True)):
+        patch = match_detail(rough_picture(0), target, alpha, np.random.default_rng(0), texture)
+        assert (patch[core].std() > 2) == rougher
