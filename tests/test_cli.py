@@ -124,6 +124,15 @@ def test_a_folder_with_one_bad_file_is_reported_whole_and_exits_1(tmp_path, pain
     assert sum(line.startswith(' {"file"') and "outcome" in line for line in report.read_text().splitlines()) == 2
 
 
+def test_of_pictures_that_failed_the_summary_claims_nothing(tmp_path, painter, capsys):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "bad.jpg").write_text("no picture")
+    assert run(tmp_path / "in", "-o", tmp_path / "out") == 1
+    err = capsys.readouterr().err
+    assert "0 of 1 pictures done; 1 failed" in err
+    assert "no face found" not in err
+
+
 def test_ctrl_c_leaves_nothing_half_written_and_says_how_to_go_on(tmp_path, painter, capsys):
     for name in ("a.png", "b.png", "c.png"):
         photo(tmp_path / "in" / name)

@@ -68,8 +68,9 @@ def faces_in_words(results: Sequence[JobResult]) -> str:
 
 def summary(results: Sequence[JobResult], total: int, skipped: int, seconds: float) -> str:
     """The last line of a run."""
-    failed = sum(not result.ok for result in results)
-    parts = [f"{len(results) - failed} of {total} pictures done, {faces_in_words(results)}"]
-    parts += [f"{failed} failed"] if failed else []
+    done = [result for result in results if result.ok]
+    # Of pictures that failed nothing is known: "no face found" would sound like an all-clear.
+    parts = [f"{len(done)} of {total} pictures done" + (f", {faces_in_words(done)}" if done else "")]
+    parts += [f"{len(results) - len(done)} failed"] if len(done) < len(results) else []
     parts += [f"{skipped} hidden or other files left out"] if skipped else []
     return "; ".join([*parts, f"{seconds:.1f} s"])
