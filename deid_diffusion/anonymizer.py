@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -21,10 +19,10 @@ from .backends import use_backend
 from .composite import paste_faces
 from .crops import blended, crop_faces, uncovered
 from .detect import CenterFaceDetector, Detector, faces_from_boxes
-from .identities import IdentityBank, Target
+from .identities import IdentityBank
 from .k_same import Crowd, gather
 from .loading import IDENTITIES, THRESHOLDS, check_guide, load_with_guide
-from .painting import batch_size, check_settings, paint
+from .painting import check_settings
 from .paths import check_hashes, weights_dir
 from .pictures import Picture, PictureError, load_picture
 from .pipelines.recognise import embed
@@ -33,6 +31,8 @@ from .redact import redact_face
 from .result import AnonymizedImage
 from .settings import Settings
 from .types import Face, FaceCrop, FaceReport, Method, Outcome, Redaction
+from .verified import VerifiedPainter, face_seed
+from .watch import Watch
 
 log = logging.getLogger(__name__)
 
@@ -126,8 +126,8 @@ class FaceAnonymizer:
         settings = replace(settings or Settings(), **changes)
         self.check(settings)
         picture = image if isinstance(image, Picture) else load_picture(image)
-        seconds: dict[str, float] = {}
-        with _timed(seconds, "detect"):
+        watch = Watch()
+        with watch("detect"):
             faces = self.detect(picture.image) if boxes is None else faces_from_boxes(boxes, picture.image.shape)
         reports: dict[int, FaceReport] = {}
         if settings.method not in (Method.INPAINT, Method.K_SAME):
@@ -135,14 +135,16 @@ class FaceAnonymizer:
             reports = {n: redacted(face, f"method {how.value}") for n, face in enumerate(faces)}
         else:
             how = settings.redact_with
-            with _timed(seconds, "read"):
+            with watch("read"):
                 ready = self._prepare(picture.image, faces, settings, reports)
             if settings.method is Method.INPAINT:
-                painted = self._paint_verified(ready, settings, seed, reports, seconds)
+                painter = VerifiedPainter(self.pipeline, self.reader, self.bank, self._embed)
+                painted, done = painter(ready, settings, self._same_person(settings), seed, watch)
+                reports |= done
             else:
-                with _timed(seconds, "average"):
+                with watch("average"):
                     painted = self._average(ready, settings, seed, reports)
-        with _timed(seconds, "composite"):
+        with watch("composite"):
             new = [r for r in ready if r.number in painted]
             pairs = [(painted[r.number], r.crop) for r in new]
             seeds, textures = [reports[r.number].seed for r in new], [r.texture for r in new]
@@ -156,7 +158,7 @@ class FaceAnonymizer:
                 if report.outcome is Outcome.REDACTED:
                     canvas, mask = redact_face(canvas, faces[number], how)
                     touched |= mask > 0
-        return AnonymizedImage(canvas, tuple(reports[n] for n in range(len(faces))), seconds, touched, picture)
+        return AnonymizedImage(canvas, tuple(reports[n] for n in range(len(faces))), watch.seconds, touched, picture)
 
     def crowd(
         self, pictures: Iterable[tuple[Any, Sequence[Sequence[float]] | None]], settings: Settings | None = None
@@ -222,7 +224,7 @@ class FaceAnonymizer:
             painted[r.number], people = shared
             # Told, not tested: a share of 1 / k of the source is what this method leaves, and k people have it.
             similarity = float(self._embed(blended(r.crop, painted[r.number])[None])[0] @ r.embedding)
-            own = _face_seed(seed, r.number, 0)
+            own = face_seed(seed, r.number, 0)
             reports[r.number] = FaceReport(r.face, Outcome.REPLACED, own, similarity, f"mean of {people} people")
         return painted
 
@@ -231,47 +233,6 @@ class FaceAnonymizer:
         ready, done = prepare(image, faces, settings, self.reader, self._embed, self.thresholds, self.size)
         reports |= done
         return ready
-
-    def _paint_verified(self, ready, settings: Settings, seed: int, reports, seconds) -> dict[int, np.ndarray]:
-        """Paints until the guide no longer knows the source, at most `tries` times; the rest is reported REDACTED."""
-        painted: dict[int, np.ndarray] = {}
-        threshold = self._same_person(settings)
-        waiting, taken, at_once = list(ready), set(), batch_size(self.pipeline, settings)
-        for attempt in range(settings.tries):
-            for batch in [waiting[i : i + at_once] for i in range(0, len(waiting), at_once)]:
-                seeds = [_face_seed(seed, r.number, attempt) for r in batch]
-                try:
-                    with _timed(seconds, "inpaint"):
-                        results = self._paint(batch, seeds, settings, attempt, taken)
-                    with _timed(seconds, "verify"):
-                        looks = np.stack([blended(r.crop, image) for r, image in zip(batch, results, strict=True)])
-                        similarity = (self._embed(looks) * np.stack([r.embedding for r in batch])).sum(1)
-                except Exception as error:
-                    log.exception("inpainting failed")
-                    reports |= {r.number: redacted(r.face, f"inpainting failed: {error}", attempt + 1) for r in batch}
-                    continue
-                for r, image, score, own in zip(batch, results, similarity, seeds, strict=True):
-                    if score < threshold:
-                        painted[r.number] = image
-                        reports[r.number] = FaceReport(
-                            r.face, Outcome.REPLACED, own, float(score), "", r.wanted.to_dict(), attempt + 1
-                        )
-                    else:
-                        reason = f"too similar to the source: {score:.2f}, threshold {threshold:.2f}"
-                        reports[r.number] = replace(redacted(r.face, reason, attempt + 1), similarity=float(score))
-            waiting = [r for r in waiting if r.number not in painted]
-        return painted
-
-    def _paint(
-        self, batch: list[ReadyFace], seeds: list[int], settings: Settings, attempt: int, taken: set[int]
-    ) -> np.ndarray:
-        """One pipeline call -> (B, S, S, 3) uint8."""
-        targets: list[Target] = []
-        for r, own in zip(batch, seeds, strict=True):
-            targets.append(self.bank.choose(r.wanted, r.embedding, own, margin=0.1 - 0.1 * attempt, exclude=taken))
-            taken.add(targets[-1].number)
-        meshes = [self.reader.guide_mesh(r.reading, r.wanted, t.person) for r, t in zip(batch, targets, strict=True)]
-        return paint(self.pipeline, batch, targets, meshes, seeds, settings, settings.strength * 2**attempt)
 
     @torch.no_grad()
     def _embed(self, crops: np.ndarray) -> np.ndarray:
@@ -289,17 +250,3 @@ class FaceAnonymizer:
         names = {"deid_diffusion": __version__, "torch": torch.__version__, "diffusers": diffusers.__version__}
         names |= {"transformers": transformers.__version__, "checkpoint": dict(self.origin)}
         return names | {"weights": dict(self.hashes)}
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    start = time.perf_counter()
-    try:
-        yield
-    finally:
-        seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - start
-
-
-def _face_seed(seed: int, number: int, attempt: int) -> int:
-    """A seed for each face and try, from the user's seed and the face's place: never from its pixels."""
-    return int(np.random.SeedSequence([seed, number, attempt]).generate_state(1)[0] >> 1)

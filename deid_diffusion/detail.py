@@ -28,20 +28,10 @@ def match_colour(painted: np.ndarray, source: np.ndarray, mask: np.ndarray, know
     Returns:
         (S, S, 3) float32, 0 to 255.
     """
-    size = len(mask)
-    width = max(round(0.012 * size), 1)
-    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * width + 1, 2 * width + 1))
-    solid = np.pad(mask, width).astype(np.uint8)
-    inner = mask & (cv2.erode(solid, disc)[width:-width, width:-width] == 0)
-    outer = known & (cv2.dilate(solid, disc)[width:-width, width:-width] > 0)
-    painted = painted.astype(np.float32)
-    if not outer.any() or not inner.any():
+    size, painted = len(mask), painted.astype(np.float32)
+    jump, seam = seam_jump(painted, source, mask, known)
+    if not seam.any():
         return painted
-    # Smooth by definition, so an eighth of the resolution does.
-    inside, near = _mean_around(painted, inner)
-    outside, far = _mean_around(source.astype(np.float32), outer)
-    jump = outside - inside
-    seam = np.minimum(near, far)
     trust = seam / (1 + (np.abs(jump).max(-1) / COLOUR_STEP) ** 2) ** 2
     spread = 0.12 * len(seam)
     weight = cv2.GaussianBlur(trust, (0, 0), spread)
@@ -50,6 +40,27 @@ def match_colour(painted: np.ndarray, source: np.ndarray, mask: np.ndarray, know
     field /= (weight + 0.15 * cv2.GaussianBlur(seam, (0, 0), spread).max() + 1e-6)[..., None]
     field = cv2.resize(np.clip(field, -COLOUR_MOST, COLOUR_MOST), (size, size), interpolation=cv2.INTER_LINEAR)
     return np.clip(painted + field, 0, 255)
+
+
+def seam_jump(
+    painted: np.ndarray, source: np.ndarray, mask: np.ndarray, known: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """What lies just outside the mask's edge minus what lies just inside.
+
+    Args:
+        painted: (S, S, 3) float32, read inside.
+        source, mask, known: as `match_colour` takes them.
+
+    Returns:
+        (s, s, 3) float32 at an eighth of the size, for it is smooth by definition; (s, s) how much edge is there.
+    """
+    width = max(round(0.012 * len(mask)), 1)
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * width + 1, 2 * width + 1))
+    solid = np.pad(mask, width).astype(np.uint8)
+    inside, near = _mean_around(painted, mask & (cv2.erode(solid, disc)[width:-width, width:-width] == 0))
+    around = known & (cv2.dilate(solid, disc)[width:-width, width:-width] > 0)
+    outside, far = _mean_around(source.astype(np.float32), around)
+    return outside - inside, np.minimum(near, far)
 
 
 def _mean_around(image: np.ndarray, where: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

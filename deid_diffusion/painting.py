@@ -39,6 +39,11 @@ def batch_size(pipeline: Any, settings: Settings) -> int:
     return settings.batch or (1 if reads_words(pipeline) else 8)
 
 
+def candidates(pipeline: Any, settings: Settings) -> int:
+    """Faces that are painted for each source: as set, or what each family can afford."""
+    return settings.candidates or (1 if reads_words(pipeline) else 2)
+
+
 def paint(
     pipeline: Any,
     faces: Sequence[ReadyFace],

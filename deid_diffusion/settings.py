@@ -37,7 +37,10 @@ class Settings:
         method: a new face, a classical redaction of all, or the average of k people (`k_same`).
         k: people a face is averaged from by Method.K_SAME.
         crowd: the people of the whole set, from `FaceAnonymizer.crowd`; None averages those of the picture itself.
-        tries: runs of the model for a face before it is redacted.
+        candidates: faces painted for each source in each try, as different people; of those that pass, the one is
+            taken that best has the pose, expression and attributes asked for and whose hair and skin go on across the
+            edge. None for the family's own: 2 for face256, 1 for Stable Diffusion.
+        tries: how often that is tried before a face is redacted.
         threshold: a result whose similarity to its source reaches this is tried again, then redacted; None for the
             guide's own, calibrated at a false accept rate of 1 %. K_SAME counts faces that reach it as one person.
         keep: (R, D) embeddings of people to leave alone, from `FaceAnonymizer.people`.
@@ -57,6 +60,7 @@ class Settings:
     forget: tuple[str, ...] = ()
     redact_with: Redaction = Redaction.BLANK
     method: Method = Method.INPAINT
+    candidates: int | None = None
     tries: int = 3
     threshold: float | None = None
     keep: np.ndarray | None = None
@@ -74,7 +78,8 @@ class Settings:
         unknown = set(self.forget) - set(FORGETTABLE)
         if unknown:
             raise ValueError(f"forget takes any of {', '.join(FORGETTABLE)}; got {', '.join(sorted(unknown))}")
-        lowest = {"steps": 1, "tries": 1, "batch": 1, "k": 2, "strength": 0, "temperature": 0, "guidance_scale": 0}
+        lowest = dict.fromkeys(("steps", "candidates", "tries", "batch"), 1) | {"k": 2}
+        lowest |= dict.fromkeys(("strength", "temperature", "guidance_scale"), 0)
         for name, low in lowest.items():
             if getattr(self, name) is not None and getattr(self, name) < low:
                 raise ValueError(f"{name} must be >= {low}, got {getattr(self, name)}")

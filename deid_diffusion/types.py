@@ -102,7 +102,7 @@ class FaceReport:
         similarity: cosine in [-1, 1] of the result to its source by the guide recogniser; None when not measured.
         reason: why it was not replaced; for REPLACED empty, or what the face was averaged from.
         attributes: the values the new face was asked to have, by name.
-        tries: how many times the pipeline was run for this face.
+        tries: in how many rounds faces were painted for this one.
     """
 
     face: Face

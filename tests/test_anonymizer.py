@@ -7,11 +7,14 @@ import pytest
 import torch
 
 from deid_diffusion.anonymizer import FaceAnonymizer
+from deid_diffusion.composite import paste_faces
 from deid_diffusion.crops import crop_faces, erased_mask
 from deid_diffusion.geometry import apply, invert
 from deid_diffusion.pipelines.repulsion import Repulsion
 from deid_diffusion.settings import Settings
+from deid_diffusion.texture import skin_texture
 from deid_diffusion.types import Face, Outcome, Redaction
+from deid_diffusion.verified import face_seed
 from tests.tiny import tiny_bank, tiny_pipeline, tiny_reader
 
 NEVER = {"far_0.001": 1.01, "far_0.01": 1.01, "far_0.05": 0.9}
@@ -86,6 +89,66 @@ def test_too_similar_is_tried_again_and_then_redacted(how):
     assert report.tries == 2
     assert "too similar" in report.reason
     assert covered(image, result.image, ONE[0])
+
+
+def test_of_several_candidates_the_best_fit_is_taken(monkeypatch):
+    """Whichever is said to fit best is what is pasted, with its seed in the report."""
+    image, seen = picture(), []
+    for wanted in (0, 1, 2):
+        costs = {wanted: 0.5}
+        seen.clear()
+        monkeypatch.setattr(
+            "deid_diffusion.verified.misfit",
+            lambda painted, *_, c=costs: seen.append(painted) or c.get(len(seen) - 1, 1),
+        )
+        anonymize = build(ONE)
+        result = anonymize(image, settings=FAST, candidates=3)
+        assert len(seen) == 3
+        assert result.faces[0].seed == face_seed(0, 0, 0, wanted)
+        crop = crop_faces(image, ONE, anonymize.reader)[0]
+        rough = skin_texture(image, apply(invert(crop.crop_from_image), crop.landmarks.astype(float)))
+        pasted, _ = paste_faces(image, [(seen[wanted], crop)], [result.faces[0].seed], [rough])
+        assert np.array_equal(result.image, pasted)
+    assert len({one.tobytes() for one in seen}) == 3
+
+
+def test_a_candidate_that_is_too_similar_is_never_taken_however_well_it_fits(monkeypatch):
+    """The threshold lies between the two; the better fit is the one above it."""
+    image = picture()
+    monkeypatch.setattr("deid_diffusion.verified.misfit", lambda *_: 0.0)
+    tried = []
+    anonymize = build(ONE)
+    embed = anonymize._embed
+
+    def watched(crops):
+        rows = embed(crops)
+        tried.append(rows)
+        return rows
+
+    monkeypatch.setattr(anonymize, "_embed", watched)
+    anonymize(image, settings=FAST, candidates=2)
+    source, shots = tried[0][0], tried[1]
+    low, high = sorted((shots @ source).tolist())
+    assert low < high
+    result = anonymize(image, settings=FAST, candidates=2, tries=1, threshold=(low + high) / 2)
+    assert result.faces[0].similarity == pytest.approx(low, abs=1e-5)
+    none = anonymize(image, settings=FAST, candidates=2, tries=1, threshold=low - 0.01)
+    assert none.faces[0].outcome is Outcome.REDACTED
+
+
+def test_one_batch_that_fails_leaves_the_other_candidates():
+    anonymize, image = build(ONE), picture()
+    real, calls = anonymize.pipeline, []
+
+    def second_time_lucky(self, **given):
+        calls.append(len(given["image"]))
+        return real(**given) if len(calls) > 1 else broken()
+
+    anonymize.pipeline = type("P", (), {"unet": real.unet, "id_encoder": real.id_encoder,
+                                        "__call__": second_time_lucky})()  # fmt: skip
+    (report,) = anonymize(image, settings=FAST, candidates=2, batch=1).faces
+    assert calls == [1, 1]
+    assert report.outcome is Outcome.REPLACED
 
 
 def broken(*_, **__):
@@ -272,6 +335,7 @@ def test_a_result_that_misses_the_face_is_redacted(monkeypatch):
     ("change", "message"),
     [
         ({"steps": 0}, "steps must be >= 1"),
+        ({"candidates": 0}, "candidates must be >= 1"),
         ({"attributes": {"charm": 1}}, "unknown attribute"),
         ({"forget": ("yaw_deg",)}, "forget takes any of"),
         ({"redact_with": "sticker"}, "sticker"),

@@ -9,14 +9,15 @@ import pytest
 CHECKOUT = Path(__file__).parent.parent
 # From bottom to top. A module imports from rows below its own, never a sibling of its row.
 ROWS = [
-    "types paths journal decode encode centerface light probes monochrome families",
+    "types paths journal decode encode centerface light probes monochrome families watch",
     "geometry pictures checkpoint backends",
     "face_shape plan parts texture",
     "detail",
     "detect align attributes redact composite k_same loading",
-    "identities settings result crops",
+    "identities settings result crops fit",
     "preparing",
     "painting",
+    "verified",
     "anonymizer",
     "video jobs hub_folder",
     "distributed hub evaluation training",
@@ -26,7 +27,7 @@ LAYER = {name: number for number, row in enumerate(ROWS) for name in row.split()
 # Packages of one row may import within themselves.
 PACKAGES = {"evaluation", "training", "cli"}
 USES_PIPELINES = {
-    *("attributes", "settings", "families", "loading", "anonymizer"),
+    *("attributes", "settings", "fit", "families", "loading", "anonymizer"),
     *("training", "hub", "hub_folder", "distributed", "cli"),
 }
 # It judges files on disk, so it must not see how they were made.

@@ -103,6 +103,7 @@ def _settings(options: argparse.Namespace) -> Any:
 
     return Settings(
         steps=options.steps,
+        candidates=options.candidates,
         guidance_scale=options.guidance,
         prompt=options.prompt,
         landmark_style=options.landmark_style,

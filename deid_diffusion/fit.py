@@ -1,0 +1,57 @@
+"""Says how well a painted face does what was asked, so that the best of several can be taken."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from .detail import seam_jump
+from .geometry import IRIS_LEFT, IRIS_RIGHT
+from .pipelines.conditioning import FIELDS, POINTS
+
+# What a miss by one `Field.scale` costs. Skin and light are brought right afterwards.
+COSTS = {
+    "yaw_deg": 2.0, "pitch_deg": 2.0, "roll_deg": 1.0, "mouth_open": 0.5, "smile": 0.75, "eyes_open": 0.3,
+    "brow_raise": 0.2, "gaze_x": 0.2, "gaze_y": 0.2, "age": 0.5, "male": 0.5, "glasses": 0.5, "facial_hair": 0.35,
+}  # fmt: skip
+PLACE_COST = 30.0  # of landmarks that lie off by one eye distance
+SEAM_COST = 0.05  # of one level between the two sides of the mask's edge
+
+
+def misfit(
+    painted: np.ndarray,
+    source: np.ndarray,
+    erased: np.ndarray,
+    mesh: np.ndarray,
+    wanted: Mapping[str, float],
+    landmarks: np.ndarray,
+    found: Mapping[str, float],
+) -> float:
+    """The cost of what was not granted; 0 = all of it was.
+
+    Args:
+        painted: (S, S, 3) uint8 RGB.
+        source: (S, S, 3) uint8 RGB, the crop; what is erased is not read.
+        erased: (S, S) above 0 = painted.
+        mesh: (478, 2) x y in crop pixels, where the landmarks were asked to be.
+        wanted: attributes that were asked for, by name.
+        landmarks: (478, 2 or 3) where the reader sees them in what was painted.
+        found: attributes that the reader sees there.
+    """
+    points = list(POINTS)
+    eyes = float(np.linalg.norm(mesh[IRIS_RIGHT] - mesh[IRIS_LEFT]))
+    # In profile the eyes nearly coincide; a crop's side is about four eye distances.
+    away = float(np.linalg.norm(landmarks[points, :2] - mesh[points, :2], axis=1).mean()) / max(eyes, len(painted) / 8)
+    cost = PLACE_COST * away + SEAM_COST * _seam(painted, source, erased)
+    for name, price in COSTS.items():
+        if name in wanted:
+            cost += price * abs(found[name] - wanted[name]) / FIELDS[name].scale
+    return cost
+
+
+def _seam(painted: np.ndarray, source: np.ndarray, erased: np.ndarray) -> float:
+    """Mean difference in levels across the edge of what was painted: hair that does not go on shows there."""
+    jump, seam = seam_jump(painted.astype(np.float32), source, erased > 0, erased <= 0)
+    total = float(seam.sum())
+    return float((np.abs(jump).mean(-1) * seam).sum() / total) if total > 0 else 0.0

@@ -1,0 +1,57 @@
+"""What was asked for costs nothing; each thing that was not done costs more."""
+
+import numpy as np
+import pytest
+
+from deid_diffusion.fit import COSTS, misfit
+from deid_diffusion.pipelines.conditioning import FIELDS
+from tests.tiny import tiny_shape
+
+SIZE = 256
+
+
+@pytest.fixture
+def granted() -> dict:
+    mesh = tiny_shape().mean[:, :2] * 60 + [128, 100]
+    picture = np.full((SIZE, SIZE, 3), 120, np.uint8)
+    y, x = np.mgrid[:SIZE, :SIZE]
+    erased = (np.hypot(x - 128, y - 120) < 90).astype(np.float32)
+    asked = {name: field.centre for name, field in FIELDS.items()}
+    return {"painted": picture, "source": picture, "erased": erased, "mesh": mesh, "wanted": asked,
+            "landmarks": mesh, "found": asked}  # fmt: skip
+
+
+def test_what_was_granted_costs_nothing(granted):
+    assert misfit(**granted) == pytest.approx(0, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", list(COSTS))
+def test_an_attribute_missed_by_its_scale_costs_its_price(granted, name):
+    found = granted["found"] | {name: granted["found"][name] + FIELDS[name].scale}
+    assert misfit(**granted | {"found": found}) == pytest.approx(COSTS[name], abs=1e-4)
+    unasked = {other: value for other, value in granted["wanted"].items() if other != name}
+    assert misfit(**granted | {"found": found, "wanted": unasked}) == pytest.approx(0, abs=1e-4)
+
+
+def test_skin_and_light_are_not_held_against_a_face(granted):
+    found = granted["found"] | {"skin_l": 10.0, "light_x": 1.0}
+    assert misfit(**granted | {"found": found}) == pytest.approx(0, abs=1e-4)
+
+
+def test_landmarks_cost_by_how_far_they_lie_off(granted):
+    costs = [misfit(**granted | {"landmarks": granted["mesh"] + [by, 0]}) for by in (1, 2, 4)]
+    assert costs[1] == pytest.approx(2 * costs[0], rel=1e-3)
+    assert costs[2] == pytest.approx(4 * costs[0], rel=1e-3)
+
+
+def test_hair_that_does_not_go_on_costs_and_what_is_erased_is_not_read(granted):
+    dark = granted["painted"].copy()
+    dark[:, :100] = 20
+    assert misfit(**granted | {"painted": dark}) > 0.5
+    hidden = np.where(granted["erased"][..., None] > 0, 255 - granted["source"], granted["source"])
+    assert misfit(**granted | {"painted": dark, "source": hidden}) == misfit(**granted | {"painted": dark})
+
+
+def test_a_crop_that_is_all_erased_has_no_edge(granted):
+    everywhere = np.ones((SIZE, SIZE), np.float32)
+    assert misfit(**granted | {"erased": everywhere, "painted": granted["painted"] // 2}) == pytest.approx(0, abs=1e-4)
