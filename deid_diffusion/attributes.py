@@ -21,6 +21,8 @@ from .face_shape import (
 )
 from .geometry import FIVE, apply, crop_from_image
 from .light import LIGHT_NAMES, read_light
+from .likeness import FILE as LIKENESS
+from .likeness import Likeness
 from .paths import weights_dir
 from .pipelines.conditioning import FIELDS, POINTS, attribute_vector
 from .probes import FILE as PROBES
@@ -135,25 +137,34 @@ class Reading:
         attributes: all of them set.
         placement: where the face stands in the crop.
         size: side of the crop in pixels.
+        oddity: how unlike photos it is, about 1 for a photo; 0 when nothing here can tell.
     """
 
     landmarks: np.ndarray
     attributes: Attributes
     placement: Placement
     size: int = 256
+    oddity: float = 0.0
 
 
 class FaceReader:
     """Reads landmarks and attributes with the shipped network; glasses, facial hair, gender with probes."""
 
-    def __init__(self, network: ResNetForImageClassification, shape: FaceShape, probes: Probes | None = None):
+    def __init__(
+        self,
+        network: ResNetForImageClassification,
+        shape: FaceShape,
+        probes: Probes | None = None,
+        likeness: Likeness | None = None,
+    ):
         self.network = network
         self.shape = shape
         self.probes = probes
+        self.likeness = likeness
 
     @classmethod
     def from_pretrained(cls, folder: str | Path | None = None, device: str = "cpu") -> FaceReader:
-        """Loads `network/`, `face_shape.safetensors` and, if there, `probes.safetensors` of a folder.
+        """Loads `network/`, `face_shape.safetensors`, and probes and likeness if they are there, of a folder.
 
         By default the shipped reader. Without probes the network tells glasses, facial hair and gender, too.
 
@@ -170,7 +181,8 @@ class FaceReader:
                 f"with `deid train reader_head --start {folder / 'network'}`, or take the shipped one"
             )
         probes = Probes.load(folder / PROBES) if (folder / PROBES).exists() else None
-        return cls(network.eval().to(device), FaceShape.load(folder / "face_shape.safetensors"), probes)
+        likeness = Likeness.load(folder / LIKENESS) if (folder / LIKENESS).exists() else None
+        return cls(network.eval().to(device), FaceShape.load(folder / "face_shape.safetensors"), probes, likeness)
 
     @torch.no_grad()
     def landmarks(self, crops: np.ndarray) -> np.ndarray:
@@ -181,7 +193,8 @@ class FaceReader:
     def read(self, crops: np.ndarray) -> list[Reading]:
         """(B, S, S, 3) uint8 -> everything about each face."""
         images = as_unit(crops)
-        landmarks, outputs = self._run(images)
+        landmarks, outputs, states = self._run(images)
+        odd = [0.0] * len(images) if self.likeness is None else self.likeness.oddity(states).tolist()
         light = read_light(images, torch.from_numpy(landmarks[..., :2])).numpy()
         looks = {
             "smile": outputs.expression.softmax(-1)[:, HAPPY], "age": outputs.age, "male": outputs.male.sigmoid(),
@@ -191,23 +204,29 @@ class FaceReader:
             looks |= self.probes.read(images, landmarks)
         rows = torch.stack([value.cpu() for value in looks.values()], -1).numpy()
         return [
-            self._reading(points, dict(zip((*looks, *LIGHT_NAMES), (*row, *lit), strict=True)), images.shape[-1])
-            for points, row, lit in zip(landmarks, rows, light, strict=True)
+            self._reading(points, dict(zip((*looks, *LIGHT_NAMES), (*row, *lit), strict=True)), images.shape[-1], one)
+            for points, row, lit, one in zip(landmarks, rows, light, odd, strict=True)
         ]
 
-    def _run(self, images: torch.Tensor) -> tuple[np.ndarray, ReaderOutputs]:
-        small = F.interpolate(images, size=(SIDE, SIDE), mode="bilinear", align_corners=False, antialias=True)
-        outputs = split_outputs(self.network(small.to(self.network.device)).logits)
-        return outputs.landmarks.cpu().numpy() * images.shape[-1], outputs
+    @torch.no_grad()
+    def states(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """(B, 3, S, S) in [-1, 1] -> the network's hidden states, (B, C, h, w) each."""
+        return self._run(images)[2]
 
-    def _reading(self, points: np.ndarray, known: dict[str, float], size: int) -> Reading:
+    def _run(self, images: torch.Tensor) -> tuple[np.ndarray, ReaderOutputs, tuple[torch.Tensor, ...]]:
+        small = F.interpolate(images, size=(SIDE, SIDE), mode="bilinear", align_corners=False, antialias=True)
+        out = self.network(small.to(self.network.device), output_hidden_states=True)
+        outputs = split_outputs(out.logits)
+        return outputs.landmarks.cpu().numpy() * images.shape[-1], outputs, out.hidden_states
+
+    def _reading(self, points: np.ndarray, known: dict[str, float], size: int, oddity: float) -> Reading:
         if not np.isfinite(points).all():
             raise ValueError("the reader gave landmarks that are not finite; its weights may be damaged")
         placement = self.shape.locate(points)
         known |= read_expression(placement.unplace(points))
         known |= dict(zip(_POSE, angles_from_rotation(placement.rotation), strict=True))
         clipped = {name: float(np.clip(value, FIELDS[name].low, FIELDS[name].high)) for name, value in known.items()}
-        return Reading(points, Attributes(**clipped), placement, size)
+        return Reading(points, Attributes(**clipped), placement, size, oddity)
 
     def guide_points(self, reading: Reading, wanted: Attributes, person: np.ndarray | None = None) -> np.ndarray:
         """(K, 2) float32: the points of `guide_mesh` that the embedded model sees, in the order of its `POINTS`."""

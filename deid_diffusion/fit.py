@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from .attributes import Reading
 from .detail import seam_jump
 from .geometry import IRIS_LEFT, IRIS_RIGHT
 from .pipelines.conditioning import FIELDS, POINTS
@@ -16,6 +17,7 @@ COSTS = {
     "brow_raise": 0.2, "gaze_x": 0.2, "gaze_y": 0.2, "age": 0.5, "male": 0.5, "glasses": 0.5, "facial_hair": 0.35,
 }  # fmt: skip
 PLACE_COST = 30.0  # of landmarks that lie off by one eye distance
+ODD_COST = 3.0  # of being odd by 1: photos spread by 0.2
 SEAM_COST = 0.05  # of one level between the two sides of the mask's edge
 
 
@@ -25,10 +27,9 @@ def misfit(
     erased: np.ndarray,
     mesh: np.ndarray,
     wanted: Mapping[str, float],
-    landmarks: np.ndarray,
-    found: Mapping[str, float],
+    seen: Reading,
 ) -> float:
-    """The cost of what was not granted; 0 = all of it was.
+    """The cost of what was not granted and of what is unlike a photo; 0 = nothing of that.
 
     Args:
         painted: (S, S, 3) uint8 RGB.
@@ -36,14 +37,15 @@ def misfit(
         erased: (S, S) above 0 = painted.
         mesh: (478, 2) x y in crop pixels, where the landmarks were asked to be.
         wanted: attributes that were asked for, by name.
-        landmarks: (478, 2 or 3) where the reader sees them in what was painted.
-        found: attributes that the reader sees there.
+        seen: what the reader says of what was painted.
     """
-    points = list(POINTS)
+    points, found = list(POINTS), seen.attributes.to_dict()
     eyes = float(np.linalg.norm(mesh[IRIS_RIGHT] - mesh[IRIS_LEFT]))
     # In profile the eyes nearly coincide; a crop's side is about four eye distances.
-    away = float(np.linalg.norm(landmarks[points, :2] - mesh[points, :2], axis=1).mean()) / max(eyes, len(painted) / 8)
-    cost = PLACE_COST * away + SEAM_COST * _seam(painted, source, erased)
+    away = float(np.linalg.norm(seen.landmarks[points, :2] - mesh[points, :2], axis=1).mean()) / max(
+        eyes, len(painted) / 8
+    )
+    cost = PLACE_COST * away + ODD_COST * seen.oddity + SEAM_COST * _seam(painted, source, erased)
     for name, price in COSTS.items():
         if name in wanted:
             cost += price * abs(found[name] - wanted[name]) / FIELDS[name].scale

@@ -38,8 +38,8 @@ class Settings:
         k: people a face is averaged from by Method.K_SAME.
         crowd: the people of the whole set, from `FaceAnonymizer.crowd`; None averages those of the picture itself.
         candidates: faces painted for each source in each try, as different people; of those that pass, the one is
-            taken that best has the pose, expression and attributes asked for and whose hair and skin go on across the
-            edge. None for the family's own: 2 for face256, 1 for Stable Diffusion.
+            taken that best has the pose, expression and attributes asked for, whose hair and skin go on across the
+            edge, and that is most like photos. None for the family's own: 2 for face256, 1 for Stable Diffusion.
         tries: how often that is tried before a face is redacted.
         threshold: a result whose similarity to its source reaches this is tried again, then redacted; None for the
             guide's own, calibrated at a false accept rate of 1 %. K_SAME counts faces that reach it as one person.

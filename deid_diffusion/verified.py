@@ -138,7 +138,7 @@ class VerifiedPainter:
 
     def _misfits(self, faces: list[ReadyFace], images: np.ndarray, meshes: list[np.ndarray]) -> list[float]:
         return [
-            misfit(image, r.crop.image, r.erased, mesh, r.wanted.to_dict(), seen.landmarks, seen.attributes.to_dict())
+            misfit(image, r.crop.image, r.erased, mesh, r.wanted.to_dict(), seen)
             for r, image, mesh, seen in zip(faces, images, meshes, self.reader.read(images), strict=True)
         ]
 

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from deid_diffusion.attributes import Attributes, Reading
+from deid_diffusion.face_shape import Placement
 from deid_diffusion.fit import COSTS, misfit
 from deid_diffusion.pipelines.conditioning import FIELDS
 from tests.tiny import tiny_shape
@@ -18,7 +20,11 @@ def granted() -> dict:
     erased = (np.hypot(x - 128, y - 120) < 90).astype(np.float32)
     asked = {name: field.centre for name, field in FIELDS.items()}
     return {"painted": picture, "source": picture, "erased": erased, "mesh": mesh, "wanted": asked,
-            "landmarks": mesh, "found": asked}  # fmt: skip
+            "seen": seen_as(mesh, asked)}  # fmt: skip
+
+
+def seen_as(mesh: np.ndarray, found: dict, oddity: float = 0.0) -> Reading:
+    return Reading(mesh, Attributes(**found), Placement(1.0, np.eye(3), np.zeros(3)), SIZE, oddity)
 
 
 def test_what_was_granted_costs_nothing(granted):
@@ -26,20 +32,27 @@ def test_what_was_granted_costs_nothing(granted):
 
 
 @pytest.mark.parametrize("name", list(COSTS))
-def test_an_attribute_missed_by_its_scale_costs_its_price(granted, name):
-    found = granted["found"] | {name: granted["found"][name] + FIELDS[name].scale}
-    assert misfit(**granted | {"found": found}) == pytest.approx(COSTS[name], abs=1e-4)
+def test_an_attribute_missed_by_half_its_scale_costs_half_its_price(granted, name):
+    found = granted["wanted"] | {name: granted["wanted"][name] + 0.5 * FIELDS[name].scale}
+    assert misfit(**granted | {"seen": seen_as(granted["mesh"], found)}) == pytest.approx(0.5 * COSTS[name], abs=1e-4)
     unasked = {other: value for other, value in granted["wanted"].items() if other != name}
-    assert misfit(**granted | {"found": found, "wanted": unasked}) == pytest.approx(0, abs=1e-4)
+    assert misfit(**granted | {"seen": seen_as(granted["mesh"], found), "wanted": unasked}) == pytest.approx(
+        0, abs=1e-4
+    )
 
 
 def test_skin_and_light_are_not_held_against_a_face(granted):
-    found = granted["found"] | {"skin_l": 10.0, "light_x": 1.0}
-    assert misfit(**granted | {"found": found}) == pytest.approx(0, abs=1e-4)
+    found = granted["wanted"] | {"skin_l": 10.0, "light_x": 1.0}
+    assert misfit(**granted | {"seen": seen_as(granted["mesh"], found)}) == pytest.approx(0, abs=1e-4)
+
+
+def test_what_is_unlike_photos_costs(granted):
+    costs = [misfit(**granted | {"seen": seen_as(granted["mesh"], granted["wanted"], odd)}) for odd in (0.8, 1.2)]
+    assert costs[1] == pytest.approx(1.5 * costs[0], rel=1e-3)
 
 
 def test_landmarks_cost_by_how_far_they_lie_off(granted):
-    costs = [misfit(**granted | {"landmarks": granted["mesh"] + [by, 0]}) for by in (1, 2, 4)]
+    costs = [misfit(**granted | {"seen": seen_as(granted["mesh"] + [by, 0], granted["wanted"])}) for by in (1, 2, 4)]
     assert costs[1] == pytest.approx(2 * costs[0], rel=1e-3)
     assert costs[2] == pytest.approx(4 * costs[0], rel=1e-3)
 

@@ -9,7 +9,7 @@ import pytest
 CHECKOUT = Path(__file__).parent.parent
 # From bottom to top. A module imports from rows below its own, never a sibling of its row.
 ROWS = [
-    "types paths journal decode encode centerface light probes monochrome families watch",
+    "types paths journal decode encode centerface light probes likeness monochrome families watch",
     "geometry pictures checkpoint backends",
     "face_shape plan parts texture",
     "detail",

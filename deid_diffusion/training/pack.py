@@ -19,12 +19,14 @@ from deid_diffusion.attributes import FaceReader
 from deid_diffusion.face_shape import EXPRESSION_NAMES, FaceShape
 from deid_diffusion.identities import MATCHED, IdentityBank
 from deid_diffusion.light import LIGHT_NAMES, read_light
+from deid_diffusion.likeness import FILE as LIKENESS
+from deid_diffusion.likeness import Likeness, pooled
 from deid_diffusion.paths import write_hashes
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
 from deid_diffusion.pipelines.face_inpaint import FaceInpaintPipeline
 from deid_diffusion.pipelines.recognise import embed
 from deid_diffusion.probes import FILE as PROBES
-from deid_diffusion.training.data import FaceSet, load_faces
+from deid_diffusion.training.data import FaceSet, Jitter, cut, load_faces
 from deid_diffusion.training.people import apart, geometry_of
 from deid_diffusion.training.run import option, parse_options, write_json
 
@@ -103,6 +105,17 @@ def calibrate(guide: ResNetForImageClassification, faces: FaceSet) -> dict[str, 
     return rates | {"impostor_mean": round(float(impostors.mean()), 4), "pairs": len(impostors)}
 
 
+@torch.no_grad()
+def fit_likeness(reader: FaceReader, faces: FaceSet, count: int = 1500) -> Likeness:
+    """What the crops of the training split look like to the reader."""
+    generator = torch.Generator().manual_seed(0)
+    rows: list[list[torch.Tensor]] = []
+    for _ in range(0, count, 50):
+        crops = cut(faces, faces.draw(50, generator), Jitter(degrade=0.0), generator).image.clamp(-1, 1)
+        rows.append(pooled(reader.states(crops)))
+    return Likeness.fit([torch.cat(stage) for stage in zip(*rows, strict=True)])
+
+
 def pack(options: Options) -> None:
     """Writes `out/face256` and `out/reader`."""
     if options.threads:
@@ -120,8 +133,9 @@ def pack(options: Options) -> None:
     probes = Path(options.labels).with_suffix(".safetensors")
     if options.labels and probes.exists():
         shutil.copy(probes, reader / PROBES)
+    eyes = FaceReader.from_pretrained(reader)
+    fit_likeness(eyes, faces).save(reader / LIKENESS)
     write_hashes(reader)
-    shape = FaceReader.from_pretrained(reader).shape
     folder = out / "face256"
     shutil.rmtree(folder, ignore_errors=True)
     unet = UNet2DConditionModel.from_pretrained(inpaint / "unet", dtype=torch.float16)
@@ -130,7 +144,7 @@ def pack(options: Options) -> None:
         guide_run / "id_encoder", dtype=torch.float16))  # fmt: skip
     pipeline.save_pretrained(folder, max_shard_size="15MB")
     write_json(calibrate(guide, faces), folder / "thresholds.json")
-    build_bank(faces, shape, options.people).save(folder / "identities.safetensors")
+    build_bank(faces, eyes.shape, options.people).save(folder / "identities.safetensors")
     for run, name in ((inpaint, "unet"), (guide_run, "id_encoder")):
         shutil.copy(run / "training.json", folder / f"{name}_training.json")
     write_hashes(folder)

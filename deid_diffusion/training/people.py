@@ -14,7 +14,7 @@ from deid_diffusion.training.data import Batch, FaceSet
 
 # Of what is a person's own geometry, at most, in wishes: painters paint towards an average face, and so learn not to.
 # People of the bank keep theirs as it is: overdone, it cost likeness in pose and gained next to nothing for a judge.
-OVERDO = 1.5
+OVERDO = 1.2
 
 
 def apart(embedding: torch.Tensor, crowd: torch.Tensor, share: float | torch.Tensor = 1.0) -> torch.Tensor:

@@ -37,7 +37,7 @@ SAY = {
 TEACHER_SIDE = 128
 # Cosine to the person wished for that is near enough: about that of two photos of one person. Beyond it a painter
 # only learns to please the recognisers, with brows and lips that nobody has.
-ENOUGH = 0.5
+ENOUGH = 0.35
 
 
 @dataclass(frozen=True)
