@@ -144,7 +144,7 @@ def main() -> None:
     parser.add_argument("--judge", action="append", default=[], help="as `deid eval --judge` takes it; repeatable")
     parser.add_argument("--people", type=int, default=24, help="for the repulsion table (24)")
     parser.add_argument("--targets", type=int, default=0, help="people for the target table (twice --people)")
-    parser.add_argument("--steps", type=int, default=8, help="denoising steps (8)")
+    parser.add_argument("--steps", type=int, default=4, help="denoising steps (4)")
     parser.add_argument("--out", type=Path, default=Path("out/identity"), help="folder for tables and plot")
     options = parser.parse_args()
     judges = [judge_from_spec(spec, guide_hashes(weights_dir("face256"))) for spec in options.judge or ["dlib"]]

@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("faces", type=Path, help="folder with NAME-00.tar ... and NAME.npz")
     parser.add_argument("--net", action="append", default=[], help="landmarks=, age_gender= and expression=FILE")
     parser.add_argument("--people", type=int, default=24, help="how many (24)")
-    parser.add_argument("--steps", type=int, default=8, help="denoising steps (8)")
+    parser.add_argument("--steps", type=int, default=4, help="denoising steps (4)")
     parser.add_argument("--out", type=Path, default=Path("out/knobs"), help="folder for table, numbers and sheet")
     options = parser.parse_args()
     nets = FaceNets(NetOptions.from_specs(tuple(options.net)))

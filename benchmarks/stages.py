@@ -20,6 +20,7 @@ from skimage.data import astronaut
 
 from deid_diffusion.anonymizer import FaceAnonymizer
 from deid_diffusion.pipelines.repulsion import Repulsion
+from deid_diffusion.settings import Settings
 
 STAGES = ("detect", "read", "inpaint", "verify", "composite")
 
@@ -53,11 +54,11 @@ def unet_forward(anonymize: FaceAnonymizer, repeats: int) -> float:
         return median_seconds(lambda: unet(noise, 500.0, None, class_labels=vector), 5 * repeats)
 
 
-def stages(anonymize: FaceAnonymizer, faces: int, repulsion: Repulsion, repeats: int) -> dict[str, float]:
-    """Median seconds by stage. The threshold accepts everything, so that each face is painted once."""
+def stages(anonymize: FaceAnonymizer, faces: int, settings: Settings, repeats: int) -> dict[str, float]:
+    """Median seconds by stage. The threshold is to accept everything, so that nobody is painted in a second round."""
     picture, rows = crowd(faces), []
     for _ in range(repeats):
-        result = anonymize(picture, repulsion=repulsion, threshold=2.0)
+        result = anonymize(picture, settings=settings)
         if len(result.faces) != faces:
             raise SystemExit(f"expected {faces} faces, the detector found {len(result.faces)}")
         rows.append(result.seconds)
@@ -87,6 +88,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", help="write the figures to this file")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--steps", type=int, help="denoising steps (the default of deid run)")
+    parser.add_argument("--candidates", type=int, help="faces painted for each one (the default of deid run)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads, 0 for torch's choice")
     parser.add_argument("--backend", default="auto", help="what runs the unet; the unit is torch's forward always")
     options = parser.parse_args()
@@ -105,7 +108,8 @@ def main() -> None:
         for name, repulsion in forms.items():
             if name == "through" and faces > 1:
                 continue
-            got = stages(anonymize, faces, repulsion, options.repeats)
+            settings = Settings(steps=options.steps, candidates=options.candidates, repulsion=repulsion, threshold=2.0)
+            got = stages(anonymize, faces, settings, options.repeats)
             total = sum(got.values()) / faces
             print(
                 f"{faces:>5} {name:>12} "

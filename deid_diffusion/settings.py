@@ -23,7 +23,7 @@ class Settings:
     """How faces are anonymized.
 
     Attributes:
-        steps: denoising steps; None for the family's own: 8 for face256, 25 for Stable Diffusion.
+        steps: denoising steps; None for the family's own: 4 for face256, 25 for Stable Diffusion.
         guidance_scale: classifier-free guidance; 1 is off and half the price; None for the family's own: 1 and 5.
         temperature: length of the initial noise; below 1 trades variety for plausible faces. face256 only.
         prompt, negative_prompt: words before what the attributes say, and words to stay away from. Stable Diffusion

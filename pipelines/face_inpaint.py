@@ -66,7 +66,7 @@ class FaceInpaintPipeline(DiffusionPipeline):
         repulsion: Repulsion | Mapping[str, Any] | None = None,
         source_embedding: torch.Tensor | None = None,
         energies: Sequence[Energy] = (),
-        num_inference_steps: int = 8,
+        num_inference_steps: int = 4,
         guidance_scale: float = 1.0,
         temperature: float = 1.0,
         generator: torch.Generator | list[torch.Generator] | None = None,

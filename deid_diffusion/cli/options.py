@@ -110,7 +110,7 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         "--backend", choices=BACKENDS, default="auto",
         help="what runs the model; auto: onnx on a CPU where onnxruntime is installed, else torch (auto)",
     )  # fmt: skip
-    add("--steps", type=_natural, help="denoising steps (8; 25 for Stable Diffusion)")
+    add("--steps", type=_natural, help="denoising steps (4; 25 for Stable Diffusion)")
     add("--candidates", type=_natural, help="faces painted for each one, the best is taken (2; 1 likewise)")
     add("--guidance", type=_number, metavar="SCALE", help="classifier-free guidance, 1 for none (1; 5 likewise)")
     add("--prompt", default="", help="words for Stable Diffusion, before what the attributes say")
