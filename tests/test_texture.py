@@ -27,19 +27,26 @@ def test_octaves_and_what_they_leave_are_the_picture():
 
 @pytest.mark.parametrize("amplitude", [0.0, 2.0, 4.0])
 def test_skin_is_read_as_rough_as_it_is(amplitude):
-    picture = rough_picture(amplitude)
-    found = skin_texture(np.rint(picture).astype(np.uint8), landmarks(80))
+    picture = rough_picture(amplitude, 700)
+    found = skin_texture(np.rint(picture).astype(np.uint8), landmarks(150, 700))
     true = [one.std() for one in octaves(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY))]
     assert found == pytest.approx(true, rel=0.15, abs=0.3)
 
 
+def test_octaves_as_coarse_as_features_are_not_texture():
+    """A rash of noise is worse than wax."""
+    picture = np.rint(rough_picture(4, 700)).astype(np.uint8)
+    known = [(skin_texture(picture, landmarks(eyes, 700)) > 0).tolist() for eyes in (35, 64, 150)]
+    assert known == [[True, False, False], [True, True, False], [True, True, True]]
+
+
 def test_a_beard_on_one_cheek_or_a_fringe_is_not_skin():
-    picture, points = rough_picture(2), landmarks(80)
+    picture, points = rough_picture(2, 700), landmarks(150, 700)
     plain = skin_texture(picture.astype(np.uint8), points)
-    for place in (0.5 * points[468] + 0.5 * points[61], points[[105, 334]].mean(0) - (0, 26)):
+    for place in (0.5 * points[468] + 0.5 * points[61], points[[105, 334]].mean(0) - (0, 50)):
         x, y = place.astype(int)
         worse = picture.copy()
-        worse[y - 30 : y + 30, x - 30 : x + 30] += 40 * RNG.standard_normal((60, 60, 1))
+        worse[y - 45 : y + 45, x - 45 : x + 45] += 40 * RNG.standard_normal((90, 90, 1))
         assert skin_texture(np.clip(worse, 0, 255).astype(np.uint8), points) == pytest.approx(plain, rel=0.25)
 
 
