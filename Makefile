@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 demo: $(VENV)/.installed
 	@mkdir -p out/demo
 	@$(BIN)/python -c "import skimage.data, skimage.io; skimage.io.imsave('out/demo/astronaut.png', skimage.data.astronaut())"
-	@$(BIN)/deid run out/demo/astronaut.png -o out/demo/astronaut_anon.png --seed 5 --overwrite \
+	@$(BIN)/deid run out/demo/astronaut.png -o out/demo/astronaut_anon.png --seed 3 --overwrite \
 		--preview side-by-side --report out/demo/report.json
 	@mv out/demo/astronaut_anon_before_after.png out/demo/before_after.png
 	@echo "Look at out/demo/before_after.png; the result is out/demo/astronaut_anon.png, its report out/demo/report.json"
