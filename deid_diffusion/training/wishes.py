@@ -35,8 +35,8 @@ SAY = {
     "smile": 0.05, "glasses": 0.08, "facial_hair": 0.04,
 }  # fmt: skip
 TEACHER_SIDE = 128
-# Cosine to the person wished for that is near enough: by the teacher, 99 of 100 strangers are below 0.28. Asked for more,
-# a painter learns to please the recognisers, with brows and lips that nobody has.
+# Cosine to the person wished for that is near enough: by the teacher, 99 of 100 strangers are below 0.28. Asked for
+# more, a painter learns to please the recognisers, with brows and lips that nobody has.
 ENOUGH = 0.35
 
 
