@@ -16,6 +16,7 @@ COSTS = {
     "yaw_deg": 2.0, "pitch_deg": 2.0, "roll_deg": 1.0, "mouth_open": 0.5, "smile": 0.75, "eyes_open": 0.3,
     "brow_raise": 0.2, "gaze_x": 0.2, "gaze_y": 0.2, "age": 0.5, "male": 0.5, "glasses": 0.5, "facial_hair": 0.35,
 }  # fmt: skip
+SOURCE_COST = 4.0  # of a cosine of 1 to the source: candidates differ by about 0.1
 PLACE_COST = 30.0  # of landmarks that lie off by one eye distance
 ODD_COST = 3.0  # of being odd by 1: photos spread by 0.2
 SEAM_COST = 0.05  # of one level between the two sides of the mask's edge
@@ -28,6 +29,7 @@ def misfit(
     mesh: np.ndarray,
     wanted: Mapping[str, float],
     seen: Reading,
+    similarity: float = 0.0,
 ) -> float:
     """The cost of what was not granted and of what is unlike a photo; 0 = nothing of that.
 
@@ -38,14 +40,14 @@ def misfit(
         mesh: (478, 2) x y in crop pixels, where the landmarks were asked to be.
         wanted: attributes that were asked for, by name.
         seen: what the reader says of what was painted.
+        similarity: cosine to the source, by the guide: among those that fit alike, the one less like it is taken.
     """
     points, found = list(POINTS), seen.attributes.to_dict()
     eyes = float(np.linalg.norm(mesh[IRIS_RIGHT] - mesh[IRIS_LEFT]))
+    off = float(np.linalg.norm(seen.landmarks[points, :2] - mesh[points, :2], axis=1).mean())
     # In profile the eyes nearly coincide; a crop's side is about four eye distances.
-    away = float(np.linalg.norm(seen.landmarks[points, :2] - mesh[points, :2], axis=1).mean()) / max(
-        eyes, len(painted) / 8
-    )
-    cost = PLACE_COST * away + ODD_COST * seen.oddity + SEAM_COST * _seam(painted, source, erased)
+    cost = PLACE_COST * off / max(eyes, len(painted) / 8) + SEAM_COST * _seam(painted, source, erased)
+    cost += ODD_COST * seen.oddity + SOURCE_COST * max(similarity, 0.0)
     for name, price in COSTS.items():
         if name in wanted:
             cost += price * abs(found[name] - wanted[name]) / FIELDS[name].scale

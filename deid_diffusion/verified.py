@@ -20,7 +20,6 @@ from .types import FaceReport, Outcome
 from .watch import Watch
 
 log = logging.getLogger(__name__)
-SOURCE_COST = 4.0  # of a cosine of 1 to the source: candidates differ by about 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +31,7 @@ class Shot:
         seed: of its noise and its target.
         target: who it was to become.
         similarity: cosine to the source, by the guide.
-        misfit: what it costs to take this one, see `fit.misfit` and `SOURCE_COST`.
+        misfit: what it costs to take this one, see `fit.misfit`; 0 when nobody had to choose.
     """
 
     image: np.ndarray
@@ -133,18 +132,18 @@ class VerifiedPainter:
             looks = np.stack([blended(r.crop, image) for r, image in zip(faces, images, strict=True)])
             similarity = (self.embed(looks) * np.stack([r.embedding for r in faces])).sum(1)
             one = candidates(self.pipeline, settings) == 1
-            costs = np.zeros(len(batch)) if one else self._misfits(faces, images, meshes)
-            # Among those that fit alike, the one that is less like the source.
-            costs = costs + SOURCE_COST * np.maximum(similarity, 0)
+            costs = [0.0] * len(batch) if one else self._misfits(faces, images, meshes, similarity)
         rows = zip(images, seeds, targets, similarity, costs, strict=True)
-        return [Shot(image, own, target, float(score), float(cost)) for image, own, target, score, cost in rows]
+        return [Shot(image, own, target, float(score), cost) for image, own, target, score, cost in rows]
 
-    def _misfits(self, faces: list[ReadyFace], images: np.ndarray, meshes: list[np.ndarray]) -> np.ndarray:
-        costs = [
-            misfit(image, r.crop.image, r.erased, mesh, r.wanted.to_dict(), seen)
-            for r, image, mesh, seen in zip(faces, images, meshes, self.reader.read(images), strict=True)
+    def _misfits(
+        self, faces: list[ReadyFace], images: np.ndarray, meshes: list[np.ndarray], similarity: np.ndarray
+    ) -> list[float]:
+        rows = zip(faces, images, meshes, self.reader.read(images), similarity, strict=True)
+        return [
+            misfit(image, r.crop.image, r.erased, mesh, r.wanted.to_dict(), seen, float(score))
+            for r, image, mesh, seen, score in rows
         ]
-        return np.array(costs)
 
 
 def face_seed(seed: int, number: int, attempt: int, candidate: int = 0) -> int:

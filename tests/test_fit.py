@@ -5,7 +5,7 @@ import pytest
 
 from deid_diffusion.attributes import Attributes, Reading
 from deid_diffusion.face_shape import Placement
-from deid_diffusion.fit import COSTS, misfit
+from deid_diffusion.fit import COSTS, SOURCE_COST, misfit
 from deid_diffusion.pipelines.conditioning import FIELDS
 from tests.tiny import tiny_shape
 
@@ -49,6 +49,12 @@ def test_skin_and_light_are_not_held_against_a_face(granted):
 def test_what_is_unlike_photos_costs(granted):
     costs = [misfit(**granted | {"seen": seen_as(granted["mesh"], granted["wanted"], odd)}) for odd in (0.8, 1.2)]
     assert costs[1] == pytest.approx(1.5 * costs[0], rel=1e-3)
+
+
+def test_the_source_s_own_look_costs_and_being_its_opposite_gains_nothing(granted):
+    costs = [misfit(**granted, similarity=cosine) for cosine in (-0.5, 0.0, 0.1)]
+    assert costs[0] == costs[1]
+    assert costs[2] - costs[1] == pytest.approx(0.1 * SOURCE_COST)
 
 
 def test_landmarks_cost_by_how_far_they_lie_off(granted):

@@ -102,13 +102,9 @@ def loss_on(student, critic, teacher, batch: Batch, options: Options, network: P
     found = network.features(painted)
     loss = velocity_error(raw, target, t, told.mask)
     loss = loss + options.perceptual_weight * network.distance(found, wanted).mean()
-    if not options.critic_weight:
-        return loss
-    seen = [found[number] for number in MAPS]
-    loss = loss + options.critic_weight * painter_loss(critic, seen, told.mask)
-    real = critic([photographed[number] for number in MAPS])
-    fake = critic([one.detach() for one in seen])
-    return loss + critic_loss(real, fake, told.mask)
+    if options.critic_weight:
+        loss = loss + judged(critic, found, photographed, told.mask, options.critic_weight)
+    return loss
 
 
 def loss_on_wish(student, critic, wish: Wish, witnesses: Witnesses, options: Options, network: PerceptualLoss,
@@ -132,14 +128,24 @@ def loss_on_wish(student, critic, wish: Wish, witnesses: Witnesses, options: Opt
     loss = loss + velocity_error(raw, told.x0, t, ring, elsewhere=0.0)
     hair = network.features(torch.lerp(told.x0, painted, ring))
     loss = loss + options.perceptual_weight * network.distance(hair, photographed).mean()
-    if not options.critic_weight:
-        return loss
-    found = network.features(painted)
+    if options.critic_weight:
+        loss = loss + judged(critic, network.features(painted), photographed, told.mask, options.critic_weight)
+    return loss
+
+
+def judged(critic, found: list[torch.Tensor], photographed: list[torch.Tensor], mask: torch.Tensor, weight: float):
+    """What the painter loses by the critic's word, times the weight, and what the critic loses by being wrong.
+
+    Args:
+        critic: judges.
+        found, photographed: all feature maps of what was painted and of the crops.
+        mask: (B, 1, W, W), where it was painted.
+        weight: of the painter's part.
+    """
     seen = [found[number] for number in MAPS]
-    loss = loss + options.critic_weight * painter_loss(critic, seen, told.mask)
     real = critic([photographed[number] for number in MAPS])
     fake = critic([one.detach() for one in seen])
-    return loss + critic_loss(real, fake, told.mask)
+    return weight * painter_loss(critic, seen, mask) + critic_loss(real, fake, mask)
 
 
 def build_critic(network: PerceptualLoss) -> Critic:

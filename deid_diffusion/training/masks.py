@@ -18,8 +18,7 @@ def random_masks(landmarks: torch.Tensor, size: int, generator: torch.Generator)
     """
     step = 2
     device = landmarks.device
-    angle = torch.arange(DIRECTIONS, device=device) * (2 * math.pi / DIRECTIONS)
-    normals = torch.stack([angle.cos(), angle.sin()], -1)  # (K, 2)
+    angle, normals = _directions(device)
     support = (landmarks[..., :2] @ normals.T).amax(1)  # (B, K): how far the points reach each way
     dice = torch.rand(len(landmarks), 4, generator=generator).to(device)
     support = support + size * (0.02 + 0.12 * dice[:, :1] ** 1.5)
@@ -33,8 +32,7 @@ def random_masks(landmarks: torch.Tensor, size: int, generator: torch.Generator)
     support = torch.where(((dice[:, 3] >= 0.1) & (dice[:, 3] < 0.2))[:, None], smooth, support)
     support = support.masked_fill(boxed, math.inf)
     axis = (torch.arange(size // step, device=device) + 0.5) * step
-    plane = normals[:, 0, None, None] * axis[None, None, :] + normals[:, 1, None, None] * axis[None, :, None]
-    inside = torch.stack([(plane - bound[:, None, None]).amax(0) for bound in support])[:, None]
+    inside = _outside_by(support, axis)
     return (F.interpolate(inside, size=size, mode="bilinear", align_corners=False) < 0).float()
 
 
@@ -51,15 +49,11 @@ def inner_faces(landmarks: torch.Tensor, size: int, shrink: float = 0.92, feathe
         (B, 1, S, S) in [0, 1].
     """
     points, device = landmarks[..., :2], landmarks.device
-    top = points[:, list(BROWS), 1].amin(1) - 0.02 * size
-    angle = torch.arange(DIRECTIONS, device=device) * (2 * math.pi / DIRECTIONS)
-    normals = torch.stack([angle.cos(), angle.sin()], -1).to(points)
+    normals = _directions(device)[1].to(points)
     centre = points.mean(1, keepdim=True)
     support = ((centre + shrink * (points - centre)) @ normals.T).amax(1)
     axis = torch.arange(size, device=device) + 0.5
-    plane = normals[:, 0, None, None] * axis[None, None, :] + normals[:, 1, None, None] * axis[None, :, None]
-    inside = torch.stack([(plane <= bound[:, None, None]).all(0) for bound in support])
-    inside = (inside & (axis[None, :, None] >= top[:, None, None]))[:, None].to(points)
+    inside = ((_outside_by(support, axis) <= 0) & (foreheads(landmarks, size) == 0)).to(points)
     return F.avg_pool2d(inside, feather, 1, feather // 2)
 
 
@@ -68,3 +62,16 @@ def foreheads(landmarks: torch.Tensor, size: int) -> torch.Tensor:
     top = landmarks[:, list(BROWS), 1].amin(1) - 0.02 * size
     above = torch.arange(size, device=landmarks.device) + 0.5 < top[:, None]
     return above[:, None, :, None].expand(-1, -1, -1, size).to(landmarks)
+
+
+def _directions(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """(K,) angles and (K, 2) unit normals of the half-planes that bound a hull."""
+    angle = torch.arange(DIRECTIONS, device=device) * (2 * math.pi / DIRECTIONS)
+    return angle, torch.stack([angle.cos(), angle.sin()], -1)
+
+
+def _outside_by(support: torch.Tensor, axis: torch.Tensor) -> torch.Tensor:
+    """(B, K) how far each hull reaches, (n,) coordinates of rows and columns -> (B, 1, n, n): 0 or less is inside."""
+    normals = _directions(axis.device)[1].to(axis)
+    plane = normals[:, 0, None, None] * axis[None, None, :] + normals[:, 1, None, None] * axis[None, :, None]
+    return torch.stack([(plane - bound[:, None, None]).amax(0) for bound in support])[:, None]
