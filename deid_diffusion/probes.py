@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 ANGLES, CELL = 9, 8  # of half a turn; px of the region as seen
+FLAT = 1e-6  # an edge that is none, in units of the full range
 FILE = "probes.safetensors"
 
 
@@ -103,6 +104,8 @@ def describe(images: torch.Tensor) -> torch.Tensor:
     grey = images.mean(1, keepdim=True)
     across = F.pad(grey[:, :, 1:-1, 2:] - grey[:, :, 1:-1, :-2], (1, 1, 1, 1))
     down = F.pad(grey[:, :, 2:, 1:-1] - grey[:, :, :-2, 1:-1], (1, 1, 1, 1))
+    # Where nothing changes no direction has a gradient, and training asks for one.
+    down = torch.where(across.square() + down.square() < FLAT**2, FLAT, down)
     angle = torch.atan2(down, across) % torch.pi / torch.pi * ANGLES
     apart = (angle - torch.arange(ANGLES).to(angle).view(1, -1, 1, 1)).abs()
     share = (1 - torch.minimum(apart, ANGLES - apart)).clamp_min(0)

@@ -33,11 +33,14 @@ class Critic(torch.nn.Module):
         )
 
     def forward(self, maps: list[torch.Tensor]) -> list[torch.Tensor]:
-        """One (B, C, H, W) a head -> one (B, 1, H/2, W/2) a head: above 0 for photographed."""
+        """One (B, C, H, W) a head -> one (B, 1, H/2, W/2) a head: above 0 for photographed.
+
+        Fewer maps than heads are for the first heads.
+        """
         # Unit length per pixel, or the brightest features would be all it sees.
         return [
             head(F.normalize(found, dim=1) * found.shape[1] ** 0.5)
-            for head, found in zip(self.heads, maps, strict=True)
+            for head, found in zip(self.heads[: len(maps)], maps, strict=True)
         ]
 
 

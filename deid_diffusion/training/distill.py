@@ -18,7 +18,9 @@ from typing import Any
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
 
+from deid_diffusion.likeness import STAGES
 from deid_diffusion.pipelines.denoise import x0_from_output
 from deid_diffusion.training.critic import Critic, critic_loss, painter_loss
 from deid_diffusion.training.data import Batch, Jitter, cut, load_faces
@@ -30,6 +32,7 @@ from deid_diffusion.training.wishes import Wish, Witnesses, disobedience, make_w
 log = logging.getLogger(__name__)
 # Feature maps that the critic sees, from pores to the whole face.
 MAPS = (0, 2, 5, 7)
+CRITIC = "critic.safetensors"
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Options(RunOptions):
     shift: float = option(3.0, "shift of the schedule (Esser et al. 2024, eq. 23)")
     perceptual_weight: float = option(0.03, "weight of the perceptual distance beside the squared error")
     critic_weight: float = option(0.01, "weight of the critic beside the squared error; 0 for none")
+    critic: str = option("", "weights of an earlier run's critic to go on from; empty for a new one")
     reader: str = option("", "folder of a trained reader: every other step is a wish; empty for none")
     guide: str = option("", "folder of a trained id_encoder, which goes with --reader")
     teacher: str = option("", "TorchScript recogniser that made the `embedding` labels: a second say on who it is")
@@ -65,7 +69,8 @@ class Pair(torch.nn.Module):
 
     def forward(self, loss_of):
         """Calls `loss_of(student, critic)`, so that wrappers for several processes see the whole step."""
-        return loss_of(self.student, self.critic)
+        # Processes wait for every gradient, also for those of heads that a step has no use for.
+        return loss_of(self.student, self.critic) + 0 * sum(weight.sum() for weight in self.critic.parameters())
 
 
 def levels(options: Options, count: int, generator: torch.Generator) -> torch.Tensor:
@@ -103,7 +108,7 @@ def loss_on(student, critic, teacher, batch: Batch, options: Options, network: P
     loss = velocity_error(raw, target, t, told.mask)
     loss = loss + options.perceptual_weight * network.distance(found, wanted).mean()
     if options.critic_weight:
-        loss = loss + judged(critic, found, photographed, told.mask, options.critic_weight)
+        loss = loss + judged(critic, chosen(found), chosen(photographed), told.mask, options.critic_weight)
     return loss
 
 
@@ -121,6 +126,7 @@ def loss_on_wish(student, critic, wish: Wish, witnesses: Witnesses, options: Opt
         ring = told.mask * wish.context
         first = torch.lerp(told.x0, first, told.mask - ring)
         photographed = network.features(told.x0)
+        real = chosen(photographed) + face_states(witnesses, told.x0)
     t = levels(options, len(told.x0), generator).to(told.x0)
     raw = paint(student, noised(first, t, generator), t, told)
     painted = torch.lerp(told.x0, x0_from_output(raw), told.mask)
@@ -129,8 +135,20 @@ def loss_on_wish(student, critic, wish: Wish, witnesses: Witnesses, options: Opt
     hair = network.features(torch.lerp(told.x0, painted, ring))
     loss = loss + options.perceptual_weight * network.distance(hair, photographed).mean()
     if options.critic_weight:
-        loss = loss + judged(critic, network.features(painted), photographed, told.mask, options.critic_weight)
+        seen = chosen(network.features(painted)) + face_states(witnesses, painted)
+        loss = loss + judged(critic, seen, real, told.mask, options.critic_weight)
     return loss
+
+
+def chosen(maps: list[torch.Tensor]) -> list[torch.Tensor]:
+    """All feature maps -> those that the critic sees."""
+    return [maps[number] for number in MAPS]
+
+
+def face_states(witnesses: Witnesses, images: torch.Tensor) -> list[torch.Tensor]:
+    """(B, 3, S, S) whole crops -> what the reader's middle makes of them: there a brow is a brow, not an edge."""
+    states = witnesses.states(images)
+    return [states[stage] for stage in STAGES]
 
 
 def judged(critic, found: list[torch.Tensor], photographed: list[torch.Tensor], mask: torch.Tensor, weight: float):
@@ -138,23 +156,38 @@ def judged(critic, found: list[torch.Tensor], photographed: list[torch.Tensor], 
 
     Args:
         critic: judges.
-        found, photographed: all feature maps of what was painted and of the crops.
+        found, photographed: its maps of what was painted and of the crops.
         mask: (B, 1, W, W), where it was painted.
         weight: of the painter's part.
     """
-    seen = [found[number] for number in MAPS]
-    real = critic([photographed[number] for number in MAPS])
-    fake = critic([one.detach() for one in seen])
-    return weight * painter_loss(critic, seen, mask) + critic_loss(real, fake, mask)
+    real = critic(photographed)
+    fake = critic([one.detach() for one in found])
+    return weight * painter_loss(critic, found, mask) + critic_loss(real, fake, mask)
 
 
-def build_critic(network: PerceptualLoss) -> Critic:
-    """A critic for the maps of this network."""
+def build_critic(network: PerceptualLoss, witnesses: Witnesses | None = None, start: str = "") -> Critic:
+    """A critic for the maps of this network, and for the reader's if there is one.
+
+    Args:
+        network: gives feature maps of windows.
+        witnesses: give feature maps of whole faces.
+        start: safetensors of a critic to go on from; heads that it does not hold start anew.
+    """
     device = network.mean.device
     maps = network.features(torch.zeros(1, 3, 64, 64, device=device))
     if len(maps) <= max(MAPS):
         raise ValueError(f"the critic needs feature maps {MAPS}; the network gives {len(maps)}")
-    return Critic(tuple(maps[number].shape[1] for number in MAPS)).to(device)
+    seen = chosen(maps)
+    if witnesses is not None:
+        with torch.no_grad():
+            seen += face_states(witnesses, torch.zeros(1, 3, 256, 256, device=device))
+    critic = Critic(tuple(one.shape[1] for one in seen)).to(device)
+    if start:
+        missing, unknown = critic.load_state_dict(load_file(start), strict=False)
+        if unknown:
+            raise ValueError(f"{start} is of another critic: it holds {', '.join(unknown)}")
+        log.info("critic from %s, %d arrays new", start, len(missing))
+    return critic
 
 
 def train(options: Options) -> dict[str, Any]:
@@ -165,7 +198,6 @@ def train(options: Options) -> dict[str, Any]:
     )
     teacher = UNet2DConditionModel.from_pretrained(options.start, dtype=torch.float32).to(accelerator.device)
     network = PerceptualLoss(Path(options.perceptual), accelerator.device)
-    pair = Pair(copy.deepcopy(teacher).train(), build_critic(network))
     teacher.eval().requires_grad_(False)
     if bool(options.reader) != bool(options.guide):
         raise ValueError(f"--reader and --guide go together; got reader={options.reader!r}, guide={options.guide!r}")
@@ -174,6 +206,8 @@ def train(options: Options) -> dict[str, Any]:
     witnesses = None
     if options.reader:
         witnesses = Witnesses.load(options.reader, options.guide, accelerator.device, options.teacher)
+    critic = build_critic(network, witnesses, options.critic)
+    pair = Pair(copy.deepcopy(teacher).requires_grad_(True).train(), critic)
 
     def loss_of(model: torch.nn.Module, generator: torch.Generator, step: int) -> torch.Tensor:
         if witnesses and step % 2:
@@ -190,6 +224,7 @@ def train(options: Options) -> dict[str, Any]:
         pair.student.half().save_pretrained(out / "unet", max_shard_size="15MB")
         scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=options.shift)
         scheduler.save_pretrained(out / "scheduler")
+        save_file(pair.critic.state_dict(), out / CRITIC)
         write_json(metrics, out / "training.json")
     return metrics
 

@@ -69,7 +69,7 @@ def recipe(options: RunOptions) -> dict[str, Any]:
     values = asdict(options)
     return values | {
         name: Path(values[name]).name
-        for name in ("data", "labels", "hand", "out", "start", "perceptual", "reader", "guide", "teacher")
+        for name in ("data", "labels", "hand", "out", "start", "perceptual", "reader", "guide", "teacher", "critic")
         if name in values
     }
 

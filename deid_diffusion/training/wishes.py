@@ -20,6 +20,8 @@ from deid_diffusion.attributes import HAPPY, SIDE, split_outputs
 from deid_diffusion.geometry import FIVE, OMZ_TEMPLATE, fit_similarity
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, FIELDS, POINTS
 from deid_diffusion.pipelines.recognise import WINDOW, embed
+from deid_diffusion.probes import FILE as PROBES
+from deid_diffusion.probes import REGIONS, Probes, apply_probe, look
 from deid_diffusion.training.data import Batch, FaceSet
 from deid_diffusion.training.masks import foreheads, inner_faces
 from deid_diffusion.training.people import OVERDO, apart, lend_geometry
@@ -35,6 +37,8 @@ SAY = {
     "smile": 0.05, "glasses": 0.08, "facial_hair": 0.04,
 }  # fmt: skip
 TEACHER_SIDE = 128
+SURE = 2.0  # a logit this far on the right side is sure enough: asked for more, women get make-up and men beards
+STRANGE = 0.15  # cosine to the source that is strange enough; two people's photos have about as much in common
 # Cosine to the person wished for that is near enough: by the teacher, 99 of 100 strangers are below 0.28. Asked for
 # more, a painter learns to please the recognisers, with brows and lips that nobody has.
 ENOUGH = 0.35
@@ -50,26 +54,36 @@ class Witnesses:
         teacher: the recogniser that made the `embedding` labels: (B, 3, 128, 128) BGR in 0..255, aligned to
             OMZ_TEMPLATE, to (B, D). What fools one of two recognisers seldom fools both, and least of all a third.
             None for none.
+        probes: a second say on glasses and facial hair, by their edges; None for none.
     """
 
     reader: ResNetForImageClassification
     guide: ResNetForImageClassification
     teacher: torch.nn.Module | None = None
+    probes: Probes | None = None
 
     @classmethod
     def load(cls, reader: str | Path, guide: str | Path, device: torch.device, teacher: str | Path = "") -> Witnesses:
-        """From the folders that the two training scripts wrote, and the TorchScript file of a teacher."""
+        """From the folders that the two training scripts wrote, and the TorchScript file of a teacher.
+
+        The reader's probes come along if `deid train label` has left `probes.safetensors` in its folder.
+        """
         nets = [
             ResNetForImageClassification.from_pretrained(folder, dtype=torch.float32).eval().requires_grad_(False)
             for folder in (Path(reader) / "network", Path(guide) / "id_encoder")
         ]
         nets = [net.to(device) for net in nets]
+        script = None
         if teacher:
             script = torch.jit.load(str(teacher), map_location=device).eval()
             for weight in script.parameters():
                 weight.requires_grad_(False)  # a ScriptModule knows no requires_grad_ of its own
-            nets.append(script)
-        return cls(*nets)
+        probes = Path(reader) / PROBES
+        return cls(*nets, teacher=script, probes=Probes.load(probes) if probes.exists() else None)
+
+    def states(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """(B, 3, S, S) in [-1, 1] -> the reader's hidden states, (B, C, h, w) each, with gradients."""
+        return self.reader(shrink(images), output_hidden_states=True).hidden_states
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,8 +155,7 @@ def disobedience(
     """
     batch, told = wish.batch, vector[:, len(FIELDS) : 2 * len(FIELDS)]
     painted = torch.lerp(painted.detach(), painted, wish.inner)
-    small = F.interpolate(painted, size=(SIDE, SIDE), mode="bilinear", align_corners=False, antialias=True)
-    read = split_outputs(witnesses.reader(small).logits)
+    read = split_outputs(witnesses.reader(shrink(painted)).logits)
     points = list(POINTS)
     where = F.smooth_l1_loss(
         read.landmarks[:, points, :2], batch.landmarks[:, points, :2] / painted.shape[-1], beta=0.01, reduction="none"
@@ -150,29 +163,46 @@ def disobedience(
     smile = read.expression.softmax(-1)[:, HAPPY].clamp(1e-4, 1 - 1e-4)
     said = {
         "age": (AGE, F.smooth_l1_loss(read.age / 20, batch.attributes[:, AGE] / 20, reduction="none")),
-        "male": (MALE, F.binary_cross_entropy_with_logits(read.male, batch.attributes[:, MALE], reduction="none")),
+        "male": (MALE, unsure(read.male, batch.attributes[:, MALE])),
         "smile": (SMILE, F.binary_cross_entropy(smile, batch.attributes[:, SMILE], reduction="none")),
-        "glasses": (GLASSES, F.binary_cross_entropy_with_logits(read.glasses, batch.attributes[:, GLASSES],
-                                                                reduction="none")),
-        "facial_hair": (HAIR, F.binary_cross_entropy_with_logits(read.facial_hair, batch.attributes[:, HAIR],
-                                                                 reduction="none")),
+        "glasses": (GLASSES, unsure(read.glasses, batch.attributes[:, GLASSES])),
+        "facial_hair": (HAIR, unsure(read.facial_hair, batch.attributes[:, HAIR])),
     }  # fmt: skip
+    if witnesses.probes is not None:
+        unit = painted.clamp(-1, 1) / 2 + 0.5
+        for name in witnesses.probes.weights.keys() & {"glasses", "facial_hair"}:
+            column, by_network = said[name]
+            logits = apply_probe(witnesses.probes.weights[name].to(unit), look(unit, batch.landmarks, REGIONS[name]))
+            said[name] = column, (by_network + unsure(logits, batch.attributes[:, column])) / 2
     person = embed(witnesses.guide, *glance(painted, generator))
     named = vector[:, -1]  # whether it was told who
     losses = {name: (loss * told[:, column]).mean() for name, (column, loss) in said.items()}
     losses |= {
         "landmarks": 20 * where.mean(),
         "person": (F.relu(ENOUGH - (person * batch.embedding).sum(-1)) * named).mean(),
-        "source": F.relu((person * wish.source).sum(-1)).mean(),
+        "source": F.relu((person * wish.source).sum(-1) - STRANGE).mean(),
     }
     if witnesses.teacher is not None:
         seen = teacher_view(painted, batch.landmarks[:, list(FIVE), :2], generator)
         taught = F.normalize(witnesses.teacher(seen).flatten(1), dim=-1)
         losses |= {
             "teacher": (F.relu(ENOUGH - (taught * batch.embedding).sum(-1)) * named).mean(),
-            "teacher_source": F.relu((taught * wish.teacher_source).sum(-1)).mean(),
+            "teacher_source": F.relu((taught * wish.teacher_source).sum(-1) - STRANGE).mean(),
         }
     return {name: SAY[name] * loss for name, loss in losses.items()}
+
+
+def shrink(images: torch.Tensor) -> torch.Tensor:
+    """(B, 3, S, S) -> (B, 3, SIDE, SIDE), as the reader sees them."""
+    return F.interpolate(images, size=(SIDE, SIDE), mode="bilinear", align_corners=False, antialias=True)
+
+
+def unsure(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """(B,) logits, (B,) wanted probabilities -> (B,) how much is missing to `SURE` on the side that is wanted.
+
+    A hinge of slope 1: cross-entropy would go on rewarding a face for being more of a woman than any photographed one.
+    """
+    return F.relu(SURE - logits * (2 * (wanted > 0.5).to(logits) - 1))
 
 
 def teacher_view(images: torch.Tensor, five: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

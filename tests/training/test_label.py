@@ -145,6 +145,17 @@ def test_a_region_is_described_alike_in_a_mirror_and_under_other_light(name):
     assert torch.allclose(brighter, seen, atol=1e-3)
 
 
+@pytest.mark.parametrize("name", REGIONS)
+def test_a_region_without_an_edge_has_a_gradient(name):
+    """Training asks a probe what it would rather see, also of a crop that is blank in places."""
+    image = torch.full((1, 3, 256, 256), 0.5)
+    image[..., 128:] = torch.rand(1, 3, 256, 128, generator=torch.Generator().manual_seed(0))
+    image.requires_grad_(True)
+    look(image, torch.full((1, 478, 3), 128.0), REGIONS[name]).square().sum().backward()
+    assert image.grad.isfinite().all()
+    assert image.grad[..., 140:160].abs().max() > 0
+
+
 def test_probes_for_something_else_are_refused(tmp_path):
     Probes({"hat": torch.zeros(9)}).save(tmp_path / "probes.safetensors")
     with pytest.raises(ValueError, match="must hold probes for glasses, facial_hair, male; got hat"):

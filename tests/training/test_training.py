@@ -204,7 +204,7 @@ def weight_of(run: str) -> torch.Tensor:
 
 
 def test_five_commands_make_weights_that_the_public_door_loads(data, features, tmp_path):
-    runs = {name: str(tmp_path / name) for name in ("reader", "id_encoder", "inpaint", "distill")}
+    runs = {name: str(tmp_path / name) for name in ("reader", "id_encoder", "inpaint", "first", "distill")}
     common = ["--data", data, "--steps", "2", "--minutes", "5", "--batch", "2"]
     reader.main([*common, "--out", runs["reader"], "--widths", "8,8,8,8"])
     id_encoder.main([*common, "--out", runs["id_encoder"], "--widths", "8,8,8,8"])
@@ -214,10 +214,15 @@ def test_five_commands_make_weights_that_the_public_door_loads(data, features, t
     assert json.loads((tmp_path / "inpaint" / "training.json").read_text())["step"] == 4
     few = [*common, "--start", f"{runs['inpaint']}/unet", "--out", runs["distill"], "--window", "128",
            "--perceptual", features, "--student-steps", "2", "--teacher-steps", "2"]  # fmt: skip
-    distill.main(few)
+    distill.main([*few, "--out", runs["first"]])
     with pytest.raises(ValueError, match="go together"):
-        distill.main([*few, "--resume", "--reader", runs["reader"]])
-    distill.main([*few, "--resume", "--teacher-steps", "0", "--reader", runs["reader"], "--guide", runs["id_encoder"]])
+        distill.main([*few, "--reader", runs["reader"]])
+    with pytest.raises(ValueError, match="another critic"):
+        distill.main([*few, "--critic", f"{runs['inpaint']}/unet/diffusion_pytorch_model.safetensors"])
+    few += ["--teacher-steps", "0", "--reader", runs["reader"], "--guide", runs["id_encoder"],
+            "--critic", f"{runs['first']}/critic.safetensors"]  # fmt: skip
+    distill.main(few)
+    distill.main([*few, "--resume"])
     assert json.loads((tmp_path / "distill" / "training.json").read_text())["step"] == 4
     blended = str(tmp_path / "blend")
     blend.main(["--before", runs["inpaint"], "--after", runs["distill"], "--share", "0.25", "--out", blended])

@@ -5,11 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from deid_diffusion.attributes import SIDE, split_outputs
 from deid_diffusion.geometry import OMZ_TEMPLATE
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, FIELDS
 from deid_diffusion.pipelines.recognise import embed
+from deid_diffusion.probes import REGIONS, Probes, look
 from deid_diffusion.training import distill, inpaint
 from deid_diffusion.training.data import Batch, FaceSet
 from deid_diffusion.training.id_encoder import build_guide
@@ -22,6 +24,7 @@ from deid_diffusion.training.wishes import (
     HAIR,
     MALE,
     SAY,
+    SURE,
     TEACHER_SIDE,
     Wish,
     Witnesses,
@@ -29,6 +32,7 @@ from deid_diffusion.training.wishes import (
     glance,
     make_wish,
     teacher_view,
+    unsure,
 )
 from tests.tiny import tiny_shape
 
@@ -193,7 +197,60 @@ def test_blame_reaches_the_painted_pixels_and_no_witness(faces, witnesses):
         assert gradient is not None, name
         assert gradient.isfinite().all(), name
     sum(losses.values()).backward()
-    assert all(weight.grad is None for net in vars(witnesses).values() for weight in net.parameters())
+    nets = (witnesses.reader, witnesses.guide, witnesses.teacher)
+    assert all(weight.grad is None for net in nets for weight in net.parameters())
+
+
+def test_who_is_sure_enough_is_pushed_no_further():
+    logits = torch.tensor([SURE + 1, -SURE - 1, 0.0, 0.0, -1.0, 1.0], requires_grad=True)
+    lost = unsure(logits, torch.tensor([1.0, 0.0, 1.0, 0.0, 1.0, 0.0]))
+    assert lost.tolist() == [0, 0, SURE, SURE, SURE + 1, SURE + 1]
+    lost.sum().backward()
+    assert logits.grad.tolist() == [0, 0, -1, 1, -1, 1]
+
+
+def test_probes_have_a_say_on_glasses_and_beards(faces, witnesses):
+    """A probe that sees glasses everywhere is content with all who should wear some, and with nobody else."""
+    wish = make_wish(batch_of(faces, [6, 7]), faces, witnesses.guide, torch.Generator().manual_seed(1))
+    unit = wish.batch.image / 2 + 0.5
+    sure = torch.zeros(look(unit, wish.batch.landmarks, REGIONS["glasses"]).shape[1] + 1)
+    sure[-1] = 50.0
+
+    def glasses(wanted: float, **probes: Probes) -> float:
+        attributes = wish.batch.attributes.clone()
+        attributes[:, GLASSES] = wanted
+        asked = replace(wish, batch=replace(wish.batch, attributes=attributes))
+        seeing = replace(witnesses, **probes)
+        return float(
+            disobedience(wish.batch.image, asked, told(2), seeing, torch.Generator().manual_seed(2))["glasses"]
+        )
+
+    probes = Probes({"glasses": sure})
+    assert glasses(1.0, probes=probes) == pytest.approx(glasses(1.0) / 2)
+    assert glasses(0.0, probes=probes) == pytest.approx((glasses(0.0) + SAY["glasses"] * (SURE + 50)) / 2)
+
+
+def test_probes_come_with_the_reader(tmp_path):
+    build_reader(WIDTHS).save_pretrained(tmp_path / "network")
+    build_guide(WIDTHS, DIM).save_pretrained(tmp_path / "id_encoder")
+    assert Witnesses.load(tmp_path, tmp_path, torch.device("cpu")).probes is None
+    Probes({"glasses": torch.ones(9)}).save(tmp_path / "probes.safetensors")
+    assert Witnesses.load(tmp_path, tmp_path, torch.device("cpu")).probes.weights["glasses"].tolist() == [1.0] * 9
+
+
+def test_the_critic_sees_whole_faces_with_the_reader_s_eyes_and_goes_on(witnesses, features, tmp_path):
+    network = PerceptualLoss(features)
+    edges = distill.build_critic(network).eval()  # in training, spectral norms move with every look
+    save_file(edges.state_dict(), tmp_path / "critic.safetensors")
+    whole = distill.build_critic(network, witnesses, str(tmp_path / "critic.safetensors")).eval()
+    image = torch.rand(1, 3, 256, 256)
+    maps = distill.chosen(network.features(image))
+    faces = distill.face_states(witnesses, image)
+    assert len(whole(maps + faces)) == len(edges.heads) + len(faces) == len(whole.heads)
+    # Heads that were loaded judge as they did; windows, which are no whole faces, get by without the rest.
+    with torch.no_grad():
+        for before, after in zip(edges(maps), whole(maps), strict=True):
+            assert torch.equal(before, after)
 
 
 def test_a_glance_stays_within_crops_of_any_size():
