@@ -38,8 +38,8 @@ SAY = {
 }  # fmt: skip
 TEACHER_SIDE = 128
 SURE = 2.0  # a logit this far on the right side is sure enough: asked for more, women get make-up and men beards
-# Cosine to the source that is strange enough: as strangers' photos have. Asked for less, painters blacken eyes, which the
-# guide takes for somebody else's.
+# Cosine to the source that is strange enough: as strangers' photos have. Asked for less, painters blacken eyes, which
+# the guide takes for somebody else's.
 STRANGE = {"source": 0.3, "teacher_source": 0.15}
 # Cosine to the person wished for that is near enough: by the teacher, 99 of 100 strangers are below 0.28. Asked for
 # more, a painter learns to please the recognisers, with brows and lips that nobody has.
