@@ -13,7 +13,7 @@ from .pipelines.conditioning import FIELDS, POINTS
 
 # What a miss by one `Field.scale` costs. Skin and light are brought right afterwards.
 COSTS = {
-    "yaw_deg": 2.0, "pitch_deg": 2.0, "roll_deg": 1.0, "mouth_open": 0.5, "smile": 0.75, "eyes_open": 0.3,
+    "yaw_deg": 2.0, "pitch_deg": 2.0, "roll_deg": 1.0, "mouth_open": 0.5, "smile": 2.0, "eyes_open": 0.3,
     "brow_raise": 0.2, "gaze_x": 0.2, "gaze_y": 0.2, "age": 0.5, "male": 0.5, "glasses": 0.5, "facial_hair": 0.35,
 }  # fmt: skip
 SOURCE_COST = 4.0  # of a cosine of 1 to the source: candidates differ by about 0.1
