@@ -205,7 +205,8 @@ def train(options: Options) -> dict[str, Any]:
         raise ValueError("--teacher goes with --reader and --guide")
     witnesses = None
     if options.reader:
-        witnesses = Witnesses.load(options.reader, options.guide, accelerator.device, options.teacher)
+        probes = Path(options.labels).with_suffix(".safetensors") if options.labels else ""
+        witnesses = Witnesses.load(options.reader, options.guide, accelerator.device, options.teacher, probes)
     critic = build_critic(network, witnesses, options.critic)
     pair = Pair(copy.deepcopy(teacher).requires_grad_(True).train(), critic)
 

@@ -20,7 +20,6 @@ from deid_diffusion.attributes import HAPPY, SIDE, split_outputs
 from deid_diffusion.geometry import FIVE, OMZ_TEMPLATE, fit_similarity
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, FIELDS, POINTS
 from deid_diffusion.pipelines.recognise import WINDOW, embed
-from deid_diffusion.probes import FILE as PROBES
 from deid_diffusion.probes import REGIONS, Probes, apply_probe, look
 from deid_diffusion.training.data import Batch, FaceSet
 from deid_diffusion.training.masks import foreheads, inner_faces
@@ -65,10 +64,17 @@ class Witnesses:
     probes: Probes | None = None
 
     @classmethod
-    def load(cls, reader: str | Path, guide: str | Path, device: torch.device, teacher: str | Path = "") -> Witnesses:
-        """From the folders that the two training scripts wrote, and the TorchScript file of a teacher.
+    def load(
+        cls,
+        reader: str | Path,
+        guide: str | Path,
+        device: torch.device,
+        teacher: str | Path = "",
+        probes: str | Path = "",
+    ) -> Witnesses:
+        """From the folders that the two training scripts wrote, the TorchScript file of a teacher, and fitted probes.
 
-        The reader's probes come along if `deid train label` has left `probes.safetensors` in its folder.
+        The probes' file counts if it is there: `deid train label` writes it beside the labels.
         """
         nets = [
             ResNetForImageClassification.from_pretrained(folder, dtype=torch.float32).eval().requires_grad_(False)
@@ -80,8 +86,8 @@ class Witnesses:
             script = torch.jit.load(str(teacher), map_location=device).eval()
             for weight in script.parameters():
                 weight.requires_grad_(False)  # a ScriptModule knows no requires_grad_ of its own
-        probes = Path(reader) / PROBES
-        return cls(*nets, teacher=script, probes=Probes.load(probes) if probes.exists() else None)
+        fitted = Probes.load(Path(probes)) if probes and Path(probes).exists() else None
+        return cls(*nets, teacher=script, probes=fitted)
 
     def states(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """(B, 3, S, S) in [-1, 1] -> the reader's hidden states, (B, C, h, w) each, with gradients."""

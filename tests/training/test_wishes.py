@@ -230,12 +230,14 @@ def test_probes_have_a_say_on_glasses_and_beards(faces, witnesses):
     assert glasses(0.0, probes=probes) == pytest.approx((glasses(0.0) + SAY["glasses"] * (SURE + 50)) / 2)
 
 
-def test_probes_come_with_the_reader(tmp_path):
+def test_probes_that_are_not_there_have_no_say(tmp_path):
     build_reader(WIDTHS).save_pretrained(tmp_path / "network")
     build_guide(WIDTHS, DIM).save_pretrained(tmp_path / "id_encoder")
-    assert Witnesses.load(tmp_path, tmp_path, torch.device("cpu")).probes is None
-    Probes({"glasses": torch.ones(9)}).save(tmp_path / "probes.safetensors")
-    assert Witnesses.load(tmp_path, tmp_path, torch.device("cpu")).probes.weights["glasses"].tolist() == [1.0] * 9
+    told, path = (tmp_path, tmp_path, torch.device("cpu"), ""), tmp_path / "labels.safetensors"
+    assert Witnesses.load(*told, path).probes is None
+    Probes({"glasses": torch.ones(9)}).save(path)
+    assert Witnesses.load(*told, path).probes.weights["glasses"].tolist() == [1.0] * 9
+    assert Witnesses.load(*told).probes is None
 
 
 def test_the_critic_sees_whole_faces_with_the_reader_s_eyes_and_goes_on(witnesses, features, tmp_path):
