@@ -16,6 +16,7 @@ MOST = 4.0  # levels: rougher than this is stubble, or a scene seen through a fe
 # An octave counts as texture whose blur is at most this share of the eye distance, and not at all half as much again:
 # coarser ones are features, and as noise they look like a rash.
 _FINE = 0.02
+_PAINTED = 64  # px between the eyes of a crop: a face no larger lacks no octave, and noise on it looks like sand
 _FEWEST = 25  # pixels in a patch of skin; a mean of fewer says nothing
 _BROWS = (105, 334)
 
@@ -39,7 +40,8 @@ def skin_texture(image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
 
     Returns:
         (3,) float32, standard deviation of each octave in levels, of the patch in the middle among both cheeks and
-        the forehead; 0 where the face is too small to tell, and for octaves that are too coarse for its size.
+        the forehead; 0 where the face is no larger than a painter's crop, and for octaves that are too coarse for its
+        size.
     """
     eyes, mouth = landmarks[[IRIS_LEFT, IRIS_RIGHT]], landmarks[[MOUTH_LEFT, MOUTH_RIGHT]]
     across, down = eyes[1] - eyes[0], mouth.mean(0) - eyes.mean(0)
@@ -50,7 +52,7 @@ def skin_texture(image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     rough = [one for one in rough if one is not None]
     if len(rough) < 2:
         return np.zeros(len(BLURS), np.float32)
-    fine = np.clip(3 - np.array(BLURS) * 2 / (_FINE * size), 0, 1)
+    fine = np.clip(3 - np.array(BLURS) * 2 / (_FINE * size), 0, 1) * np.clip(size / _PAINTED - 1, 0, 1)
     # The lower of two, the middle of three: a fringe, a beard or a shadow is in one of them at most.
     return (fine * np.sort(np.stack(rough), axis=0)[(len(rough) - 1) // 2]).astype(np.float32)
 
