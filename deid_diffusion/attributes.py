@@ -214,8 +214,7 @@ class FaceReader:
         return self._run(images)[2]
 
     def _run(self, images: torch.Tensor) -> tuple[np.ndarray, ReaderOutputs, tuple[torch.Tensor, ...]]:
-        small = F.interpolate(images, size=(SIDE, SIDE), mode="bilinear", align_corners=False, antialias=True)
-        out = self.network(small.to(self.network.device), output_hidden_states=True)
+        out = self.network(shrink(images).to(self.network.device), output_hidden_states=True)
         outputs = split_outputs(out.logits)
         return outputs.landmarks.cpu().numpy() * images.shape[-1], outputs, out.hidden_states
 
@@ -253,6 +252,11 @@ class FaceReader:
         mesh = apply(crop_from_image(turned[list(FIVE)] * UNIT, reading.size), turned * UNIT)
         tilt = rotation_from_angles(0.0, 0.0, roll)[:2, :2]
         return ((mesh - reading.size / 2) @ tilt.T + reading.size / 2).astype(np.float32)
+
+
+def shrink(images: torch.Tensor) -> torch.Tensor:
+    """(B, 3, S, S) -> (B, 3, SIDE, SIDE), as the reader sees them."""
+    return F.interpolate(images, size=(SIDE, SIDE), mode="bilinear", align_corners=False, antialias=True)
 
 
 def as_unit(crops: np.ndarray) -> torch.Tensor:

@@ -126,7 +126,6 @@ def loss_on_wish(student, critic, wish: Wish, witnesses: Witnesses, options: Opt
         ring = told.mask * wish.context
         first = torch.lerp(told.x0, first, told.mask - ring)
         photographed = network.features(told.x0)
-        real = chosen(photographed) + face_states(witnesses, told.x0)
     t = levels(options, len(told.x0), generator).to(told.x0)
     raw = paint(student, noised(first, t, generator), t, told)
     painted = torch.lerp(told.x0, x0_from_output(raw), told.mask)
@@ -136,6 +135,8 @@ def loss_on_wish(student, critic, wish: Wish, witnesses: Witnesses, options: Opt
     loss = loss + options.perceptual_weight * network.distance(hair, photographed).mean()
     if options.critic_weight:
         seen = chosen(network.features(painted)) + face_states(witnesses, painted)
+        with torch.no_grad():
+            real = chosen(photographed) + face_states(witnesses, told.x0)
         loss = loss + judged(critic, seen, real, told.mask, options.critic_weight)
     return loss
 

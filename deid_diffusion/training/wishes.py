@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from transformers import ResNetForImageClassification
 
-from deid_diffusion.attributes import HAPPY, SIDE, split_outputs
+from deid_diffusion.attributes import HAPPY, shrink, split_outputs
 from deid_diffusion.geometry import FIVE, OMZ_TEMPLATE, fit_similarity
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, FIELDS, POINTS
 from deid_diffusion.pipelines.recognise import WINDOW, embed
@@ -198,11 +198,6 @@ def disobedience(
             "teacher_source": F.relu((taught * wish.teacher_source).sum(-1) - STRANGE["teacher_source"]).mean(),
         }
     return {name: SAY[name] * loss for name, loss in losses.items()}
-
-
-def shrink(images: torch.Tensor) -> torch.Tensor:
-    """(B, 3, S, S) -> (B, 3, SIDE, SIDE), as the reader sees them."""
-    return F.interpolate(images, size=(SIDE, SIDE), mode="bilinear", align_corners=False, antialias=True)
 
 
 def unsure(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
