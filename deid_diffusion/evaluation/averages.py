@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -31,13 +32,21 @@ _MIN_SAMPLE = 10
 
 
 def utility_measures(originals: FaceLedger, method: MethodLedger, seed: int) -> tuple[Measure, ...]:
-    """What the outputs kept, over the faces found in them ("face found": over all)."""
-    people = np.array(originals.people)[method.faces["row"].astype(int)]
+    """What the outputs kept, over the faces found in them ("face found": over all).
+
+    Each beside what the same nets say of the originals' mirror images, where everything was kept.
+    """
+    rows = method.faces["row"].astype(int)
+    people = np.array(originals.people)[rows]
     nobody = "no face was found in any output" if not method.faces["found"].any() else ""
-    measures = [
-        column_measure(name, method.faces[column], people, seed, unit, nobody or reason)
-        for column, name, unit, reason in _UTILITY
-    ]
+    measures = []
+    for column, name, unit, reason in _UTILITY:
+        measure = column_measure(name, method.faces[column], people, seed, unit, nobody or reason)
+        mirrored = originals.mirrored[column]
+        mirrored = mirrored[rows][np.isfinite(mirrored[rows])] if len(mirrored) else mirrored
+        if measure.value is not None and len(mirrored):
+            measure = replace(measure, ceiling=float(mirrored.mean()))
+        measures.append(measure)
     # The reader that steers the painter sees irises, and therefore may not judge them.
     reason = "needs a net that sees irises and is not the anonymizer's own reader; this version takes none"
     return (*measures, Measure.missing("gaze", reason, "deg"))

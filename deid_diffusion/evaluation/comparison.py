@@ -86,7 +86,7 @@ def judge_picture(
             untouched=untouched,
             seam=quality.seam_step(original.pixels, output.pixels, squares[number]),
             sharpness=quality.sharpness_gap(original.pixels, output.pixels, face.box, squares[number]),
-            **_kept(reading, after, eye_distance(face.landmarks)),
+            **kept(reading, after, eye_distance(face.landmarks)),
         )
         if len(method.examples) < examples and not untouched:
             method.examples.append(cut(output.pixels, squares[number], 160))
@@ -107,7 +107,13 @@ def _embed(
     return [max(two, key=lambda v: float(v @ truth) / float(np.linalg.norm(v) or 1)) for *two, truth in pairs]
 
 
-def _kept(before: Reading, after: Reading | None, scale: float) -> dict[str, float]:
+def kept(before: Reading, after: Reading | None, scale: float) -> dict[str, float]:
+    """What one reading of a face shares with another, by column; NaN where it was not read.
+
+    Args:
+        before, after: the readings; None where no face was seen.
+        scale: eye distance in pixels.
+    """
     names = ("landmarks", "yaw", "pitch", "roll", "expression", "age", "gender", "skin")
     if after is None:
         return dict.fromkeys(names, NAN)

@@ -84,6 +84,8 @@ class FaceLedger:
         people: who it is; `groups`: per row, the group of each attribute, in the order of `attributes`.
         vectors: one matrix per judge, in the judges' order.
         condition: what the painter is told of a face: normalised landmarks and attributes, NaN where not measured.
+        mirrored: what the same nets make of the face's mirror image, by the columns that say what outputs kept; of
+            originals only.
     """
 
     people: list[str] = field(default_factory=list)
@@ -92,6 +94,7 @@ class FaceLedger:
     vectors: list[Vectors] = field(default_factory=list)
     condition: Vectors = field(default_factory=Vectors)
     features: Sample = field(default_factory=Sample)
+    mirrored: Columns = field(default_factory=Columns)
 
 
 @dataclass(eq=False)

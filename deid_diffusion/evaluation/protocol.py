@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from deid_diffusion.evaluation.comparison import Known, judge_picture, read_output
+from deid_diffusion.evaluation.align import eye_distance
+from deid_diffusion.evaluation.comparison import Known, judge_picture, kept, read_output
 from deid_diffusion.evaluation.groups import read_groups
 from deid_diffusion.evaluation.ledger import FaceLedger, MethodLedger, Sample, Vectors
 from deid_diffusion.evaluation.pictures import (
@@ -73,6 +74,9 @@ def collect(folders: Folders, reader: Reader, seed: int = 0, examples: int = 6) 
         person = person_of(key, folders.person_by) if folders.gallery or folders.person_by == "folder" else key
         first = len(before.people)
         known = Known(first, *_add_faces(before, reader, picture, faces, person, groups))
+        for face, reading in zip(faces, known.readings, strict=True):
+            mirrored = reader.read_mirrored(picture, face)
+            before.mirrored.add(found=mirrored is not None, **kept(reading, mirrored, eye_distance(face.landmarks)))
         for method, files in zip(methods, outputs, strict=True):
             output = read_output(method, key, output_of(key, files), picture)
             if output is not None:

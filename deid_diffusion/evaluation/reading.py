@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from deid_diffusion.evaluation.cache import ArrayCache
-from deid_diffusion.evaluation.faces import Finder
+from deid_diffusion.evaluation.faces import Finder, match
 from deid_diffusion.evaluation.judges import Judge
 from deid_diffusion.evaluation.nets import FaceNets, five_points
 from deid_diffusion.evaluation.pictures import Picture
@@ -15,6 +15,12 @@ from deid_diffusion.evaluation.utility import cheeks, head_pose_deg, ita_deg, no
 from deid_diffusion.types import Face
 
 NAN = float("nan")
+# Which point lies where another one was once the picture is mirrored: of five, and of the 68 of iBUG 300-W.
+MIRRORED_FIVE = np.array([1, 0, 2, 4, 3])
+MIRRORED_68 = np.array([
+    *range(16, -1, -1), *range(26, 16, -1), *range(27, 31), *range(35, 30, -1), 45, 44, 43, 42, 47, 46, 39, 38, 37, 36,
+    41, 40, *range(54, 47, -1), *range(59, 54, -1), *range(64, 59, -1), *range(67, 64, -1),
+])  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +101,31 @@ class Reader:
             features=self._ask("features", picture, face) if "features" in self.nets else np.zeros(0),
         )
 
+    def read_mirrored(self, picture: Picture, face: Face) -> Reading | None:
+        """The same face once more, off the picture's mirror image, and turned back; None where it is not found there.
+
+        A mirror image shows the same person, pose and expression, so what differs is the networks' own doing.
+        """
+        width = picture.pixels.shape[1]
+        mirror = Picture(np.ascontiguousarray(picture.pixels[:, ::-1]), f"{picture.digest} mirrored")
+        box = np.array([width - face.box[2], face.box[1], width - face.box[0], face.box[3]])
+        there = Face(box, _flipped(face.landmarks, width)[MIRRORED_FIVE], face.score)
+        seen = match(there, self.faces(mirror))
+        if seen is None:
+            return None
+        reading = self.read(mirror, seen)
+        points = _flipped(reading.points, width)
+        if len(points) == len(MIRRORED_68):
+            points = points[MIRRORED_68]
+        else:
+            points = points[[self.finder.measured.index(MIRRORED_FIVE[n]) for n in self.finder.measured]]
+        return replace(
+            reading,
+            points=points,
+            five=_flipped(reading.five, width)[MIRRORED_FIVE],
+            pose_deg=reading.pose_deg * np.float32([-1, 1, -1]),
+        )
+
     def _ask(self, what: str, picture: Picture, face: Face) -> np.ndarray:
         kind = "age_gender" if what == "age_male" else what
         key = self._key(picture, face, f"{what} {self.nets.hashes[kind]}")
@@ -104,3 +135,8 @@ class Reader:
     def _key(picture: Picture, face: Face, what: str) -> str:
         place = " ".join(f"{v:.2f}" for v in [*face.box, *face.landmarks.ravel()])
         return f"{picture.digest} {what} {place}"
+
+
+def _flipped(points: np.ndarray, width: int) -> np.ndarray:
+    """(P, 2) x y, counted from the picture's corner, in its mirror image."""
+    return np.column_stack([width - points[:, 0], points[:, 1]]).astype(points.dtype)

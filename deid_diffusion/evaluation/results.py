@@ -23,7 +23,8 @@ class Measure:
         low, high: 95 % bootstrap interval over people, not over faces; None where an interval has no meaning.
         n: how many faces (or pairs) it rests on.
         unit: "share" for 0..1, otherwise "cosine", "deg", "years", "% of eye distance", "levels", ...
-        ceiling: the same number on the untouched originals, where that has a meaning.
+        ceiling: the same number on the untouched originals, where that has a meaning; of what a new face kept, on
+            their mirror images: no output can be asked to agree better than a photo does with its own mirror image.
         chance: what guessing gives, where that has a meaning.
         reason: why it was not measured; empty otherwise.
     """

@@ -7,6 +7,7 @@ from deid_diffusion.evaluation.privacy import LEARNED, OWN, RANK_1
 from deid_diffusion.evaluation.results import EvalReport, JudgeResult, Measure, find
 
 _KEY = (RANK_1, "TAR at FAR 1 %", "EER", OWN)
+_KEPT = (FOUND, "landmark error")  # beside them: what the same networks say of the originals' mirror images
 _LEAK = 1.5  # times chance, with the whole interval above chance, is said to be more than guessing
 
 
@@ -22,7 +23,8 @@ def table(reports: tuple[EvalReport, ...]) -> str:
         cells.append(find(report.quality, "PSNR off the faces"))
         rows.append([report.method, *(_cell(m) for m in cells)])
     ceilings = [find(judge.measures, name).ceiling for judge in reports[0].judges for name in _KEY]
-    rows.append(["*originals*", *("" if c is None else f"{c:.2f}" for c in ceilings), "1.00", "0", "inf"])
+    ceilings += [find(reports[0].utility, name).ceiling for name in _KEPT]
+    rows.append(["*originals*", *("" if c is None else f"{c:.2f}" for c in ceilings), "inf"])
     chances = [find(judge.measures, name).chance for judge in reports[0].judges for name in _KEY]
     rows.append(["*guessing*", *("" if c is None else f"{c:.2f}" for c in chances), "", "", ""])
     lines = [["method", *titles], ["---"] * (len(titles) + 1), *rows]
@@ -42,7 +44,8 @@ def comparison(reports: tuple[EvalReport, ...]) -> str:
         measures += [find(report.utility, FOUND), find(report.utility, "landmark error")]
         rows.append([report.method, *(_cell(m) for m in measures)])
     first = [find(judge.measures, name) for judge in reports[0].judges for name in names]
-    rows.append(["*originals*", *("" if m.ceiling is None else f"{m.ceiling:.2f}" for m in first), "1.00", "0"])
+    usual = [*first, *(find(reports[0].utility, name) for name in _KEPT)]
+    rows.append(["*originals*", *("" if m.ceiling is None else f"{m.ceiling:.2f}" for m in usual)])
     rows.append(["*guessing*", *("" if m.chance is None else f"{m.chance:.2f}" for m in first), "", ""])
     lines = [["method", *titles], ["---"] * (len(titles) + 1), *rows]
     faces = ", ".join(f"{report.faces} faces ({report.method})" for report in reports)

@@ -18,11 +18,12 @@ from pathlib import Path
 import torch
 from diffusers import UNet2DConditionModel
 
-from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
+from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, FIELDS
 from deid_diffusion.training.run import option, parse_options, write_json
 
 log = logging.getLogger(__name__)
 CONDITION = "class_embedding.linear_1.weight"
+IDENTITY = "identity"
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,9 @@ class Options:
     before: str = option("runs/inpaint", "folder that a training script wrote, with unet/ and scheduler/")
     after: str = option("runs/distill", "folder of the fine-tune that started there; its scheduler is kept")
     share: float = option(0.6, "0 = before, 1 = after")
-    emphasise: str = option("", "attribute=factor[,...]: told that many times as loudly when it is there (glasses=2)")
+    emphasise: str = option(
+        "", "name=factor[,...]: an attribute, told that many times as loudly when it is there (glasses=2), or identity"
+    )
     out: str = option("runs/blend", "folder for the unet, the scheduler and the metrics of both")
 
 
@@ -80,27 +83,33 @@ def parse_emphasis(text: str) -> dict[str, float]:
             found[name] = float(factor)
         except ValueError:
             raise ValueError(f"--emphasise must be like glasses=2,smile=1.5, got {text!r}") from None
-        if name not in ATTRIBUTE_NAMES or not found[name] > 0:
-            raise ValueError(
-                f"--emphasise needs a factor above 0 for one of {', '.join(ATTRIBUTE_NAMES)}; got {part!r}"
-            )
+        if name not in (*ATTRIBUTE_NAMES, IDENTITY) or not found[name] > 0:
+            known = ", ".join((*ATTRIBUTE_NAMES, IDENTITY))
+            raise ValueError(f"--emphasise needs a factor above 0 for one of {known}; got {part!r}")
     return found
 
 
 def emphasised(weight: torch.Tensor, name: str, factor: float) -> torch.Tensor:
-    """The layer that reads the condition, hearing one attribute `factor` times as far above its lowest value.
+    """The layer that reads the condition, hearing one attribute `factor` times as far from where there is none of it.
 
-    A value that is scaled to -1 (there is none) is heard as before, 1 as `2 factor - 1`, and one that is not told as
-    before: the validity bit carries the shift. What a painter half forgot is remembered so, such as glasses on people
-    whose embeddings never wear them.
+    That is the lowest value of what is there or not (glasses, a smile), and 0 of what has two directions (pitch). It
+    is heard as before, and so is what is not told: the validity bit carries the shift. What a painter half forgot is
+    remembered so, such as glasses on people whose embeddings never wear them.
+
+    An identity has no lowest value: all of it is heard louder, which takes faces further from the average one.
 
     Args:
         weight: (H, C), C as `condition_vector` gives.
-        name: of an attribute whose scaled range is [-1, 1].
+        name: of an attribute, or "identity".
         factor: above 0; 1 changes nothing.
     """
-    column, weight = ATTRIBUTE_NAMES.index(name), weight.clone()
-    weight[:, len(ATTRIBUTE_NAMES) + column] += (factor - 1) * weight[:, column]
+    weight = weight.clone()
+    if name == IDENTITY:
+        weight[:, 2 * len(ATTRIBUTE_NAMES) : -1] *= factor
+        return weight
+    column, field = ATTRIBUTE_NAMES.index(name), FIELDS[name]
+    none = (max(field.low, 0) - field.centre) / field.scale
+    weight[:, len(ATTRIBUTE_NAMES) + column] += (1 - factor) * none * weight[:, column]
     weight[:, column] *= factor
     return weight
 

@@ -27,7 +27,7 @@ from deid_diffusion.training.data import Batch, Jitter, cut, load_faces
 from deid_diffusion.training.inpaint import Examples, examples, noised, paint, velocity_error
 from deid_diffusion.training.losses import PerceptualLoss
 from deid_diffusion.training.run import RunOptions, begin, fit, option, parse_options, recipe, write_json
-from deid_diffusion.training.wishes import Wish, Witnesses, disobedience, make_wish
+from deid_diffusion.training.wishes import Crowd, Wish, Witnesses, disobedience, make_wish
 
 log = logging.getLogger(__name__)
 # Feature maps that the critic sees, from pores to the whole face.
@@ -113,7 +113,7 @@ def loss_on(student, critic, teacher, batch: Batch, options: Options, network: P
 
 
 def loss_on_wish(student, critic, wish: Wish, witnesses: Witnesses, options: Options, network: PerceptualLoss,
-                 generator):  # fmt: skip
+                 generator, crowds=None):  # fmt: skip
     """One step's loss where no picture says what the face is: obedience, and the critic's word that it is a face.
 
     Around the face the picture does say: whoever is in it, hair goes on as it came.
@@ -129,7 +129,7 @@ def loss_on_wish(student, critic, wish: Wish, witnesses: Witnesses, options: Opt
     t = levels(options, len(told.x0), generator).to(told.x0)
     raw = paint(student, noised(first, t, generator), t, told)
     painted = torch.lerp(told.x0, x0_from_output(raw), told.mask)
-    loss = sum(disobedience(painted, wish, told.vector, witnesses, generator).values()) * options.wish_weight
+    loss = sum(disobedience(painted, wish, told.vector, witnesses, generator, crowds).values()) * options.wish_weight
     loss = loss + velocity_error(raw, told.x0, t, ring, elsewhere=0.0)
     hair = network.features(torch.lerp(told.x0, painted, ring))
     loss = loss + options.perceptual_weight * network.distance(hair, photographed).mean()
@@ -211,12 +211,16 @@ def train(options: Options) -> dict[str, Any]:
     critic = build_critic(network, witnesses, options.critic)
     pair = Pair(copy.deepcopy(teacher).requires_grad_(True).train(), critic)
 
+    crowds = {"crowd": Crowd(), "teacher_crowd": Crowd()}
+
     def loss_of(model: torch.nn.Module, generator: torch.Generator, step: int) -> torch.Tensor:
         if witnesses and step % 2:
             batch = cut(faces, faces.draw(options.wish_batch, generator), Jitter(degrade=0.0), generator)
             wish = make_wish(batch, faces, witnesses.guide, generator)
             return model(
-                lambda student, critic: loss_on_wish(student, critic, wish, witnesses, options, network, generator)
+                lambda student, critic: loss_on_wish(
+                    student, critic, wish, witnesses, options, network, generator, crowds
+                )
             )
         batch = cut(faces, faces.draw(options.batch, generator), Jitter(degrade=0.0), generator)
         return model(lambda student, critic: loss_on(student, critic, teacher, batch, options, network, generator))

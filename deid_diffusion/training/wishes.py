@@ -33,7 +33,7 @@ SHIFT = 10  # px: the guide looks from elsewhere each time, so that no one look 
 # Gradients of a sure network's cross-entropy are ten times those of a cosine; here each has about its equal say.
 SAY = {
     "person": 1.0, "source": 0.5, "teacher": 1.0, "teacher_source": 0.5, "landmarks": 0.5, "age": 0.15, "male": 0.05,
-    "smile": 0.05, "glasses": 0.08, "facial_hair": 0.04,
+    "smile": 0.08, "glasses": 0.08, "facial_hair": 0.04, "crowd": 1.0, "teacher_crowd": 2.0, "blotches": 10.0,
 }  # fmt: skip
 TEACHER_SIDE = 128
 SURE = 2.0  # a logit this far on the right side is sure enough: asked for more, women get make-up and men beards
@@ -43,6 +43,10 @@ STRANGE = {"source": 0.3, "teacher_source": 0.15}
 # Cosine to the person wished for that is near enough: by the teacher, 99 of 100 strangers are below 0.28. Asked for
 # more, a painter learns to please the recognisers, with brows and lips that nobody has.
 ENOUGH = 0.35
+# px, a quarter of the eye distance, and how far the mean of such a patch may lie from the source's, of a range of 2:
+# people differ by a brow or a cheek, but the source was in the same light and had no red nose and no black lids.
+PATCH, LEEWAY = 16, 0.12
+CROWD = 96  # painted faces to be unlike
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,35 @@ class Witnesses:
         return self.reader(shrink(images), output_hidden_states=True).hidden_states
 
 
+class Crowd:
+    """The faces painted last, as one recogniser saw them, and who they were to be.
+
+    Every painter has a look, and recognisers take it for a trait that all its people share: each is near enough to
+    the person wished for, and they are still hard to tell apart. So two of them may be no more alike than the two
+    people that were wished for (after Park et al. 2019, "Relational Knowledge Distillation", eq. 2-4, one-sided).
+    """
+
+    def __init__(self, count: int = CROWD):
+        self.count = count
+        self.painted: torch.Tensor | None = None
+        self.told: torch.Tensor | None = None
+
+    def resemblance(self, painted: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
+        """How much more alike than told, a mean over all pairs with the crowd; then they join it.
+
+        Args:
+            painted: (B, D) unit norm, with gradients.
+            told: (B, D) unit norm.
+        """
+        loss = painted.sum() * 0
+        if self.painted is not None and len(painted):
+            loss = F.relu(painted @ self.painted.T - (told @ self.told.T).clamp_min(0)).mean()
+        news, wished = painted.detach(), told.detach()
+        self.painted = news if self.painted is None else torch.cat([news, self.painted])[: self.count]
+        self.told = wished if self.told is None else torch.cat([wished, self.told])[: self.count]
+        return loss
+
+
 @dataclass(frozen=True, eq=False)
 class Wish:
     """A batch whose attributes and embedding are wishes, and who its surroundings belong to.
@@ -105,6 +138,7 @@ class Wish:
             surroundings', whoever the face becomes.
         source: (B, 256) unit norm, the guide's view of the sources.
         teacher_source: (B, 256) unit norm, the teacher's.
+        plain: (B,) 1 where neither the source nor the wish has glasses or a beard: only there do colours stay.
     """
 
     batch: Batch
@@ -112,6 +146,7 @@ class Wish:
     context: torch.Tensor
     source: torch.Tensor
     teacher_source: torch.Tensor
+    plain: torch.Tensor
 
 
 @torch.no_grad()
@@ -146,11 +181,18 @@ def make_wish(batch: Batch, faces: FaceSet, guide: torch.nn.Module, generator: t
     changed = ((wanted - batch.attributes)[:, [GLASSES, HAIR]].nan_to_num(1.0).abs() > 0.5).any(1)
     known = torch.where(changed[:, None, None, None], foreheads(batch.landmarks, size), torch.ones_like(inner))
     seen = embed(guide, batch.image.clamp(-1, 1))
-    return Wish(wanted_batch, inner, known * (1 - inner), seen, batch.embedding)
+    worn = torch.cat([wanted[:, [GLASSES, HAIR]], batch.attributes[:, [GLASSES, HAIR]].nan_to_num(1.0)], dim=1)
+    plain = (worn < 0.5).all(1).to(inner)
+    return Wish(wanted_batch, inner, known * (1 - inner), seen, batch.embedding, plain)
 
 
 def disobedience(
-    painted: torch.Tensor, wish: Wish, vector: torch.Tensor, witnesses: Witnesses, generator: torch.Generator
+    painted: torch.Tensor,
+    wish: Wish,
+    vector: torch.Tensor,
+    witnesses: Witnesses,
+    generator: torch.Generator,
+    crowds: dict[str, Crowd] | None = None,
 ) -> dict[str, torch.Tensor]:
     """What was asked for and is not there, by what it is about; each a mean over the faces, weighed by `SAY`.
 
@@ -160,6 +202,7 @@ def disobedience(
         vector: (B, C) the condition vector that the painter got, whose validity bits say what it was told.
         witnesses: who looks.
         generator: for where the guide looks from.
+        crowds: by "crowd" for the guide and "teacher_crowd", which these faces join; None for no such demand.
     """
     batch, told = wish.batch, vector[:, len(FIELDS) : 2 * len(FIELDS)]
     painted = torch.lerp(painted.detach(), painted, wish.inner)
@@ -190,6 +233,9 @@ def disobedience(
         "person": (F.relu(ENOUGH - (person * batch.embedding).sum(-1)) * named).mean(),
         "source": F.relu((person * wish.source).sum(-1) - STRANGE["source"]).mean(),
     }
+    losses["blotches"] = (blotches(painted, batch.image, wish.inner) * wish.plain).mean()
+    if crowds is not None:
+        losses["crowd"] = crowds["crowd"].resemblance(person[named > 0.5], batch.embedding[named > 0.5])
     if witnesses.teacher is not None:
         seen = teacher_view(painted, batch.landmarks[:, list(FIVE), :2], generator)
         taught = F.normalize(witnesses.teacher(seen).flatten(1), dim=-1)
@@ -197,6 +243,10 @@ def disobedience(
             "teacher": (F.relu(ENOUGH - (taught * batch.embedding).sum(-1)) * named).mean(),
             "teacher_source": F.relu((taught * wish.teacher_source).sum(-1) - STRANGE["teacher_source"]).mean(),
         }
+        if crowds is not None:
+            losses["teacher_crowd"] = crowds["teacher_crowd"].resemblance(
+                taught[named > 0.5], batch.embedding[named > 0.5]
+            )
     return {name: SAY[name] * loss for name, loss in losses.items()}
 
 
@@ -206,6 +256,23 @@ def unsure(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     A hinge of slope 1: cross-entropy would go on rewarding a face for being more of a woman than any photographed one.
     """
     return F.relu(SURE - logits * (2 * (wanted > 0.5).to(logits) - 1))
+
+
+def blotches(painted: torch.Tensor, source: torch.Tensor, inner: torch.Tensor) -> torch.Tensor:
+    """How far patches of a face are from the colour that light and skin had there, beyond `LEEWAY`.
+
+    The painter never sees the source's face and can only guess at its usual colours, which is what is wanted.
+
+    Args:
+        painted, source: (B, 3, S, S) in [-1, 1].
+        inner: (B, 1, S, S) in [0, 1], where it counts.
+
+    Returns:
+        (B,), a mean over the inner face.
+    """
+    off = F.relu((F.avg_pool2d(painted, PATCH) - F.avg_pool2d(source, PATCH)).abs() - LEEWAY).mean(1)
+    share = F.avg_pool2d(inner, PATCH)[:, 0]
+    return (off * share).sum((1, 2)) / share.sum((1, 2)).clamp_min(1.0)
 
 
 def teacher_view(images: torch.Tensor, five: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -44,6 +44,7 @@ def test_copies_are_recognised_blanks_and_strangers_are_not(options):
     assert _value(stranger, "face found") == 1.0
     assert _value(blank, "landmark error") is None
     assert _value(stranger, "landmark error") == 0.0
+    assert find(stranger.utility, "face found").ceiling == 1.0  # in the originals' mirror images
     assert copies.test == "other photos"
 
 

@@ -361,3 +361,23 @@ def test_an_emphasised_attribute_is_heard_further_when_there_and_as_before_when_
     before, after = vector @ weight.T, vector @ blend.emphasised(weight, "glasses", 2.0).T
     assert torch.allclose(after[[0, 2]], before[[0, 2]], atol=1e-5)
     assert torch.allclose(after[1] - after[0], 2 * (before[1] - before[0]), atol=1e-5)
+
+
+def test_an_emphasised_identity_is_heard_louder_and_nobody_as_before():
+    attributes, person = attribute_vector([{"age": 30}, {"age": 30}]), torch.randn(2, 8)
+    weight = torch.randn(5, 45, generator=torch.Generator().manual_seed(0))
+    named, nobody = condition_vector(attributes, person, 8), condition_vector(attributes, None, 8)
+    louder = blend.emphasised(weight, "identity", 1.5)
+    assert torch.allclose(nobody @ louder.T, nobody @ weight.T, atol=1e-5)
+    first, second = (named @ w.T for w in (weight, louder))
+    assert torch.allclose(second[1] - second[0], 1.5 * (first[1] - first[0]), atol=1e-4)
+
+
+def test_an_emphasised_angle_is_heard_further_to_both_sides():
+    told = [{"pitch_deg": -15.0}, {"pitch_deg": 0.0}, {"pitch_deg": 15.0}, {}]
+    vector = condition_vector(attribute_vector(told), None, 8)
+    weight = torch.randn(5, vector.shape[1], generator=torch.Generator().manual_seed(0))
+    before, after = vector @ weight.T, vector @ blend.emphasised(weight, "pitch_deg", 1.5).T
+    assert torch.allclose(after[[1, 3]], before[[1, 3]], atol=1e-5)
+    for side in (0, 2):
+        assert torch.allclose(after[side] - after[1], 1.5 * (before[side] - before[1]), atol=1e-5)

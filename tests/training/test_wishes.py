@@ -22,12 +22,15 @@ from deid_diffusion.training.wishes import (
     AGE,
     GLASSES,
     HAIR,
+    LEEWAY,
     MALE,
     SAY,
     SURE,
     TEACHER_SIDE,
+    Crowd,
     Wish,
     Witnesses,
+    blotches,
     disobedience,
     glance,
     make_wish,
@@ -127,7 +130,7 @@ def test_a_granted_wish_costs_less_than_any_other(faces, witnesses):
     generator = torch.Generator().manual_seed(2)
     got = disobedience(wish.batch.image, content, told(3), witnesses, generator)
     missed = disobedience(wish.batch.image, replace(wish, batch=other), told(3), witnesses, generator)
-    assert set(got) == set(missed) == set(SAY)
+    assert set(got) == set(missed) == set(SAY) - {"crowd", "teacher_crowd"}
     for name in ("person", "source", "landmarks", "age", "male", "glasses", "facial_hair"):
         assert got[name] < missed[name], name
     assert got["landmarks"] < 1e-5
@@ -267,7 +270,52 @@ def test_without_a_teacher_only_the_guide_says_who_it_is(faces, witnesses):
     wish = make_wish(batch_of(faces, [6, 7]), faces, witnesses.guide, torch.Generator().manual_seed(1))
     alone = Witnesses(witnesses.reader, witnesses.guide)
     losses = disobedience(wish.batch.image, wish, told(2), alone, torch.Generator().manual_seed(2))
-    assert set(SAY) - set(losses) == {"teacher", "teacher_source"}
+    assert set(SAY) - set(losses) == {"teacher", "teacher_source", "crowd", "teacher_crowd"}
+
+
+def test_painted_faces_may_be_as_alike_as_the_people_wished_for_and_no_more():
+    east, north, between = (torch.tensor([v]) for v in ([1.0, 0.0], [0.0, 1.0], [0.8, 0.6]))
+    crowd = Crowd(count=2)
+    assert crowd.resemblance(east, east) == 0  # nobody there yet
+    assert crowd.resemblance(north, north) == 0
+    assert crowd.resemblance(between, torch.tensor([[-1.0, 0.0]])) == pytest.approx(0.7)  # 0.8 and 0.6, wished 0
+    assert len(crowd.painted) == 2  # who came first has left
+    assert crowd.resemblance(between, between) == pytest.approx((1.0 + 0) / 2)  # like itself, as wished of the other
+
+
+def test_who_was_told_to_nobody_joins_no_crowd(faces, witnesses):
+    wish = make_wish(batch_of(faces, [1, 2, 3]), faces, witnesses.guide, torch.Generator().manual_seed(1))
+    crowds = {"crowd": Crowd(), "teacher_crowd": Crowd()}
+    for validity, joined in ((0.0, 0), (1.0, 3), (1.0, 6)):
+        painted = wish.batch.image.clone().requires_grad_(True)
+        generator = torch.Generator().manual_seed(2)
+        losses = disobedience(painted, wish, told(3, validity), witnesses, generator, crowds)
+        assert {"crowd", "teacher_crowd"} <= set(losses)
+        assert len(crowds["crowd"].painted) == len(crowds["teacher_crowd"].told) == joined
+    assert losses["crowd"] > 0  # the same faces once more, and other people wished for
+    (gradient,) = torch.autograd.grad(losses["crowd"], painted)
+    assert gradient.abs().max() > 0
+
+
+def test_blotches_cost_beyond_what_people_differ_by():
+    grey, inner = torch.zeros(1, 3, 64, 64), torch.zeros(1, 1, 64, 64)
+    inner[..., 16:48, 16:48] = 1
+    assert blotches(grey + 0.9 * LEEWAY, grey, inner) == 0
+    noise = torch.where(torch.arange(64) % 2 == 0, 0.9, -0.9).expand(1, 3, 64, 64)
+    assert blotches(noise, grey, inner) < 1e-6  # detail is free
+    red, outside = grey.clone(), grey.clone()
+    red[:, 0, 16:32, 16:32] = 0.5
+    outside[:, :, :16] = 0.9
+    assert blotches(red, grey, inner)[0] == pytest.approx((0.5 - LEEWAY) / 3 / 4)
+    assert blotches(outside, grey, inner) == 0
+
+
+def test_colours_are_the_source_s_only_where_nobody_wears_anything(faces, witnesses):
+    batch = batch_of(faces, list(range(24)))
+    wish = make_wish(batch, faces, witnesses.guide, torch.Generator().manual_seed(1))
+    worn = ((batch.attributes > 0.5) | (wish.batch.attributes > 0.5))[:, [GLASSES, HAIR]].any(1)
+    assert (wish.plain == (~worn).float()).all()
+    assert 0 < wish.plain.sum() < 24
 
 
 @pytest.mark.parametrize(("scale", "turn"), [(100.0, 0.0), (60.0, 0.4)])
