@@ -143,6 +143,8 @@ def _notes(reader: Reader, options: EvalOptions) -> tuple[str, ...]:
         "A face whose pixels were left as they were counts as recognised at rank 1.",
         "Thresholds of TAR are set on pairs of an output and a stranger's gallery photo.",
         "The recognisers here may be weaker than an attacker's: a low rate is what these judges see, not a proof.",
+        'What a new face kept (landmarks, pose, expression, age) has in its "originals" column what the same networks '
+        "say of the originals' mirror images, where everything was kept: their own noise.",
     ]
     if options.gallery and options.gallery_kind == "views":
         notes.append(

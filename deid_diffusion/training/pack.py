@@ -139,6 +139,7 @@ def pack(options: Options) -> None:
     folder = out / "face256"
     shutil.rmtree(folder, ignore_errors=True)
     unet = UNet2DConditionModel.from_pretrained(inpaint / "unet", dtype=torch.float16)
+    unet.register_to_config(_name_or_path="")  # a run's folder on somebody's disk
     scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(inpaint / "scheduler")
     pipeline = FaceInpaintPipeline(unet, scheduler, ResNetForImageClassification.from_pretrained(
         guide_run / "id_encoder", dtype=torch.float16))  # fmt: skip

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from transformers import ResNetConfig, ResNetForImageClassification
 
-from deid_diffusion.attributes import OUTPUTS, SIDE, split_outputs
+from deid_diffusion.attributes import OUTPUTS, SIDE, shrink, split_outputs
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
 from deid_diffusion.training.data import Batch, FaceSet, Jitter, cut, load_faces
 from deid_diffusion.training.label import HandLabels, score
@@ -107,7 +107,7 @@ def measure_by_hand(reader, faces: FaceSet, hand: HandLabels) -> dict[str, dict[
     parts = []
     for numbers in torch.from_numpy(rows[kept]).split(64):
         crops = faces.images[numbers].float() / 127.5 - 1
-        parts.append(reader(F.interpolate(crops, size=(SIDE, SIDE), mode="bilinear", antialias=True)).logits.cpu())
+        parts.append(reader(shrink(crops)).logits.cpu())
     read = split_outputs(torch.cat(parts))
     said = {"glasses": read.glasses.sigmoid().numpy(), "facial_hair": read.facial_hair.sigmoid().numpy()}
     return {name: score(said[name], hand.values[name][kept]) for name in said}

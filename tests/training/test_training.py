@@ -247,6 +247,7 @@ def test_five_commands_make_weights_that_the_public_door_loads(data, features, t
     assert len(anonymize.bank.embedding) == 6
     assert set(anonymize.reader.probes.weights) == {"glasses"}
     assert float(anonymize.reader.likeness.oddity(anonymize.reader.states(torch.zeros(1, 3, 256, 256)))) > 0
+    assert str(tmp_path) not in "".join(path.read_text() for path in (out / "face256").rglob("config.json"))
     assert "probes.safetensors" in (out / "reader" / "SHA256SUMS").read_text()
     assert FaceReader.from_pretrained(out / "reader").landmarks(np.zeros((1, 256, 256, 3), np.uint8)).shape == (
         1,
