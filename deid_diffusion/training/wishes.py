@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from transformers import ResNetForImageClassification
 
 from deid_diffusion.attributes import HAPPY, shrink, split_outputs
-from deid_diffusion.geometry import FIVE, OMZ_TEMPLATE, fit_similarity
+from deid_diffusion.geometry import FIVE, NOSE_TIP, OMZ_TEMPLATE, fit_similarity
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, FIELDS, POINTS
 from deid_diffusion.pipelines.recognise import WINDOW, embed
 from deid_diffusion.probes import REGIONS, Probes, apply_probe, look
@@ -33,7 +33,7 @@ SHIFT = 10  # px: the guide looks from elsewhere each time, so that no one look 
 # Gradients of a sure network's cross-entropy are ten times those of a cosine; here each has about its equal say.
 SAY = {
     "person": 1.0, "source": 0.5, "teacher": 1.0, "teacher_source": 0.5, "landmarks": 0.5, "age": 0.15, "male": 0.05,
-    "smile": 0.08, "glasses": 0.08, "facial_hair": 0.04, "crowd": 1.0, "teacher_crowd": 2.0, "blotches": 10.0,
+    "smile": 0.08, "glasses": 0.08, "facial_hair": 0.04, "crowd": 1.5, "teacher_crowd": 3.0, "blotches": 10.0,
 }  # fmt: skip
 TEACHER_SIDE = 128
 SURE = 2.0  # a logit this far on the right side is sure enough: asked for more, women get make-up and men beards
@@ -43,9 +43,10 @@ STRANGE = {"source": 0.3, "teacher_source": 0.15}
 # Cosine to the person wished for that is near enough: by the teacher, 99 of 100 strangers are below 0.28. Asked for
 # more, a painter learns to please the recognisers, with brows and lips that nobody has.
 ENOUGH = 0.35
-# px, a quarter of the eye distance, and how far the mean of such a patch may lie from the source's, of a range of 2:
-# people differ by a brow or a cheek, but the source was in the same light and had no red nose and no black lids.
-PATCH, LEEWAY = 16, 0.12
+# px, a quarter of the eye distance, and how far such a patch may be from the source's in grey and in tint, of ranges
+# of 2 and 4: as four of five patches of two photographed people. Brows and cheeks differ, but the source was in the
+# same light and had no red nose and no black lids; and tints, which light hardly moves, differ half as much as greys.
+PATCH, LEEWAY, TINT_LEEWAY = 16, 0.12, 0.05
 CROWD = 96  # painted faces to be unlike
 
 
@@ -138,7 +139,8 @@ class Wish:
             surroundings', whoever the face becomes.
         source: (B, 256) unit norm, the guide's view of the sources.
         teacher_source: (B, 256) unit norm, the teacher's.
-        plain: (B,) 1 where neither the source nor the wish has glasses or a beard: only there do colours stay.
+        plain: (B, 1, S, S) in [0, 1], the inner face less its half where the source or the wish has glasses (above the
+            nose tip) or a beard (below it): only there do colours stay.
     """
 
     batch: Batch
@@ -181,8 +183,9 @@ def make_wish(batch: Batch, faces: FaceSet, guide: torch.nn.Module, generator: t
     changed = ((wanted - batch.attributes)[:, [GLASSES, HAIR]].nan_to_num(1.0).abs() > 0.5).any(1)
     known = torch.where(changed[:, None, None, None], foreheads(batch.landmarks, size), torch.ones_like(inner))
     seen = embed(guide, batch.image.clamp(-1, 1))
-    worn = torch.cat([wanted[:, [GLASSES, HAIR]], batch.attributes[:, [GLASSES, HAIR]].nan_to_num(1.0)], dim=1)
-    plain = (worn < 0.5).all(1).to(inner)
+    worn = torch.maximum(wanted, batch.attributes.nan_to_num(1.0))[:, [GLASSES, HAIR], None, None, None] > 0.5
+    below = torch.arange(size, device=device)[:, None] > batch.landmarks[:, NOSE_TIP, 1, None, None, None]
+    plain = inner * torch.where(below, ~worn[:, 1], ~worn[:, 0])
     return Wish(wanted_batch, inner, known * (1 - inner), seen, batch.embedding, plain)
 
 
@@ -233,7 +236,7 @@ def disobedience(
         "person": (F.relu(ENOUGH - (person * batch.embedding).sum(-1)) * named).mean(),
         "source": F.relu((person * wish.source).sum(-1) - STRANGE["source"]).mean(),
     }
-    losses["blotches"] = (blotches(painted, batch.image, wish.inner) * wish.plain).mean()
+    losses["blotches"] = blotches(painted, batch.image, wish.plain).mean()
     if crowds is not None:
         losses["crowd"] = crowds["crowd"].resemblance(person[named > 0.5], batch.embedding[named > 0.5])
     if witnesses.teacher is not None:
@@ -258,21 +261,23 @@ def unsure(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     return F.relu(SURE - logits * (2 * (wanted > 0.5).to(logits) - 1))
 
 
-def blotches(painted: torch.Tensor, source: torch.Tensor, inner: torch.Tensor) -> torch.Tensor:
-    """How far patches of a face are from the colour that light and skin had there, beyond `LEEWAY`.
+def blotches(painted: torch.Tensor, source: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+    """How far patches of a face are from the colour that light and skin had there, beyond `LEEWAY` and `TINT_LEEWAY`.
 
     The painter never sees the source's face and can only guess at its usual colours, which is what is wanted.
 
     Args:
-        painted, source: (B, 3, S, S) in [-1, 1].
-        inner: (B, 1, S, S) in [0, 1], where it counts.
+        painted, source: (B, 3, S, S) RGB in [-1, 1].
+        where: (B, 1, S, S) in [0, 1], where it counts.
 
     Returns:
-        (B,), a mean over the inner face.
+        (B,), a mean over what counts.
     """
-    off = F.relu((F.avg_pool2d(painted, PATCH) - F.avg_pool2d(source, PATCH)).abs() - LEEWAY).mean(1)
-    share = F.avg_pool2d(inner, PATCH)[:, 0]
-    return (off * share).sum((1, 2)) / share.sum((1, 2)).clamp_min(1.0)
+    red, green, blue = F.avg_pool2d(painted - source, PATCH).unbind(1)
+    grey = F.relu((red + green + blue).abs() / 3 - LEEWAY)
+    tints = F.relu(torch.stack([red - green, blue - (red + green) / 2]).abs() - TINT_LEEWAY).sum(0)
+    share = F.avg_pool2d(where, PATCH)[:, 0]
+    return ((grey + tints) * share).sum((1, 2)) / share.sum((1, 2)).clamp_min(1.0)
 
 
 def teacher_view(images: torch.Tensor, five: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
