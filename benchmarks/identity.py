@@ -8,6 +8,8 @@
   given two targets. The first must be the highest for the target to decide.
 - People: of how many pairs of painted targets the judge says "different people", at its threshold at a false accept
   rate of 1 % between the originals.
+- Bank: the same of people drawn from the whole bank, each painted on the portrait that suits them, and no two on the
+  same portrait compared.
 - Repulsion: similarity to the source by the guide and by judges that it never saw, and seconds a face, at three
   strengths and in both gradient forms; once with the usual target, and once told to paint the source itself.
 """
@@ -23,6 +25,7 @@ from typing import Any
 import numpy as np
 from crops import Studio
 from PIL import Image
+from scipy.optimize import linear_sum_assignment
 
 from deid_diffusion import FaceAnonymizer, Repulsion
 from deid_diffusion.evaluation.judges import Judge, guide_hashes, judge_from_spec
@@ -80,6 +83,36 @@ def targets_table(studio: Studio, judges: list[Judge], settings: Settings) -> tu
             f"{100 * row['told apart']:.1f} % |"
         )
     return lines, numbers
+
+
+def bank_table(
+    studio: Studio, judges: list[Judge], settings: Settings, people: int
+) -> tuple[list[str], dict[str, Any]]:
+    """How many pairs of the bank's people are told apart, at a false accept rate of 1 % between the originals."""
+    bank, places = studio.anonymize.bank, studio.ready
+    numbers = np.sort(np.random.default_rng(0).permutation(len(bank.embedding))[:people])
+    # Every portrait is used equally often, so that no look of hair and light is common to many.
+    rounds = -(-len(numbers) // len(places))
+    cost = np.stack([bank.mismatch(face.wanted)[numbers] for face in places] * rounds)
+    place, person = linear_sum_assignment(cost)
+    where = place % len(places)
+    painted = Studio(studio.anonymize, [places[n] for n in where])
+    targets = [Target(bank.embedding[n], bank.person[n], int(n)) for n in numbers[person]]
+    crops = painted.paint(settings, targets=targets)
+    originals = np.stack([face.crop.image for face in places])
+    elsewhere = off_diagonal(where[:, None] != where[None])
+    lines = ["| judge | people of the bank | pairs | told apart |", "|---|---|---|---|"]
+    found: dict[str, Any] = {}
+    for judge in judges:
+        before, after = seen_by(judge, studio, originals), seen_by(judge, painted, crops)
+        threshold = float(np.quantile(off_diagonal(before @ before.T), 0.99))
+        alike = off_diagonal(after @ after.T)[elsewhere]
+        found[judge.name] = {"told apart": float((alike < threshold).mean()), "threshold": threshold}
+        lines.append(
+            f"| {judge.name} | {len(crops):,} of {len(bank.embedding):,} | {len(alike):,} | "
+            f"{100 * found[judge.name]['told apart']:.1f} % |"
+        )
+    return lines, found
 
 
 def repulsion_table(studio: Studio, judges: list[Judge], steps: int) -> tuple[list[str], list[dict[str, Any]]]:
@@ -144,6 +177,7 @@ def main() -> None:
     parser.add_argument("--judge", action="append", default=[], help="as `deid eval --judge` takes it; repeatable")
     parser.add_argument("--people", type=int, default=24, help="for the repulsion table (24)")
     parser.add_argument("--targets", type=int, default=0, help="people for the target table (twice --people)")
+    parser.add_argument("--bank", type=int, default=0, help="people of the bank to tell apart (twice --targets)")
     parser.add_argument("--steps", type=int, default=4, help="denoising steps (4)")
     parser.add_argument("--out", type=Path, default=Path("out/identity"), help="folder for tables and plot")
     options = parser.parse_args()
@@ -155,13 +189,16 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     who, who_numbers = targets_table(studio, judges, Settings(steps=options.steps))
     print("\n".join(who), flush=True)
+    bank, bank_numbers = bank_table(studio, judges, Settings(steps=options.steps), options.bank or 2 * count)
+    print("\n".join(bank), flush=True)
     fewer = Studio(anonymize, studio.ready[: options.people])
     push, push_numbers = repulsion_table(fewer, judges, options.steps)
     print("\n".join(push))
     (options.out / "targets.md").write_text("\n".join(who) + "\n")
+    (options.out / "bank.md").write_text("\n".join(bank) + "\n")
     (options.out / "repulsion.md").write_text("\n".join(push) + "\n")
     plot(push_numbers, ["guide", *(judge.name for judge in judges)], options.out / "repulsion.png")
-    numbers = {"people": count, "targets": who_numbers, "repulsion": push_numbers}
+    numbers = {"people": count, "targets": who_numbers, "bank": bank_numbers, "repulsion": push_numbers}
     (options.out / "identity.json").write_text(json.dumps(numbers, indent=2))
     once = np.concatenate([face.crop.image for face in studio.ready[:8]], 1)
     twice = np.concatenate(list(studio.paint(Settings(steps=options.steps))[:8]), 1)

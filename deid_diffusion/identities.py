@@ -58,6 +58,23 @@ class IdentityBank:
 
         save_file({name: np.ascontiguousarray(value, np.float16) for name, value in vars(self).items()}, path)
 
+    def mismatch(self, wanted: Attributes) -> np.ndarray:
+        """(N,) squared steps between each of them and the age, gender and skin that are wanted, where set."""
+        values = wanted.to_dict()
+        distance = np.zeros(len(self.embedding))
+        for column, name in enumerate(MATCHED):
+            if name in values:
+                steps = (self.attributes[:, column] - values[name]) / _STEP[name]
+                if name == "skin_l":
+                    # A face brought up from darker skin looks burnt, one brought down from lighter skin does not.
+                    steps = np.where(steps < 0, 2 * steps, steps)
+                distance += steps**2
+        return distance
+
+    def rows(self, numbers: np.ndarray) -> IdentityBank:
+        """The people of these numbers, in their order."""
+        return IdentityBank(self.embedding[numbers], self.person[numbers], self.attributes[numbers])
+
     def choose(
         self,
         wanted: Attributes,
@@ -77,15 +94,7 @@ class IdentityBank:
             among: how many of the best matches the draw is from.
             exclude: numbers that are taken, so that two faces of a picture do not become one person.
         """
-        values = wanted.to_dict()
-        distance = np.zeros(len(self.embedding))
-        for column, name in enumerate(MATCHED):
-            if name in values:
-                steps = (self.attributes[:, column] - values[name]) / _STEP[name]
-                if name == "skin_l":
-                    # A face brought up from darker skin looks burnt, one brought down from lighter skin does not.
-                    steps = np.where(steps < 0, 2 * steps, steps)
-                distance += steps**2
+        distance = self.mismatch(wanted)
         similarity = self.embedding @ (source / max(float(np.linalg.norm(source)), 1e-12))
         # Too close to the source ranks behind everybody who is not; among those, the least similar first.
         close = np.maximum(similarity - margin, 0)
