@@ -71,10 +71,6 @@ class IdentityBank:
                 distance += steps**2
         return distance
 
-    def rows(self, numbers: np.ndarray) -> IdentityBank:
-        """The people of these numbers, in their order."""
-        return IdentityBank(self.embedding[numbers], self.person[numbers], self.attributes[numbers])
-
     def choose(
         self,
         wanted: Attributes,

@@ -15,7 +15,6 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
 from transformers import ResNetForImageClassification
 
-from deid_diffusion.anonymizer import FaceAnonymizer
 from deid_diffusion.attributes import FaceReader
 from deid_diffusion.face_shape import EXPRESSION_NAMES, FaceShape
 from deid_diffusion.identities import MATCHED, IdentityBank
@@ -27,15 +26,12 @@ from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
 from deid_diffusion.pipelines.face_inpaint import FaceInpaintPipeline
 from deid_diffusion.pipelines.recognise import embed
 from deid_diffusion.probes import FILE as PROBES
-from deid_diffusion.training.casting import audition, cast, sitters
 from deid_diffusion.training.data import FaceSet, Jitter, cut, load_faces
-from deid_diffusion.training.people import apart, geometry_of, spread
+from deid_diffusion.training.people import apart, geometry_of
 from deid_diffusion.training.run import option, parse_options, write_json
-from deid_diffusion.training.wishes import load_teacher
 
 log = logging.getLogger(__name__)
 TEACHER_THRESHOLD = 0.34  # its own at a false accept rate of 0.1 %
-PLACES, TAKES = 300, 2  # crops whose surroundings people are painted in at auditions, and how often each is
 
 
 @dataclass(frozen=True)
@@ -48,9 +44,6 @@ class Options:
     reader: str = option("runs/reader", "folder that `deid train reader` wrote")
     out: str = option("weights", "gets face256/ and reader/")
     people: int = option(2000, "identities in the bank")
-    teacher: str = option("", "TorchScript file of the recogniser that made `embedding`: the people of the bank are "
-                          "then those of --auditions whose painted faces it tells apart best")  # fmt: skip
-    auditions: int = option(3000, "people who are painted twice each, with --teacher (about 0.5 s each)")
     labels: str = option("", "npz that `deid train label` wrote: who wears glasses is left out of the bank, and the "
                          "probes beside it go to the reader")  # fmt: skip
     limit: int = option(0, "use only this many crops, 0 for all")
@@ -82,6 +75,17 @@ def build_bank(faces: FaceSet, shape: FaceShape, count: int) -> IdentityBank:
     return IdentityBank(
         apart(people, people.mean(0)).cpu().numpy(), np.stack(person).astype(np.float32), matched.cpu().numpy()
     )
+
+
+def spread(embedding: torch.Tensor, count: int) -> torch.Tensor:
+    """(N, D) -> (count,) numbers: each next one is the farthest from all chosen so far (Gonzalez 1985)."""
+    count = min(count, len(embedding))
+    chosen = [0]
+    nearest = embedding @ embedding[0]
+    for _ in range(count - 1):
+        chosen.append(int(nearest.argmin()))
+        nearest = torch.maximum(nearest, embedding @ embedding[chosen[-1]])
+    return torch.tensor(chosen, device=embedding.device)
 
 
 @torch.no_grad()
@@ -141,19 +145,10 @@ def pack(options: Options) -> None:
         guide_run / "id_encoder", dtype=torch.float16))  # fmt: skip
     pipeline.save_pretrained(folder, max_shard_size="15MB")
     write_json(calibrate(guide, faces), folder / "thresholds.json")
-    people = folder / "identities.safetensors"
-    bank = build_bank(faces, eyes.shape, max(options.people, options.auditions if options.teacher else 0))
-    bank.save(people)
+    build_bank(faces, eyes.shape, options.people).save(folder / "identities.safetensors")
     for run, name in ((inpaint, "unet"), (guide_run, "id_encoder")):
         shutil.copy(run / "training.json", folder / f"{name}_training.json")
     write_hashes(folder)
-    if options.teacher:
-        anonymize = FaceAnonymizer.from_pretrained(folder, reader=reader)
-        generator = torch.Generator().manual_seed(0)
-        places = sitters(anonymize, faces, PLACES, generator)
-        seen, cost = audition(anonymize, bank, places, load_teacher(options.teacher), TAKES, generator)
-        bank.rows(cast(seen, cost, options.people)).save(people)
-        write_hashes(folder)
 
 
 def main(argv: list[str] | None = None) -> None:

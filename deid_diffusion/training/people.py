@@ -22,17 +22,6 @@ def apart(embedding: torch.Tensor, crowd: torch.Tensor, share: float | torch.Ten
     return F.normalize(embedding - share * crowd, dim=-1)
 
 
-def spread(embedding: torch.Tensor, count: int) -> torch.Tensor:
-    """(N, D) -> (count,) numbers: each next one is the farthest from all chosen so far (Gonzalez 1985)."""
-    count = min(count, len(embedding))
-    chosen = [0]
-    nearest = embedding @ embedding[0]
-    for _ in range(count - 1):
-        chosen.append(int(nearest.argmin()))
-        nearest = torch.maximum(nearest, embedding @ embedding[chosen[-1]])
-    return torch.tensor(chosen, device=embedding.device)
-
-
 def geometry_of(shape: FaceShape, landmarks: np.ndarray, expression: np.ndarray) -> np.ndarray:
     """(478, 3) crop pixels -> (P,) geometry of the person, within what the bank of identities holds."""
     return np.clip(shape.person_part(shape.locate(landmarks).unplace(landmarks), expression), -2, 2)

@@ -86,21 +86,17 @@ class Witnesses:
             for folder in (Path(reader) / "network", Path(guide) / "id_encoder")
         ]
         nets = [net.to(device) for net in nets]
-        script = load_teacher(teacher, device) if teacher else None
+        script = None
+        if teacher:
+            script = torch.jit.load(str(teacher), map_location=device).eval()
+            for weight in script.parameters():
+                weight.requires_grad_(False)  # a ScriptModule knows no requires_grad_ of its own
         fitted = Probes.load(Path(probes)) if probes and Path(probes).exists() else None
         return cls(*nets, teacher=script, probes=fitted)
 
     def states(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """(B, 3, S, S) in [-1, 1] -> the reader's hidden states, (B, C, h, w) each, with gradients."""
         return self.reader(shrink(images), output_hidden_states=True).hidden_states
-
-
-def load_teacher(path: str | Path, device: str | torch.device = "cpu") -> torch.nn.Module:
-    """The frozen recogniser of a TorchScript file, see `Witnesses.teacher`."""
-    script = torch.jit.load(str(path), map_location=device).eval()
-    for weight in script.parameters():
-        weight.requires_grad_(False)  # a ScriptModule knows no requires_grad_ of its own
-    return script
 
 
 class Crowd:
