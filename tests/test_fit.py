@@ -5,7 +5,7 @@ import pytest
 
 from deid_diffusion.attributes import Attributes, Reading
 from deid_diffusion.face_shape import Placement
-from deid_diffusion.fit import COSTS, SOURCE_COST, misfit
+from deid_diffusion.fit import COSTS, EYE_COST, EYE_WHITE, SOURCE_COST, eye_white, misfit
 from deid_diffusion.pipelines.conditioning import FIELDS
 from tests.tiny import tiny_shape
 
@@ -55,6 +55,20 @@ def test_the_source_s_own_look_costs_and_being_its_opposite_gains_nothing(grante
     costs = [misfit(**granted, similarity=cosine) for cosine in (-0.5, 0.0, 0.1)]
     assert costs[0] == costs[1]
     assert costs[2] - costs[1] == pytest.approx(0.1 * SOURCE_COST)
+
+
+def test_black_eyes_cost_and_dark_irises_do_not(granted):
+    def with_eyes(radius: float, level: int) -> np.ndarray:
+        y, x = np.mgrid[:SIZE, :SIZE] + 0.5
+        picture, irises = granted["painted"].copy(), granted["mesh"][[468, 473]]
+        picture[np.any([np.hypot(x - a, y - b) < radius for a, b in irises], axis=0)] = level
+        return picture
+
+    assert eye_white(with_eyes(3, 0), granted["mesh"]) == pytest.approx(1)
+    assert misfit(**granted | {"painted": with_eyes(3, 0)}) == pytest.approx(0, abs=1e-4)
+    assert eye_white(with_eyes(25, 30), granted["mesh"]) == pytest.approx(30 / 120)
+    black = misfit(**granted | {"painted": with_eyes(25, 30)})
+    assert black == pytest.approx(EYE_COST * (EYE_WHITE - 30 / 120), abs=1e-4)
 
 
 def test_landmarks_cost_by_how_far_they_lie_off(granted):

@@ -34,6 +34,7 @@ SHIFT = 10  # px: the guide looks from elsewhere each time, so that no one look 
 SAY = {
     "person": 1.0, "source": 0.5, "teacher": 1.0, "teacher_source": 0.5, "landmarks": 0.5, "age": 0.15, "male": 0.05,
     "smile": 0.08, "glasses": 0.08, "facial_hair": 0.04, "crowd": 1.5, "teacher_crowd": 3.0, "blotches": 10.0,
+    "eyes": 2.0,
 }  # fmt: skip
 TEACHER_SIDE = 128
 SURE = 2.0  # a logit this far on the right side is sure enough: asked for more, women get make-up and men beards
@@ -47,6 +48,9 @@ ENOUGH = 0.35
 # of 2 and 4: as four of five patches of two photographed people. Brows and cheeks differ, but the source was in the
 # same light and had no red nose and no black lids; and tints, which light hardly moves, differ half as much as greys.
 PATCH, LEEWAY, TINT_LEEWAY = 16, 0.12, 0.05
+EYE_LEEWAY = 0.15  # of a range of 2: how much darker the whites of the eyes may be than the source's
+# Corners and lids of each eye, and the share of its pixels that counts as the white.
+EYES, WHITE = ((33, 133, 159, 145), (362, 263, 386, 374)), 1 / 3
 CROWD = 96  # painted faces to be unlike
 
 
@@ -141,6 +145,7 @@ class Wish:
         teacher_source: (B, 256) unit norm, the teacher's.
         plain: (B, 1, S, S) in [0, 1], the inner face less its half where the source or the wish has glasses (above the
             nose tip) or a beard (below it): only there do colours stay.
+        eyes: (B,) how light the whites of the sources' eyes are, see `eye_whites`.
     """
 
     batch: Batch
@@ -149,6 +154,7 @@ class Wish:
     source: torch.Tensor
     teacher_source: torch.Tensor
     plain: torch.Tensor
+    eyes: torch.Tensor
 
 
 @torch.no_grad()
@@ -186,7 +192,8 @@ def make_wish(batch: Batch, faces: FaceSet, guide: torch.nn.Module, generator: t
     worn = torch.maximum(wanted, batch.attributes.nan_to_num(1.0))[:, [GLASSES, HAIR], None, None, None] > 0.5
     below = torch.arange(size, device=device)[:, None] > batch.landmarks[:, NOSE_TIP, 1, None, None, None]
     plain = inner * torch.where(below, ~worn[:, 1], ~worn[:, 0])
-    return Wish(wanted_batch, inner, known * (1 - inner), seen, batch.embedding, plain)
+    return Wish(wanted_batch, inner, known * (1 - inner), seen, batch.embedding, plain,
+                eye_whites(batch.image, batch.landmarks))  # fmt: skip
 
 
 def disobedience(
@@ -236,6 +243,7 @@ def disobedience(
         "person": (F.relu(ENOUGH - (person * batch.embedding).sum(-1)) * named).mean(),
         "source": F.relu((person * wish.source).sum(-1) - STRANGE["source"]).mean(),
     }
+    losses["eyes"] = F.relu(wish.eyes - EYE_LEEWAY - eye_whites(painted, batch.landmarks)).mean()
     losses["blotches"] = blotches(painted, batch.image, wish.plain).mean()
     if crowds is not None:
         losses["crowd"] = crowds["crowd"].resemblance(person[named > 0.5], batch.embedding[named > 0.5])
@@ -278,6 +286,35 @@ def blotches(painted: torch.Tensor, source: torch.Tensor, where: torch.Tensor) -
     tints = F.relu(torch.stack([red - green, blue - (red + green) / 2]).abs() - TINT_LEEWAY).sum(0)
     share = F.avg_pool2d(where, PATCH)[:, 0]
     return ((grey + tints) * share).sum((1, 2)) / share.sum((1, 2)).clamp_min(1.0)
+
+
+def eye_whites(images: torch.Tensor, landmarks: torch.Tensor) -> torch.Tensor:
+    """How light the lightest third of each eye is: blackened eyes have no white, whoever they are of.
+
+    Args:
+        images: (B, 3, S, S) in [-1, 1].
+        landmarks: (B, 478, 2 or 3) in crop pixels.
+
+    Returns:
+        (B,) in [-1, 1], the mean of both eyes.
+    """
+    grey, axis = images.mean(1), torch.arange(images.shape[-1], device=images.device) + 0.5
+    pixels = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1)
+    lightest = []
+    for eye in EYES:
+        points = landmarks[:, list(eye), :2].to(images).clamp(0, images.shape[-1])
+        centre = points[:, :2].mean(1)
+        wide, high = points[:, 0] - points[:, 1], points[:, 2] - points[:, 3]
+        radius = torch.stack([wide.norm(dim=-1), high.norm(dim=-1)], -1).clamp_min(4.0) / 2
+        along = F.normalize(wide, dim=-1)
+        across = torch.stack([-along[:, 1], along[:, 0]], -1)
+        frame = torch.stack([along, across], 1) / radius[..., None]
+        off = torch.einsum("bij,bhwj->bhwi", frame, pixels - centre[:, None, None])
+        inside = off.square().sum(-1) < 1
+        for one, mask in zip(grey, inside, strict=True):
+            values = one[mask]
+            lightest.append(values.topk(max(1, round(len(values) * WHITE))).values.mean())
+    return torch.stack(lightest).view(len(EYES), -1).mean(0)
 
 
 def teacher_view(images: torch.Tensor, five: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

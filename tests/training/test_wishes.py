@@ -33,6 +33,7 @@ from deid_diffusion.training.wishes import (
     Witnesses,
     blotches,
     disobedience,
+    eye_whites,
     glance,
     make_wish,
     teacher_view,
@@ -313,6 +314,23 @@ def test_blotches_cost_beyond_what_people_differ_by():
     tints = (0.3 - TINT_LEEWAY) + (0.15 - TINT_LEEWAY)  # and a grey of 0.1 is free
     assert blotches(red, grey, inner)[0] == pytest.approx(tints / 4)
     assert blotches(outside, grey, inner) == 0
+
+
+def test_black_eyes_have_no_white_and_dark_irises_do(faces):
+    landmarks = faces.landmarks[:2]
+    y, x = torch.meshgrid(torch.arange(256) + 0.5, torch.arange(256) + 0.5, indexing="ij")
+    irises = torch.stack([(x - face[n, 0]) ** 2 + (y - face[n, 1]) ** 2 < 9 for face in landmarks for n in (468, 473)])
+    irises = irises.view(2, 2, 1, 256, 256).any(1)
+    white = torch.full((2, 3, 256, 256), 0.4)
+    assert eye_whites(white.masked_fill(irises, -1), landmarks) == pytest.approx(np.full(2, 0.4), abs=1e-5)
+    black = white.clone()
+    black[0, :, :, :128] = -0.8  # one eye of one face
+    black.requires_grad_()
+    seen = eye_whites(black, landmarks)
+    assert seen.detach() == pytest.approx(np.array([-0.2, 0.4]), abs=1e-5)
+    (gradient,) = torch.autograd.grad(seen.sum(), black)
+    rows = (gradient.abs().sum(1)[0] > 0).nonzero()[:, 0].float()
+    assert (rows - landmarks[0, 468, 1]).abs().amax() < 10  # only eyes
 
 
 def test_colours_are_the_source_s_only_where_nobody_wears_anything(faces, witnesses):
