@@ -52,6 +52,11 @@ def off_diagonal(similarity: np.ndarray) -> np.ndarray:
     return similarity[np.triu_indices(len(similarity), 1)]
 
 
+def far_threshold(seen: np.ndarray) -> float:
+    """(N, D) unit norm, of N people -> the similarity that 1 % of their pairs exceed."""
+    return float(np.quantile(off_diagonal(seen @ seen.T), 0.99))
+
+
 def targets_table(studio: Studio, judges: list[Judge], settings: Settings) -> tuple[list[str], dict[str, Any]]:
     """Who decides: source or target."""
     count = len(studio.ready)
@@ -70,7 +75,7 @@ def targets_table(studio: Studio, judges: list[Judge], settings: Settings) -> tu
     for judge in judges:
         first, second, before = (seen_by(judge, studio, crops) for crops in (once, again, originals))
         even = np.arange(0, count - 1, 2)
-        threshold = float(np.quantile(off_diagonal(before @ before.T), 0.99))
+        threshold = far_threshold(before)
         people = [second, *(seen_by(judge, studio, crops) for crops in others)]
         apart = [float((off_diagonal(seen @ seen.T) < threshold).mean()) for seen in people]
         row = {
@@ -108,8 +113,8 @@ def bank_table(
     lines = ["| judge | people of the bank | pairs | told apart |", "|---|---|---|---|"]
     found: dict[str, Any] = {}
     for judge in judges:
-        before, after = seen_by(judge, studio, originals), seen_by(judge, painted, crops)
-        threshold = float(np.quantile(off_diagonal(before @ before.T), 0.99))
+        after = seen_by(judge, painted, crops)
+        threshold = far_threshold(seen_by(judge, studio, originals))
         alike = off_diagonal(after @ after.T)[elsewhere]
         found[judge.name] = {"told apart": float((alike < threshold).mean()), "threshold": threshold}
         lines.append(

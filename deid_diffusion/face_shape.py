@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .geometry import fit_similarity
+from .geometry import EYES, IRIS_LEFT, IRIS_RIGHT, fit_similarity
 
 # Bone moves little with expression: brows' bridge, nose, eye corners, temples, forehead.
 # fmt: off
@@ -122,7 +122,7 @@ def read_expression(canonical: np.ndarray) -> dict[str, float]:
     def gap(a: int, b: int) -> float:
         return float(np.linalg.norm(canonical[a] - canonical[b]))
 
-    eyes = (33, 133, 159, 145, 468), (362, 263, 386, 374, 473)
+    eyes = (*EYES[0], IRIS_LEFT), (*EYES[1], IRIS_RIGHT)
     aspect = np.mean([gap(upper, lower) / max(gap(a, b), 1e-6) for a, b, upper, lower, _ in eyes])
     gaze = np.mean([_gaze(canonical[list(eye)]) for eye in eyes], axis=0)
     lift = np.mean([canonical[eye, 1] - canonical[brow, 1] for eye, brow in ((468, 105), (473, 334))])

@@ -9,7 +9,7 @@ import numpy as np
 
 from .attributes import Reading
 from .detail import seam_jump
-from .geometry import IRIS_LEFT, IRIS_RIGHT
+from .geometry import EYES, IRIS_LEFT, IRIS_RIGHT
 from .pipelines.conditioning import FIELDS, POINTS
 
 # What a miss by one `Field.scale` costs. Skin and light are brought right afterwards.
@@ -23,7 +23,6 @@ ODD_COST = 3.0  # of being odd by 1: photos spread by 0.2
 # Of eyes without a white: their lightest third, as a share of the cheeks, is above this in all of 48 studio portraits,
 # dark skin and closed lids included, and in nine of ten other photos.
 EYE_COST, EYE_WHITE = 3.0, 0.7
-_EYES = ((33, 133, 159, 145), (362, 263, 386, 374))  # corners, then lids
 _CHEEKS = (50, 280, 205, 425)
 SEAM_COST = 0.05  # of one level between the two sides of the mask's edge
 
@@ -70,7 +69,7 @@ def eye_white(image: np.ndarray, landmarks: np.ndarray) -> float:
     """
     grey = image.astype(np.float32).mean(2)
     mask, size = np.zeros(grey.shape, np.uint8), len(grey)
-    for eye in _EYES:
+    for eye in EYES:
         left, right, top, bottom = landmarks[list(eye)].astype(float)
         axes = np.maximum([np.linalg.norm(right - left), np.linalg.norm(bottom - top)], size / 64)
         turn = np.degrees(np.arctan2(*(right - left)[::-1]))

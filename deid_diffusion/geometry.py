@@ -6,6 +6,7 @@ import numpy as np
 
 # FaceMesh numbers of the two irises and the mouth corners: what the crop is aligned on.
 IRIS_LEFT, IRIS_RIGHT, MOUTH_LEFT, MOUTH_RIGHT, NOSE_TIP = 468, 473, 61, 291, 1
+EYES = ((33, 133, 159, 145), (362, 263, 386, 374))  # corners, upper and lower lid, as the viewer sees left and right
 FIVE = (IRIS_LEFT, IRIS_RIGHT, NOSE_TIP, MOUTH_LEFT, MOUTH_RIGHT)
 # Where the recognisers of the Open Model Zoo want these five, as fractions of their side.
 OMZ_TEMPLATE = np.array([(0.3156, 0.4616), (0.6827, 0.4598), (0.5003, 0.6405), (0.3495, 0.8247), (0.6534, 0.8233)])

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from transformers import ResNetForImageClassification
 
 from deid_diffusion.attributes import HAPPY, shrink, split_outputs
-from deid_diffusion.geometry import FIVE, NOSE_TIP, OMZ_TEMPLATE, fit_similarity
+from deid_diffusion.geometry import EYES, FIVE, NOSE_TIP, OMZ_TEMPLATE, fit_similarity
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, FIELDS, POINTS
 from deid_diffusion.pipelines.recognise import WINDOW, embed
 from deid_diffusion.probes import REGIONS, Probes, apply_probe, look
@@ -49,8 +49,7 @@ ENOUGH = 0.35
 # same light and had no red nose and no black lids; and tints, which light hardly moves, differ half as much as greys.
 PATCH, LEEWAY, TINT_LEEWAY = 16, 0.12, 0.05
 EYE_LEEWAY = 0.15  # of a range of 2: how much darker the whites of the eyes may be than the source's
-# Corners and lids of each eye, and the share of its pixels that counts as the white.
-EYES, WHITE = ((33, 133, 159, 145), (362, 263, 386, 374)), 1 / 3
+WHITE = 1 / 3  # of an eye's pixels, those that count as its white
 CROWD = 96  # painted faces to be unlike
 
 
