@@ -1,4 +1,4 @@
-"""Who recognises people from what the painter is told of them: landmarks and attributes, without a pixel.
+"""Who recognises people from what their new face is told: landmarks, attributes, texture; without a pixel.
 
     python benchmarks/conditioning_attack.py neutral/ --gallery smiling/ --yunet yunet.onnx
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,10 @@ from deid_diffusion.crops import crop_faces
 from deid_diffusion.evaluation.faces import YuNetFinder
 from deid_diffusion.evaluation.metrics import bootstrap_mean
 from deid_diffusion.evaluation.pictures import list_pictures, read_picture
+from deid_diffusion.geometry import apply, invert
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, POINTS
 from deid_diffusion.settings import FORGETTABLE
+from deid_diffusion.texture import skin_texture
 
 DIMENSIONS = (2, 5, 10, 20, 40)
 SHRINKAGE = (0.001, 0.01, 0.1, 0.5)
@@ -37,20 +40,35 @@ GROUPS = {
 }
 
 
-def readings(folder: Path, finder: YuNetFinder, reader: FaceReader) -> dict[str, Reading]:
-    """What the reader says of the largest face of each picture that has one, by name."""
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What is read from one photo.
+
+    Attributes:
+        reading: what the reader says.
+        texture: (3,) how rough the skin is, as the new face gets it.
+    """
+
+    reading: Reading
+    texture: np.ndarray
+
+
+def readings(folder: Path, finder: YuNetFinder, reader: FaceReader) -> dict[str, Seen]:
+    """What is read from the largest face of each picture that has one, by name."""
     found = {}
     for key, path in list_pictures(folder).items():
         image = read_picture(path).pixels
         faces = sorted(finder(image), key=lambda face: -float(np.prod(face.box[2:] - face.box[:2])))[:1]
         for crop in crop_faces(image, faces, reader):
             if crop is not None:
-                found[key] = reader.read(crop.image[None])[0]
+                rough = skin_texture(image, apply(invert(crop.crop_from_image), crop.landmarks.astype(float)))
+                found[key] = Seen(reader.read(crop.image[None])[0], rough)
     return found
 
 
-def features(reading: Reading, reader: FaceReader) -> dict[str, np.ndarray]:
+def features(seen: Seen, reader: FaceReader) -> dict[str, np.ndarray]:
     """(F,) numbers by what an attacker may see."""
+    reading = seen.reading
     canonical = reading.placement.unplace(reading.landmarks)
     values = reading.attributes.coarse().to_dict()
     told = {name: np.array([values[n] for n in names if n in values]) for name, names in GROUPS.items()}
@@ -67,6 +85,8 @@ def features(reading: Reading, reader: FaceReader) -> dict[str, np.ndarray]:
         "told: points and attributes": np.concatenate([points, attributes]),
         "told with everything forgettable forgotten": np.concatenate([points, kept]),
         **{f"attribute alone: {name}": row for name, row in told.items() if len(row)},
+        "texture of the skin alone": seen.texture,
+        "told: all of these": np.concatenate([points, attributes, seen.texture]),
     }
 
 

@@ -142,9 +142,7 @@ def read_light(images: torch.Tensor, landmarks: torch.Tensor) -> torch.Tensor:
     """
     step = 4
     lab = lab_from_rgb(F.avg_pool2d(images, step) / 2 + 0.5).flatten(2)  # (B, 3, P)
-    side = images.shape[-1] // step
-    axis = (torch.arange(side, device=images.device, dtype=images.dtype) + 0.5) * step
-    pixels = torch.stack([axis.repeat(side), axis.repeat_interleave(side)], dim=-1)  # (P, 2)
+    pixels = _pixels(images.shape[-1], step, images)
     skin = _skin(pixels, landmarks.to(images)).to(images)  # (B, P)
     count = skin.sum(-1).clamp_min(1)
     mean = (lab * skin[:, None]).sum(-1) / count[:, None]
@@ -155,6 +153,18 @@ def read_light(images: torch.Tensor, landmarks: torch.Tensor) -> torch.Tensor:
     width = torch.linalg.vector_norm(landmarks[:, 473] - landmarks[:, 468], dim=-1).to(images) * 2
     tilt = (slope * width[:, None] / 100).clamp(-1, 1)
     return torch.cat([mean, tilt[:, :1], -tilt[:, 1:]], dim=-1).float()
+
+
+def skin_mask(landmarks: torch.Tensor, size: int) -> torch.Tensor:
+    """(B, 478, 2 or 3) x y in crop pixels -> (B, 1, S, S): 1 on cheeks, nose and forehead, 0 on eyes and lips."""
+    return _skin(_pixels(size, 1, landmarks), landmarks[..., :2]).view(-1, 1, size, size).to(landmarks)
+
+
+def _pixels(size: int, step: int, like: torch.Tensor) -> torch.Tensor:
+    """(P, 2) x y of the middles of squares of `step` pixels, row by row."""
+    side = size // step
+    axis = (torch.arange(side, device=like.device, dtype=like.dtype) + 0.5) * step
+    return torch.stack([axis.repeat(side), axis.repeat_interleave(side)], dim=-1)
 
 
 def _skin(pixels: torch.Tensor, landmarks: torch.Tensor) -> torch.Tensor:

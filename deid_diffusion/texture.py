@@ -1,7 +1,7 @@
 """Reads how rough skin is at each scale, and gives that roughness to a face that was painted smoother than life.
 
 A painter of 256 pixels leaves the finest octaves of a large photo empty, and the smooth skin that a squared error
-teaches looks like wax. What is read are three amplitudes, as plain as a skin tone: no pore keeps its place.
+teaches looks like wax. What is read are three coarse amplitudes, as plain as a skin tone: no pore keeps its place.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ import numpy as np
 
 from .geometry import IRIS_LEFT, IRIS_RIGHT, MOUTH_LEFT, MOUTH_RIGHT
 
+# Levels: the steps in which roughness passes from a source to the new face. To the digit, the three amplitudes name
+# one person in five among 51; in steps of one level they add nothing to what attributes tell already.
+GRAIN = 1.0
 BLURS = (0.7, 1.4, 2.8)  # px, sigma: each octave lies between one blur and the one before, the first above all
 MOST = 4.0  # levels: rougher than this is stubble, or a scene seen through a fence
 # An octave counts as texture whose blur is at most this share of the eye distance, and not at all half as much again:
@@ -39,9 +42,9 @@ def skin_texture(image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
         landmarks: (478, 2) x y in its pixels.
 
     Returns:
-        (3,) float32, standard deviation of each octave in levels, of the patch in the middle among both cheeks and
-        the forehead; 0 where the face is no larger than a painter's crop, and for octaves that are too coarse for its
-        size.
+        (3,) float32, standard deviation of each octave in levels, in steps of `GRAIN`, of the patch in the middle
+        among both cheeks and the forehead; 0 where the face is no larger than a painter's crop, and for octaves that
+        are too coarse for its size.
     """
     eyes, mouth = landmarks[[IRIS_LEFT, IRIS_RIGHT]], landmarks[[MOUTH_LEFT, MOUTH_RIGHT]]
     across, down = eyes[1] - eyes[0], mouth.mean(0) - eyes.mean(0)
@@ -54,7 +57,8 @@ def skin_texture(image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
         return np.zeros(len(BLURS), np.float32)
     fine = np.clip(3 - np.array(BLURS) * 2 / (_FINE * size), 0, 1) * np.clip(size / _PAINTED - 1, 0, 1)
     # The lower of two, the middle of three: a fringe, a beard or a shadow is in one of them at most.
-    return (fine * np.sort(np.stack(rough), axis=0)[(len(rough) - 1) // 2]).astype(np.float32)
+    typical = fine * np.sort(np.stack(rough), axis=0)[(len(rough) - 1) // 2]
+    return (np.rint(typical / GRAIN) * GRAIN).astype(np.float32)
 
 
 def add_texture(patch: np.ndarray, wanted: np.ndarray, inside: np.ndarray, rng: np.random.Generator) -> np.ndarray:

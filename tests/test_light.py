@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from skimage.color import rgb2lab
 
 from deid_diffusion.light import (
@@ -11,6 +12,7 @@ from deid_diffusion.light import (
     linear_from_lab,
     match_skin,
     read_light,
+    skin_mask,
 )
 from tests.tiny import tiny_shape
 
@@ -38,6 +40,16 @@ def test_the_brighter_side_is_where_the_light_comes_from(axis, column, sign):
     assert light[column] * sign > 0.1
     assert abs(light[7 - column]) < 0.03
     assert torch.allclose(read_light(image.flip(axis), POINTS)[0, column], -light[column], atol=0.05)
+
+
+def test_the_skin_is_where_its_colour_is_read():
+    """Eyes, lips and what is beside the face do not count: blackened, they change nothing."""
+    mask = skin_mask(POINTS, 256)
+    assert 0.02 < mask.mean() < 0.5
+    for x, y in (POINTS[0, [468, 105]].mean(0), POINTS[0, [0, 17]].mean(0), torch.tensor([5.0, 5.0])):
+        assert mask[0, 0, int(y), int(x)] == 0
+    painted = torch.where(F.avg_pool2d(mask, 9, 1, 4) > 0, 0.2, -0.9).expand(1, 3, 256, 256)
+    assert torch.allclose(read_light(painted, POINTS), read_light(torch.full_like(painted, 0.2), POINTS), atol=0.01)
 
 
 @pytest.mark.parametrize(("lab", "degrees"), [((60, 10, 10), 45.0), ((50, 10, 10), 0.0), ((40, 10, 10), -45.0)])

@@ -18,6 +18,7 @@ from transformers import ResNetForImageClassification
 
 from deid_diffusion.attributes import HAPPY, shrink, split_outputs
 from deid_diffusion.geometry import EYES, FIVE, NOSE_TIP, OMZ_TEMPLATE, fit_similarity
+from deid_diffusion.light import skin_mask
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, FIELDS, POINTS
 from deid_diffusion.pipelines.recognise import WINDOW, embed
 from deid_diffusion.probes import REGIONS, Probes, apply_probe, look
@@ -32,7 +33,7 @@ CANDIDATES = 24  # strangers to choose the new person from
 SHIFT = 10  # px: the guide looks from elsewhere each time, so that no one look can be fooled
 # Gradients of a sure network's cross-entropy are ten times those of a cosine; here each has about its equal say.
 SAY = {
-    "person": 1.0, "source": 0.5, "teacher": 1.0, "teacher_source": 0.5, "landmarks": 0.5, "age": 0.15, "male": 0.05,
+    "person": 1.0, "source": 0.5, "teacher": 1.0, "teacher_source": 0.5, "landmarks": 0.5, "age": 0.25, "male": 0.05,
     "smile": 0.08, "glasses": 0.08, "facial_hair": 0.04, "crowd": 1.5, "teacher_crowd": 3.0, "blotches": 10.0,
     "eyes": 2.0,
 }  # fmt: skip
@@ -47,7 +48,9 @@ ENOUGH = 0.35
 # px, a quarter of the eye distance, and how far such a patch may be from the source's in grey and in tint, of ranges
 # of 2 and 4: as four of five patches of two photographed people. Brows and cheeks differ, but the source was in the
 # same light and had no red nose and no black lids; and tints, which light hardly moves, differ half as much as greys.
-PATCH, LEEWAY, TINT_LEEWAY = 16, 0.12, 0.05
+# Patches of half that side differ as much, and are asked for on bare skin alone: there they are the glare and the hard
+# shadow of a nose, while around the eyes they are somebody's brows.
+PATCH, FINE_PATCH, LEEWAY, TINT_LEEWAY = 16, 8, 0.12, 0.05
 EYE_LEEWAY = 0.15  # of a range of 2: how much darker the whites of the eyes may be than the source's
 WHITE = 1 / 3  # of an eye's pixels, those that count as its white
 CROWD = 96  # painted faces to be unlike
@@ -243,7 +246,9 @@ def disobedience(
         "source": F.relu((person * wish.source).sum(-1) - STRANGE["source"]).mean(),
     }
     losses["eyes"] = F.relu(wish.eyes - EYE_LEEWAY - eye_whites(painted, batch.landmarks)).mean()
-    losses["blotches"] = blotches(painted, batch.image, wish.plain).mean()
+    bare = wish.plain * skin_mask(batch.landmarks, painted.shape[-1])
+    coarse, fine = (blotches(painted, batch.image, *where) for where in ((wish.plain, PATCH), (bare, FINE_PATCH)))
+    losses["blotches"] = (coarse + fine).mean()
     if crowds is not None:
         losses["crowd"] = crowds["crowd"].resemblance(person[named > 0.5], batch.embedding[named > 0.5])
     if witnesses.teacher is not None:
@@ -268,7 +273,7 @@ def unsure(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     return F.relu(SURE - logits * (2 * (wanted > 0.5).to(logits) - 1))
 
 
-def blotches(painted: torch.Tensor, source: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+def blotches(painted: torch.Tensor, source: torch.Tensor, where: torch.Tensor, side: int = PATCH) -> torch.Tensor:
     """How far patches of a face are from the colour that light and skin had there, beyond `LEEWAY` and `TINT_LEEWAY`.
 
     The painter never sees the source's face and can only guess at its usual colours, which is what is wanted.
@@ -276,14 +281,15 @@ def blotches(painted: torch.Tensor, source: torch.Tensor, where: torch.Tensor) -
     Args:
         painted, source: (B, 3, S, S) RGB in [-1, 1].
         where: (B, 1, S, S) in [0, 1], where it counts.
+        side: of a patch, in px.
 
     Returns:
         (B,), a mean over what counts.
     """
-    red, green, blue = F.avg_pool2d(painted - source, PATCH).unbind(1)
+    red, green, blue = F.avg_pool2d(painted - source, side).unbind(1)
     grey = F.relu((red + green + blue).abs() / 3 - LEEWAY)
     tints = F.relu(torch.stack([red - green, blue - (red + green) / 2]).abs() - TINT_LEEWAY).sum(0)
-    share = F.avg_pool2d(where, PATCH)[:, 0]
+    share = F.avg_pool2d(where, side)[:, 0]
     return ((grey + tints) * share).sum((1, 2)) / share.sum((1, 2)).clamp_min(1.0)
 
 

@@ -20,6 +20,7 @@ from deid_diffusion.training.masks import foreheads
 from deid_diffusion.training.reader import build_reader
 from deid_diffusion.training.wishes import (
     AGE,
+    FINE_PATCH,
     GLASSES,
     HAIR,
     LEEWAY,
@@ -314,6 +315,10 @@ def test_blotches_cost_beyond_what_people_differ_by():
     tints = (0.3 - TINT_LEEWAY) + (0.15 - TINT_LEEWAY)  # and a grey of 0.1 is free
     assert blotches(red, grey, inner)[0] == pytest.approx(tints / 4)
     assert blotches(outside, grey, inner) == 0
+    glare = grey.clone()
+    glare[:, :, 24:32, 24:32] = 0.4
+    assert blotches(glare, grey, inner) == 0  # lost in a coarse patch
+    assert blotches(glare, grey, inner, FINE_PATCH)[0] == pytest.approx((0.4 - LEEWAY) / 16)
 
 
 def test_black_eyes_have_no_white_and_dark_irises_do(faces):
