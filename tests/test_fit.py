@@ -5,7 +5,17 @@ import pytest
 
 from deid_diffusion.attributes import Attributes, Reading
 from deid_diffusion.face_shape import Placement
-from deid_diffusion.fit import COSTS, EYE_COST, EYE_WHITE, SOURCE_COST, eye_white, misfit
+from deid_diffusion.fit import (
+    COSTS,
+    EYE_COST,
+    EYE_WHITE,
+    GLARE,
+    GLARE_COST,
+    SOURCE_COST,
+    eye_white,
+    glare,
+    misfit,
+)
 from deid_diffusion.pipelines.conditioning import FIELDS
 from tests.tiny import tiny_shape
 
@@ -88,3 +98,15 @@ def test_hair_that_does_not_go_on_costs_and_what_is_erased_is_not_read(granted):
 def test_a_crop_that_is_all_erased_has_no_edge(granted):
     everywhere = np.ones((SIZE, SIZE), np.float32)
     assert misfit(**granted | {"erased": everywhere, "painted": granted["painted"] // 2}) == pytest.approx(0, abs=1e-4)
+
+
+def test_a_glare_costs_and_light_from_the_side_does_not(granted):
+    mesh, picture = granted["mesh"], granted["painted"].copy()
+    x, y = mesh[[168, 1]].mean(0).astype(int)  # halfway down the nose
+    picture[y - 8 : y + 8, x - 8 : x + 8] = 255
+    assert glare(picture, mesh) > GLARE
+    cost = misfit(**granted | {"painted": picture, "source": picture})
+    assert cost == pytest.approx(GLARE_COST * (glare(picture, mesh) - GLARE), abs=1e-3)
+    lit = np.linspace(60, 200, SIZE).astype(np.uint8)[None, :, None].repeat(SIZE, 0).repeat(3, 2)
+    assert glare(lit, mesh) < GLARE
+    assert glare(picture, mesh + 1000) == 0  # no skin in sight
