@@ -112,7 +112,9 @@ class FaceInpaintPipeline(DiffusionPipeline):
         context, vector = self.prepare_condition(crop, mask, landmarks, attributes, identity)
         source = self.prepare_source(crop, repulsion, source_embedding)
         # 3. Noise and schedule.
-        self.scheduler.set_timesteps(num_inference_steps, device=device)
+        # Evenly from pure noise; the scheduler's own end at its lowest level, where a painted face is only smoothed.
+        levels = np.linspace(1, 1 / num_inference_steps, num_inference_steps).tolist()
+        self.scheduler.set_timesteps(sigmas=levels, device=device)
         latents = randn_tensor(crop.shape, generator=generator, device=device, dtype=torch.float32) * temperature
         inside = (mask > 0).to(crop)
         # 4. Denoise.

@@ -15,12 +15,15 @@ class Critic(torch.nn.Module):
     With the features given, there is little to learn: it sees what is wrong with a face after hundreds of crops, not
     hundreds of thousands.
 
+    Beside them, one look at the bare pixels: frozen networks were made to see through what makes skin painted.
+
     Args:
         channels: of each feature map that it gets.
     """
 
     def __init__(self, channels: tuple[int, ...]):
         super().__init__()
+        self.patches = Patches()
         self.heads = torch.nn.ModuleList(
             torch.nn.Sequential(
                 spectral_norm(torch.nn.Conv2d(count, WIDTH, 1)),
@@ -32,16 +35,43 @@ class Critic(torch.nn.Module):
             for count in channels
         )
 
-    def forward(self, maps: list[torch.Tensor]) -> list[torch.Tensor]:
+    def forward(self, maps: list[torch.Tensor], image: torch.Tensor | None = None) -> list[torch.Tensor]:
         """One (B, C, H, W) a head -> one (B, 1, H/2, W/2) a head: above 0 for photographed.
 
-        Fewer maps than heads are for the first heads.
+        Fewer maps than heads are for the first heads. With an `image` (B, 3, S, S) in [-1, 1], the scores of its
+        patches follow.
         """
         # Unit length per pixel, or the brightest features would be all it sees.
-        return [
+        return ([] if image is None else self.patches(image)) + [
             head(F.normalize(found, dim=1) * found.shape[1] ** 0.5)
             for head, found in zip(self.heads[: len(maps)], maps, strict=True)
         ]
+
+
+class Patches(torch.nn.Module):
+    """Scores overlapping patches by their pixels (Isola et al. 2017, "Image-to-image translation", section 3.2.2)."""
+
+    def __init__(self):
+        super().__init__()
+        # Pixels folded two by two: nothing of the finest octave is lost before the first convolution.
+        self.fine = _strided([(12, 48, 1), (48, 96, 2), (96, 192, 2)])
+        self.coarse = _strided([(192, 192, 2), (192, 192, 1)])
+        self.score_fine = spectral_norm(torch.nn.Conv2d(192, 1, 1))
+        self.score_coarse = spectral_norm(torch.nn.Conv2d(192, 1, 1))
+
+    def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
+        """(B, 3, S, S) in [-1, 1] -> (B, 1, S/8, S/8), patches of 26 px, and (B, 1, S/16, S/16), of 90 px."""
+        fine = self.fine(F.pixel_unshuffle(image, 2).contiguous(memory_format=torch.channels_last))
+        return [self.score_fine(fine), self.score_coarse(self.coarse(fine))]
+
+
+def _strided(layers: list[tuple[int, int, int]]) -> torch.nn.Sequential:
+    """Convolutions of (channels in, channels out, stride), each with its rectifier."""
+    parts: list[torch.nn.Module] = []
+    for before, after, stride in layers:
+        side = 3 if stride == 1 else 4
+        parts += [spectral_norm(torch.nn.Conv2d(before, after, side, stride, 1)), torch.nn.LeakyReLU(0.2)]
+    return torch.nn.Sequential(*parts)
 
 
 def masked_mean(scores: list[torch.Tensor], mask: torch.Tensor) -> torch.Tensor:
@@ -58,7 +88,9 @@ def critic_loss(real: list[torch.Tensor], fake: list[torch.Tensor], mask: torch.
     return masked_mean([F.relu(1 - r) for r in real], mask) + masked_mean([F.relu(1 + f) for f in fake], mask)
 
 
-def painter_loss(critic: Critic, maps: list[torch.Tensor], mask: torch.Tensor) -> torch.Tensor:
+def painter_loss(
+    critic: Critic, maps: list[torch.Tensor], mask: torch.Tensor, image: torch.Tensor | None = None
+) -> torch.Tensor:
     """What the painter minimises: minus the critic's score, with no gradient into the critic."""
     frozen = {name: weight.detach() for name, weight in critic.named_parameters()}
-    return -masked_mean(torch.func.functional_call(critic, frozen, (maps,)), mask)
+    return -masked_mean(torch.func.functional_call(critic, frozen, (maps, image)), mask)

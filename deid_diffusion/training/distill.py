@@ -26,6 +26,7 @@ from deid_diffusion.training.critic import Critic, critic_loss, painter_loss
 from deid_diffusion.training.data import Batch, Jitter, cut, load_faces
 from deid_diffusion.training.inpaint import Examples, examples, noised, paint, velocity_error
 from deid_diffusion.training.losses import PerceptualLoss
+from deid_diffusion.training.rollout import roll, schedule, tone
 from deid_diffusion.training.run import RunOptions, begin, fit, option, parse_options, recipe, write_json
 from deid_diffusion.training.wishes import Crowd, Wish, Witnesses, disobedience, make_wish
 
@@ -33,6 +34,9 @@ log = logging.getLogger(__name__)
 # Feature maps that the critic sees, from pores to the whole face.
 MAPS = (0, 2, 5, 7)
 CRITIC = "critic.safetensors"
+COOLEST = (
+    0.6  # temperature of the noise that a rollout starts from, at least: pictures are painted at 0.6, tables at 1
+)
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,10 @@ class Options(RunOptions):
     teacher: str = option("", "TorchScript recogniser that made the `embedding` labels: a second say on who it is")
     wish_weight: float = option(0.05, "weight of what was wished for and is not there")
     wish_batch: int = option(4, "whole crops a wish")
+    rollout_batch: int = option(
+        4, "whole crops a step that it samples itself, as far as it is then judged; 0 for none"
+    )
+    tone_weight: float = option(0.1, "weight of the colours of patches that it sampled itself")
 
 
 class Pair(torch.nn.Module):
@@ -100,16 +108,51 @@ def loss_on(student, critic, teacher, batch: Batch, options: Options, network: P
     x_t = noised(told.x0, t, generator)
     target = teach(teacher, x_t, t, told, options.teacher_steps) if options.teacher_steps else told.x0
     raw = paint(student, x_t, t, told)
+    loss = velocity_error(raw, target, t, told.mask)
+    if options.rollout_batch:
+        return loss  # what it looks like is seen where it paints on its own
     painted = torch.lerp(told.x0, x0_from_output(raw), told.mask)
     with torch.no_grad():
         photographed = network.features(told.x0)
         wanted = network.features(target) if options.teacher_steps else photographed
     found = network.features(painted)
-    loss = velocity_error(raw, target, t, told.mask)
     loss = loss + options.perceptual_weight * network.distance(found, wanted).mean()
     if options.critic_weight:
         loss = loss + judged(critic, chosen(found), chosen(photographed), told.mask, options.critic_weight)
     return loss
+
+
+def rolled_out(student, told: Examples, options: Options, generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B, 3, W, W) and (B,): where the student stands after some of its own steps, and the noise level there."""
+    levels = schedule(options.student_steps, options.shift)
+    # The last step as often as all others together: what it paints is what people see.
+    weight = torch.ones(options.student_steps)
+    weight[-1] = options.student_steps - 1 or 1
+    stop = int(torch.multinomial(weight, 1, generator=generator))
+    temperature = float(COOLEST + (1 - COOLEST) * torch.rand((), generator=generator))
+    x_t = roll(student, told, levels, stop, temperature, generator)
+    return x_t, torch.full((len(x_t),), levels[stop]).to(x_t)
+
+
+def loss_on_rollout(student, critic, batch: Batch, witnesses: Witnesses | None, options: Options,
+                    network: PerceptualLoss, generator):  # fmt: skip
+    """One step's loss on faces that the student painted from noise by its own steps."""
+    told = examples(batch, batch.image.shape[-1], generator)
+    x_t, t = rolled_out(student, told, options, generator)
+    painted = torch.lerp(told.x0, x0_from_output(paint(student, x_t, t, told)), told.mask)
+    with torch.no_grad():
+        photographed = network.features(told.x0)
+    found = network.features(painted)
+    loss = options.perceptual_weight * network.distance(found, photographed).mean()
+    loss = loss + options.tone_weight * tone(painted, told.x0, told.mask).mean()
+    if not options.critic_weight:
+        return loss
+    seen, real = chosen(found), chosen(photographed)
+    if witnesses is not None:
+        seen = seen + face_states(witnesses, painted)
+        with torch.no_grad():
+            real = real + face_states(witnesses, told.x0)
+    return loss + judged(critic, seen, real, told.mask, options.critic_weight, (painted, told.x0))
 
 
 def loss_on_wish(student, critic, wish: Wish, witnesses: Witnesses, options: Options, network: PerceptualLoss,
@@ -119,15 +162,19 @@ def loss_on_wish(student, critic, wish: Wish, witnesses: Witnesses, options: Opt
     Around the face the picture does say: whoever is in it, hair goes on as it came.
     """
     told = examples(wish.batch, wish.batch.image.shape[-1], generator)
-    ones = torch.ones(len(told.x0)).to(told.x0)
+    ring = told.mask * wish.context
+    # The noisy crop must hold no trace of the source's face, so that is what the student painted itself.
+    if options.rollout_batch:
+        x_t, t = rolled_out(student, told, options, generator)
+    else:
+        ones = torch.ones(len(told.x0)).to(told.x0)
+        with torch.no_grad():
+            first = x0_from_output(paint(student, noised(told.x0, ones, generator), ones, told))
+        t = levels(options, len(told.x0), generator).to(told.x0)
+        x_t = noised(torch.lerp(told.x0, first, told.mask - ring), t, generator)
     with torch.no_grad():
-        # The noisy crop must hold no trace of the source's face, so that is what the student painted out of noise.
-        first = x0_from_output(paint(student, noised(told.x0, ones, generator), ones, told))
-        ring = told.mask * wish.context
-        first = torch.lerp(told.x0, first, told.mask - ring)
         photographed = network.features(told.x0)
-    t = levels(options, len(told.x0), generator).to(told.x0)
-    raw = paint(student, noised(first, t, generator), t, told)
+    raw = paint(student, x_t, t, told)
     painted = torch.lerp(told.x0, x0_from_output(raw), told.mask)
     loss = sum(disobedience(painted, wish, told.vector, witnesses, generator, crowds).values()) * options.wish_weight
     loss = loss + velocity_error(raw, told.x0, t, ring, elsewhere=0.0)
@@ -137,7 +184,7 @@ def loss_on_wish(student, critic, wish: Wish, witnesses: Witnesses, options: Opt
         seen = chosen(network.features(painted)) + face_states(witnesses, painted)
         with torch.no_grad():
             real = chosen(photographed) + face_states(witnesses, told.x0)
-        loss = loss + judged(critic, seen, real, told.mask, options.critic_weight)
+        loss = loss + judged(critic, seen, real, told.mask, options.critic_weight, (painted, told.x0))
     return loss
 
 
@@ -152,7 +199,14 @@ def face_states(witnesses: Witnesses, images: torch.Tensor) -> list[torch.Tensor
     return [states[stage] for stage in STAGES]
 
 
-def judged(critic, found: list[torch.Tensor], photographed: list[torch.Tensor], mask: torch.Tensor, weight: float):
+def judged(
+    critic,
+    found: list[torch.Tensor],
+    photographed: list[torch.Tensor],
+    mask: torch.Tensor,
+    weight: float,
+    images: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None),
+):
     """What the painter loses by the critic's word, times the weight, and what the critic loses by being wrong.
 
     Args:
@@ -160,10 +214,12 @@ def judged(critic, found: list[torch.Tensor], photographed: list[torch.Tensor], 
         found, photographed: its maps of what was painted and of the crops.
         mask: (B, 1, W, W), where it was painted.
         weight: of the painter's part.
+        images: (B, 3, W, W) painted and photographed, for patches of pixels; None for no look at those.
     """
-    real = critic(photographed)
-    fake = critic([one.detach() for one in found])
-    return weight * painter_loss(critic, found, mask) + critic_loss(real, fake, mask)
+    painted, crops = images
+    real = critic(photographed, crops)
+    fake = critic([one.detach() for one in found], None if painted is None else painted.detach())
+    return weight * painter_loss(critic, found, mask, painted) + critic_loss(real, fake, mask)
 
 
 def build_critic(network: PerceptualLoss, witnesses: Witnesses | None = None, start: str = "") -> Critic:
@@ -223,7 +279,15 @@ def train(options: Options) -> dict[str, Any]:
                 )
             )
         batch = cut(faces, faces.draw(options.batch, generator), Jitter(degrade=0.0), generator)
-        return model(lambda student, critic: loss_on(student, critic, teacher, batch, options, network, generator))
+        if not options.rollout_batch:
+            return model(lambda student, critic: loss_on(student, critic, teacher, batch, options, network, generator))
+        sampled = cut(faces, faces.draw(options.rollout_batch, generator), Jitter(degrade=0.0), generator)
+        return model(
+            lambda student, critic: (
+                loss_on(student, critic, teacher, batch, options, network, generator)
+                + loss_on_rollout(student, critic, sampled, witnesses, options, network, generator)
+            )
+        )
 
     metrics = fit(pair, loss_of, options, accelerator) | {"options": recipe(options)}
     if accelerator.is_main_process:

@@ -80,7 +80,7 @@ def test_repulsion_lowers_the_similarity_to_the_source(pipe, form):
     # The source to move away from is what the model paints by itself: the worst case.
     plain = pipe(**given, generator=seeds(1, 2)).images
     source = embed(pipe.id_encoder, plain).detach()
-    pushed = pipe(**given, source_embedding=source, repulsion={"scale": 200.0, "margin": -1.0, "stop": 1.0, **form},
+    pushed = pipe(**given, source_embedding=source, repulsion={"scale": 600.0, "margin": -1.0, "stop": 1.0, **form},
                   generator=seeds(1, 2)).images  # fmt: skip
     similarity = (embed(pipe.id_encoder, pushed) * source).sum(-1)
     assert (similarity < 0.999).all()

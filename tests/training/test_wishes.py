@@ -165,13 +165,14 @@ def test_hair_and_forehead_are_the_surroundings(faces, witnesses):
         assert wish.context[row][forehead[row] == 1].max() == 1
 
 
-def test_a_wish_holds_no_trace_of_the_source_s_face(faces, witnesses, features):
+@pytest.mark.parametrize("rollout", [0, 2])
+def test_a_wish_holds_no_trace_of_the_source_s_face(faces, witnesses, features, rollout):
     """Two sources alike but for their inner faces are painted over alike, noise and all; only colours are compared."""
     network = PerceptualLoss(features)
     batch = batch_of(faces, [8, 9])
     wish = make_wish(batch, faces, witnesses.guide, torch.Generator().manual_seed(1))
     wish = replace(wish, plain=torch.zeros_like(wish.plain))
-    options = distill.Options(critic_weight=0.0)
+    options = distill.Options(critic_weight=0.0, rollout_batch=rollout)
     student = inpaint.build_unet((32, 32, 32, 32), 1)
 
     def loss_with(image: torch.Tensor) -> float:
