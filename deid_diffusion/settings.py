@@ -50,7 +50,7 @@ class Settings:
 
     steps: int | None = None
     guidance_scale: float | None = None
-    temperature: float = 0.6
+    temperature: float = 0.8
     prompt: str = ""
     negative_prompt: str = ""
     landmark_style: str = "mediapipe"

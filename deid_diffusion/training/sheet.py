@@ -33,7 +33,7 @@ class Options:
     steps: int = option(8, "denoising steps")
     shift: float = option(3.0, "shift of the noise schedule")
     guidance: float = option(1.0, "classifier-free guidance scale")
-    temperature: float = option(0.6, "length of the initial noise")
+    temperature: float = option(0.8, "length of the initial noise")
     limit: int = option(700, "use only this many crops, 0 for all")
     threads: int = option(1, "CPU threads")
 
