@@ -112,7 +112,7 @@ class FaceInpaintPipeline(DiffusionPipeline):
         context, vector = self.prepare_condition(crop, mask, landmarks, attributes, identity)
         source = self.prepare_source(crop, repulsion, source_embedding)
         # 3. Noise and schedule.
-        # Evenly from pure noise; the scheduler's own end at its lowest level, where a painted face is only smoothed.
+        # Evenly from pure noise; the scheduler's own end at its lowest level, where a painted face is overdrawn.
         levels = np.linspace(1, 1 / num_inference_steps, num_inference_steps).tolist()
         self.scheduler.set_timesteps(sigmas=levels, device=device)
         latents = randn_tensor(crop.shape, generator=generator, device=device, dtype=torch.float32) * temperature

@@ -39,7 +39,7 @@ class Critic(torch.nn.Module):
         """One (B, C, H, W) a head -> one (B, 1, H/2, W/2) a head: above 0 for photographed.
 
         Fewer maps than heads are for the first heads. With an `image` (B, 3, S, S) in [-1, 1], the scores of its
-        patches follow.
+        patches come first.
         """
         # Unit length per pixel, or the brightest features would be all it sees.
         return ([] if image is None else self.patches(image)) + [
@@ -60,7 +60,7 @@ class Patches(torch.nn.Module):
         self.score_coarse = spectral_norm(torch.nn.Conv2d(192, 1, 1))
 
     def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
-        """(B, 3, S, S) in [-1, 1] -> (B, 1, S/8, S/8), patches of 26 px, and (B, 1, S/16, S/16), of 90 px."""
+        """(B, 3, S, S) in [-1, 1] -> (B, 1, S/8, S/8), patches of 24 px, and (B, 1, S/16, S/16), of 80 px."""
         fine = self.fine(F.pixel_unshuffle(image, 2).contiguous(memory_format=torch.channels_last))
         return [self.score_fine(fine), self.score_coarse(self.coarse(fine))]
 

@@ -26,7 +26,7 @@ from deid_diffusion.training.critic import Critic, critic_loss, painter_loss
 from deid_diffusion.training.data import Batch, Jitter, cut, load_faces
 from deid_diffusion.training.inpaint import Examples, examples, noised, paint, velocity_error
 from deid_diffusion.training.losses import PerceptualLoss
-from deid_diffusion.training.rollout import roll, schedule, tone
+from deid_diffusion.training.rollout import roll, schedule, shifted, tone
 from deid_diffusion.training.run import RunOptions, begin, fit, option, parse_options, recipe, write_json
 from deid_diffusion.training.wishes import Crowd, Wish, Witnesses, disobedience, make_wish
 
@@ -34,9 +34,7 @@ log = logging.getLogger(__name__)
 # Feature maps that the critic sees, from pores to the whole face.
 MAPS = (0, 2, 5, 7)
 CRITIC = "critic.safetensors"
-COOLEST = (
-    0.6  # temperature of the noise that a rollout starts from, at least: pictures are painted at 0.6, tables at 1
-)
+COOLEST = 0.6  # temperature of the noise that a rollout starts from, at least; pictures are painted at 0.8
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ def levels(options: Options, count: int, generator: torch.Generator) -> torch.Te
     even = torch.rand(count, generator=generator)
     first = torch.rand(count, generator=generator) < 1 / options.student_steps
     even = torch.where(first, torch.ones(()), even.clamp_min(0.5 / options.student_steps))
-    return options.shift * even / (1 + (options.shift - 1) * even)
+    return shifted(even, options.shift)
 
 
 @torch.no_grad()
@@ -145,14 +143,9 @@ def loss_on_rollout(student, critic, batch: Batch, witnesses: Witnesses | None, 
     found = network.features(painted)
     loss = options.perceptual_weight * network.distance(found, photographed).mean()
     loss = loss + options.tone_weight * tone(painted, told.x0, told.mask).mean()
-    if not options.critic_weight:
-        return loss
-    seen, real = chosen(found), chosen(photographed)
-    if witnesses is not None:
-        seen = seen + face_states(witnesses, painted)
-        with torch.no_grad():
-            real = real + face_states(witnesses, told.x0)
-    return loss + judged(critic, seen, real, told.mask, options.critic_weight, (painted, told.x0))
+    if options.critic_weight:
+        loss = loss + judged_whole(critic, found, photographed, painted, told, witnesses, options.critic_weight)
+    return loss
 
 
 def loss_on_wish(student, critic, wish: Wish, witnesses: Witnesses, options: Options, network: PerceptualLoss,
@@ -181,10 +174,8 @@ def loss_on_wish(student, critic, wish: Wish, witnesses: Witnesses, options: Opt
     hair = network.features(torch.lerp(told.x0, painted, ring))
     loss = loss + options.perceptual_weight * network.distance(hair, photographed).mean()
     if options.critic_weight:
-        seen = chosen(network.features(painted)) + face_states(witnesses, painted)
-        with torch.no_grad():
-            real = chosen(photographed) + face_states(witnesses, told.x0)
-        loss = loss + judged(critic, seen, real, told.mask, options.critic_weight, (painted, told.x0))
+        found = network.features(painted)
+        loss = loss + judged_whole(critic, found, photographed, painted, told, witnesses, options.critic_weight)
     return loss
 
 
@@ -220,6 +211,16 @@ def judged(
     real = critic(photographed, crops)
     fake = critic([one.detach() for one in found], None if painted is None else painted.detach())
     return weight * painter_loss(critic, found, mask, painted) + critic_loss(real, fake, mask)
+
+
+def judged_whole(critic, found, photographed, painted, told: Examples, witnesses: Witnesses | None, weight: float):
+    """`judged` on whole crops: by all maps of the network, the reader's if there is one, and the pixels."""
+    seen, real = chosen(found), chosen(photographed)
+    if witnesses is not None:
+        seen = seen + face_states(witnesses, painted)
+        with torch.no_grad():
+            real = real + face_states(witnesses, told.x0)
+    return judged(critic, seen, real, told.mask, weight, (painted, told.x0))
 
 
 def build_critic(network: PerceptualLoss, witnesses: Witnesses | None = None, start: str = "") -> Critic:

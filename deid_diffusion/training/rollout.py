@@ -15,8 +15,12 @@ TONE_PATCH = 8  # px
 
 def schedule(steps: int, shift: float) -> list[float]:
     """Noise levels at which a sampler of so many steps paints, the first 1, with 0 at the end: `steps + 1` of them."""
-    even = [1 - step / steps for step in range(steps + 1)]
-    return [shift * level / (1 + (shift - 1) * level) for level in even]
+    return [shifted(1 - step / steps, shift) for step in range(steps + 1)]
+
+
+def shifted(even: float | torch.Tensor, shift: float):
+    """Noise levels from those that are spread evenly over [0, 1] (Esser et al. 2024, eq. 23)."""
+    return shift * even / (1 + (shift - 1) * even)
 
 
 @torch.no_grad()
