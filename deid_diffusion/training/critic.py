@@ -41,11 +41,13 @@ class Critic(torch.nn.Module):
         Fewer maps than heads are for the first heads. With an `image` (B, 3, S, S) in [-1, 1], the scores of its
         patches come first.
         """
-        # Unit length per pixel, or the brightest features would be all it sees.
-        return ([] if image is None else self.patches(image)) + [
-            head(F.normalize(found, dim=1) * found.shape[1] ** 0.5)
-            for head, found in zip(self.heads[: len(maps)], maps, strict=True)
-        ]
+        # In full precision: spectral norms lose theirs in half of it, and refuse it on a GPU.
+        with torch.autocast(maps[0].device.type, enabled=False):
+            # Unit length per pixel, or the brightest features would be all it sees.
+            return ([] if image is None else self.patches(image.float())) + [
+                head(F.normalize(found.float(), dim=1) * found.shape[1] ** 0.5)
+                for head, found in zip(self.heads[: len(maps)], maps, strict=True)
+            ]
 
 
 class Patches(torch.nn.Module):

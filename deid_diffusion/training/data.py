@@ -247,17 +247,33 @@ def _recolour(image, gain, exposure, contrast):
 def _degrade(image, share: float, generator: torch.Generator):
     """A share of the crops comes from a smaller or noisier picture, or a grey one."""
     dice = torch.rand(len(image), 3, generator=generator)
-    rows = []
-    for picture, (small, noise, grey) in zip(image, dice.tolist(), strict=True):
+    image = image.clamp(-1, 1)
+    for row, (small, noise, grey) in enumerate(dice.tolist()):
+        if min(small, noise, grey * 6) >= share:
+            continue
+        picture = image[row]
         if small < share:
             factor = 1 + 4 * (small / share) ** 2
             side = max(16, int(picture.shape[-1] / factor))
             low = F.interpolate(picture[None], size=side, mode="bilinear", antialias=True, align_corners=False)
             picture = F.interpolate(low, size=picture.shape[-1], mode="bicubic", align_corners=False)[0]
         if noise < share:
-            grain = torch.randn(picture.shape, generator=generator).to(picture)
+            grain = noise_like(picture, generator)
             picture = picture + grain * 0.08 * (noise / share)
         if grey < share / 6:
             picture = picture.mean(0, keepdim=True).expand(3, -1, -1)
-        rows.append(picture.clamp(-1, 1))
-    return torch.stack(rows)
+        image[row] = picture.clamp(-1, 1)
+    return image
+
+
+def noise_like(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Unit normal noise of the images' shape, drawn where they are: a CPU draws it slower than a GPU trains on it.
+
+    Args:
+        images: any shape, on any device.
+        generator: on the CPU; on another device it seeds one there.
+    """
+    if images.device != generator.device:
+        seed = int(torch.randint(2**62, (), generator=generator))
+        generator = torch.Generator(images.device).manual_seed(seed)
+    return torch.randn(images.shape, generator=generator, device=images.device, dtype=images.dtype)

@@ -64,6 +64,7 @@ class Options(RunOptions):
         4, "whole crops a step that it samples itself, as far as it is then judged; 0 for none"
     )
     tone_weight: float = option(0.1, "weight of the colours of patches that it sampled itself")
+    compile: bool = option(False, "torch.compile the unet")
 
 
 class Pair(torch.nn.Module):
@@ -267,6 +268,8 @@ def train(options: Options) -> dict[str, Any]:
         witnesses = Witnesses.load(options.reader, options.guide, accelerator.device, options.teacher, probes)
     critic = build_critic(network, witnesses, options.critic)
     pair = Pair(copy.deepcopy(teacher).requires_grad_(True).train(), critic)
+    if options.compile:
+        pair.student.compile()
 
     crowds = {"crowd": Crowd(), "teacher_crowd": Crowd()}
 

@@ -28,7 +28,7 @@ from deid_diffusion.pipelines.conditioning import (
     unfold,
 )
 from deid_diffusion.pipelines.denoise import SIGMA_DATA, scale_input, x0_from_output
-from deid_diffusion.training.data import Batch, Jitter, cut, load_faces
+from deid_diffusion.training.data import Batch, Jitter, cut, load_faces, noise_like
 from deid_diffusion.training.losses import PerceptualLoss
 from deid_diffusion.training.masks import random_masks
 from deid_diffusion.training.run import RunOptions, begin, fit, option, parse_options, recipe, write_json
@@ -136,7 +136,7 @@ def examples(batch: Batch, window: int, generator: torch.Generator) -> Examples:
 def noised(x0: torch.Tensor, t: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """(B, 3, W, W), (B,) -> x_t."""
     level = t[:, None, None, None]
-    return (1 - level) * x0 + level * torch.randn(x0.shape, generator=generator).to(x0)
+    return (1 - level) * x0 + level * noise_like(x0, generator)
 
 
 def paint(unet, x_t: torch.Tensor, t: torch.Tensor, told: Examples) -> torch.Tensor:
@@ -179,11 +179,13 @@ def train(options: Options) -> dict[str, Any]:
         unet = UNet2DConditionModel.from_pretrained(options.start, dtype=torch.float32).train()
     else:
         unet = build_unet(tuple(int(c) for c in options.channels.split(",")), options.layers)
+    if options.compile:
+        unet.compile()
     perceptual = PerceptualLoss(Path(options.perceptual), accelerator.device) if options.perceptual else None
 
     def loss_of(model: torch.nn.Module, generator: torch.Generator, step: int) -> torch.Tensor:
         batch = cut(faces, faces.draw(options.batch, generator), Jitter(degrade=0.08), generator)
-        return loss_on(torch.compile(model) if options.compile else model, batch, options, perceptual, generator)
+        return loss_on(model, batch, options, perceptual, generator)
 
     done = fit(unet, loss_of, options, accelerator)
     metrics = done | {"options": recipe(options)}

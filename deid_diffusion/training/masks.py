@@ -72,6 +72,9 @@ def _directions(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _outside_by(support: torch.Tensor, axis: torch.Tensor) -> torch.Tensor:
     """(B, K) how far each hull reaches, (n,) coordinates of rows and columns -> (B, 1, n, n): 0 or less is inside."""
-    normals = _directions(axis.device)[1].to(axis)
-    plane = normals[:, 0, None, None] * axis[None, None, :] + normals[:, 1, None, None] * axis[None, :, None]
-    return torch.stack([(plane - bound[:, None, None]).amax(0) for bound in support])[:, None]
+    outside = support.new_full((len(support), len(axis), len(axis)), -math.inf)
+    # One direction after the other for all faces: (B, K, n, n) at once would be gigabytes.
+    for normal, bound in zip(_directions(axis.device)[1].to(axis), support.unbind(1), strict=True):
+        plane = normal[0] * axis[None, :] + normal[1] * axis[:, None]
+        outside = torch.maximum(outside, plane - bound[:, None, None])
+    return outside[:, None]

@@ -9,15 +9,15 @@ _A, _B, _C = 3.4445, -4.7750, 2.0315
 
 
 def orthogonalised(matrix: torch.Tensor, steps: int = 5) -> torch.Tensor:
-    """(R, C) -> (R, C) with all singular values near 1, by Newton-Schulz iteration.
+    """(..., R, C) -> the same with all singular values near 1, by Newton-Schulz iteration.
 
     Iterates on the smaller Gram matrix: x_n = q_n x_0, so the long side is multiplied twice and not at every step.
     """
-    if matrix.shape[0] > matrix.shape[1]:
-        return orthogonalised(matrix.T, steps).T
-    start = matrix / (matrix.norm() + 1e-7)
-    gram = start @ start.T
-    one = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    if matrix.shape[-2] > matrix.shape[-1]:
+        return orthogonalised(matrix.mT, steps).mT
+    start = matrix / (torch.linalg.matrix_norm(matrix, keepdim=True) + 1e-7)
+    gram = start @ start.mT
+    one = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
     whole = one
     for _ in range(steps):
         factor = _A * one + _B * gram + _C * gram @ gram
@@ -55,23 +55,41 @@ class Muon(torch.optim.Optimizer):
         """One update; gradients that are None are left out."""
         loss = closure() if closure is not None else None
         for group in self.param_groups:
-            update = self._muon if group["matrix"] else self._adam
-            for weight in group["params"]:
-                if weight.grad is not None:
-                    weight.mul_(1 - group["lr"] * group["weight_decay"])
-                    update(weight, self.state[weight], group)
+            weights = [weight for weight in group["params"] if weight.grad is not None]
+            if weights:
+                torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+                (self._muon if group["matrix"] else self._adam)(weights, group)
         return loss
 
-    def _muon(self, weight, state, group) -> None:
-        state.setdefault("momentum", torch.zeros_like(weight)).lerp_(weight.grad, 1 - group["momentum"])
-        nesterov = torch.lerp(weight.grad, state["momentum"], group["momentum"]).flatten(1)
-        size = 0.2 * max(nesterov.shape) ** 0.5
-        weight.add_(orthogonalised(nesterov).view_as(weight), alpha=-group["lr"] * size)
+    def _muon(self, weights: list[torch.nn.Parameter], group: dict) -> None:
+        grads = [weight.grad for weight in weights]
+        momenta = [self.state[weight].setdefault("momentum", torch.zeros_like(weight)) for weight in weights]
+        torch._foreach_lerp_(momenta, grads, 1 - group["momentum"])
+        alike: dict[torch.Size, list[tuple[torch.nn.Parameter, torch.Tensor]]] = {}
+        for weight, nesterov in zip(weights, torch._foreach_lerp(grads, momenta, group["momentum"]), strict=True):
+            flat = nesterov.flatten(1)
+            alike.setdefault(flat.shape, []).append((weight, flat))
+        # Matrices of one shape go together: on a GPU the launches cost more than the products.
+        for shape, pairs in alike.items():
+            steps = orthogonalised(torch.stack([flat for _, flat in pairs]))
+            for (weight, _), step in zip(pairs, steps, strict=True):
+                weight.add_(step.view_as(weight), alpha=-group["lr"] * 0.2 * max(shape) ** 0.5)
 
-    def _adam(self, weight, state, group) -> None:
+    def _adam(self, weights: list[torch.nn.Parameter], group: dict) -> None:
         low, high = group["betas"]
-        state["step"] = state.get("step", 0) + 1
-        first = state.setdefault("first", torch.zeros_like(weight)).lerp_(weight.grad, 1 - low)
-        second = state.setdefault("second", torch.zeros_like(weight)).lerp_(weight.grad**2, 1 - high)
-        scale = (second / (1 - high ** state["step"])).sqrt() + 1e-8
-        weight.addcdiv_(first, scale, value=-group["lr"] / (1 - low ** state["step"]))
+        ages: dict[int, list[torch.nn.Parameter]] = {}
+        for weight in weights:
+            state = self.state[weight]
+            state["step"] = state.get("step", 0) + 1
+            ages.setdefault(state["step"], []).append(weight)
+        for step, some in ages.items():
+            grads = [weight.grad for weight in some]
+            first, second = (
+                [self.state[weight].setdefault(name, torch.zeros_like(weight)) for weight in some]
+                for name in ("first", "second")
+            )
+            torch._foreach_lerp_(first, grads, 1 - low)
+            torch._foreach_lerp_(second, torch._foreach_mul(grads, grads), 1 - high)
+            scale = torch._foreach_sqrt(torch._foreach_div(second, 1 - high**step))
+            torch._foreach_add_(scale, 1e-8)
+            torch._foreach_addcdiv_(some, first, scale, value=-group["lr"] / (1 - low**step))

@@ -44,16 +44,25 @@ def lend_geometry(batch: Batch, faces: FaceSet, chosen: torch.Tensor, gain: torc
     """
     shape, out = faces.shape, batch.landmarks.clone()
     columns = [ATTRIBUTE_NAMES.index(name) for name in EXPRESSION_NAMES]
-    for row, number in enumerate(chosen.tolist()):
-        own = batch.landmarks[row].cpu().numpy().astype(np.float64)
-        other = faces.landmarks[number].cpu().numpy().astype(np.float64)
+    # All at once from the device: each way there and back waits for all that it has to do.
+    owns, others, said, theirs_said = (
+        values.double().cpu().numpy()
+        for values in (
+            batch.landmarks, faces.landmarks[chosen], batch.attributes[:, columns].nan_to_num(),
+            faces.attributes[chosen][:, columns],
+        )
+    )  # fmt: skip
+    rows = []
+    for own, other, expression, theirs_expression, much in zip(
+        owns, others, said, theirs_said, gain.tolist(), strict=True
+    ):
         place = shape.locate(own)
         canonical = place.unplace(own)
-        theirs = geometry_of(shape, other, faces.attributes[number, columns].cpu().numpy()) * float(gain[row])
-        change = theirs - shape.person_part(canonical, batch.attributes[row, columns].nan_to_num().cpu().numpy())
+        theirs = geometry_of(shape, other, theirs_expression) * much
+        change = theirs - shape.person_part(canonical, expression)
         moved = canonical + np.tensordot(change * shape.person_std, shape.person_basis, axes=1)
         flat = place.place(moved)[:, :2]
         square, new = (crop_from_image(points[list(FIVE), :2], SIDE) for points in (own, flat))
-        points = apply(compose(invert(square), new), flat)[list(POINTS)]
-        out[row, list(POINTS), :2] = torch.as_tensor(points).to(out)
+        rows.append(apply(compose(invert(square), new), flat)[list(POINTS)])
+    out[:, list(POINTS), :2] = torch.as_tensor(np.stack(rows)).to(out)
     return out

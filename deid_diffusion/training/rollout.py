@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from deid_diffusion.pipelines.denoise import x0_from_output
+from deid_diffusion.training.data import noise_like
 from deid_diffusion.training.inpaint import Examples, paint
 
 TONE_PATCH = 8  # px
@@ -44,7 +45,7 @@ def roll(
     Returns:
         (B, 3, W, W) at noise level `levels[stop]`.
     """
-    x_t = temperature * torch.randn(told.x0.shape, generator=generator).to(told.x0)
+    x_t = temperature * noise_like(told.x0, generator)
     for level, after in itertools.pairwise(levels[: stop + 1]):
         t = torch.full((len(x_t),), level).to(x_t)
         x0 = torch.lerp(told.x0, x0_from_output(paint(student, x_t, t, told)), told.mask)
