@@ -19,13 +19,15 @@ from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, attribute_vec
 from deid_diffusion.pipelines.denoise import SIGMA_DATA
 from deid_diffusion.probes import Probes
 from deid_diffusion.training import blend, distill, id_encoder, inpaint, pack, reader, reader_head
-from deid_diffusion.training.critic import critic_loss, painter_loss
-from deid_diffusion.training.data import Jitter, cut, load_faces
+from deid_diffusion.training.critic import Critic, critic_loss, painter_loss
+from deid_diffusion.training.data import Jitter, cut, load_faces, noise_like
 from deid_diffusion.training.losses import PerceptualLoss
 from deid_diffusion.training.masks import BROWS, foreheads, inner_faces, random_masks
 from deid_diffusion.training.muon import Muon, orthogonalised
 from deid_diffusion.training.run import RunOptions, begin, build_optimiser, parse_options
 from tests.tiny import tiny_shape
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 PEOPLE = 12
 
@@ -286,6 +288,38 @@ def test_orthogonalised_matrices_have_singular_values_near_one(shape):
     assert 0.6 < values.min()
     assert values.max() < 1.3
     assert (orthogonalised(matrix) * matrix).sum() > 0  # the same way, not another
+
+
+def test_matrices_that_are_made_orthogonal_together_come_out_as_alone():
+    together = (
+        torch.randn(3, 12, 40, generator=torch.Generator().manual_seed(0)) * torch.tensor([0.1, 1, 10])[:, None, None]
+    )
+    for one, alone in zip(orthogonalised(together), map(orthogonalised, together), strict=True):
+        assert torch.allclose(one, alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
+def test_noise_is_drawn_where_the_pictures_are_and_follows_the_seed(device):
+    images = torch.zeros(4, 3, 32, 32, device=device)
+    first, again = (noise_like(images, torch.Generator().manual_seed(5)) for _ in range(2))
+    generator = torch.Generator().manual_seed(5)
+    follow = [noise_like(images, generator) for _ in range(2)]
+    assert first.device == images.device
+    assert torch.equal(first, again)
+    assert torch.equal(first, follow[0])
+    assert not torch.allclose(*follow)
+    assert float(first.std()) == pytest.approx(1, abs=0.05)
+
+
+def test_a_critic_is_as_exact_under_autocast_as_without():
+    critic = Critic((8, 16)).eval()
+    maps, image = [torch.randn(2, 8, 16, 16), torch.randn(2, 16, 8, 8)], torch.randn(2, 3, 32, 32).clamp(-1, 1)
+    plain = critic(maps, image)
+    with torch.autocast("cpu", torch.bfloat16):
+        seen = critic(maps, image)
+    for one, other in zip(plain, seen, strict=True):
+        assert other.dtype == torch.float32
+        assert torch.allclose(one, other, atol=1e-6)
 
 
 def test_muon_fits_a_small_network_and_resumes_where_it_was():
