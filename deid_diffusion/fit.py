@@ -19,7 +19,7 @@ COSTS = {
     "yaw_deg": 2.0, "pitch_deg": 2.0, "roll_deg": 1.0, "mouth_open": 0.5, "smile": 2.0, "eyes_open": 0.3,
     "brow_raise": 0.2, "gaze_x": 0.2, "gaze_y": 0.2, "age": 0.5, "male": 0.5, "glasses": 0.5, "facial_hair": 0.35,
 }  # fmt: skip
-SOURCE_COST = 8.0  # of a cosine of 1 to the source: candidates differ by about 0.1
+SOURCE_COST = 16.0  # of a cosine of 1 to the source: candidates differ by about 0.1
 PLACE_COST = 30.0  # of landmarks that lie off by one eye distance
 ODD_COST = 3.0  # of being odd by 1: photos spread by 0.2
 # Of eyes without a white: their lightest third, as a share of the cheeks, is above this in all of 48 studio portraits,

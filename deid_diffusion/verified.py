@@ -121,7 +121,8 @@ class VerifiedPainter:
         with watch("inpaint"):
             targets = []
             for r, own in batch:
-                targets.append(self.bank.choose(r.wanted, r.embedding, own, margin=0.1 - 0.1 * attempt, exclude=taken))
+                # Nobody whom the guide takes for the least bit alike, if others match: what is alike is painted alike.
+                targets.append(self.bank.choose(r.wanted, r.embedding, own, margin=-0.1 * attempt, exclude=taken))
                 taken.add(targets[-1].number)
             meshes = [
                 self.reader.guide_mesh(r.reading, r.wanted, target.person)
