@@ -76,7 +76,7 @@ class IdentityBank:
         wanted: Attributes,
         source: np.ndarray,
         seed: int,
-        margin: float = 0.1,
+        margin: float = 0.0,
         among: int = 32,
         exclude: set[int] = frozenset(),
     ) -> Target:
