@@ -14,7 +14,7 @@ from .conditioning import FIELDS, POINTS, attribute_vector, condition_vector, er
 from .crops import Images, read_crops
 from .denoise import scale_input, x0_from_output
 from .recognise import embed
-from .repulsion import Repulsion, push
+from .repulsion import Repulsion, push, smooth
 
 Energy = Callable[[torch.Tensor], torch.Tensor]
 
@@ -124,7 +124,9 @@ class FaceInpaintPipeline(DiffusionPipeline):
                 active = repulsion is not None and repulsion.active(step, num_inference_steps)
                 chosen = (repulsion, source) if active else (None, None)
                 if active or energies:
-                    x0 = self.guided_x0(latents, sigma, context, vector, guidance_scale, inside, *chosen, energies)
+                    length = (chosen[0] or Repulsion()).length(num_inference_steps)
+                    where = (latents, sigma, context, vector, guidance_scale, inside)
+                    x0 = self.guided_x0(*where, *chosen, energies, length)
                 else:
                     x0 = self.predict_x0(latents.to(dtype), sigma, context, vector, guidance_scale)
                 x0 = torch.where(inside > 0, x0, crop)
@@ -224,10 +226,9 @@ class FaceInpaintPipeline(DiffusionPipeline):
         return x0_from_output(raw)
 
     @torch.enable_grad()
-    def guided_x0(self, latents, sigma, context, vector, guidance_scale, inside, repulsion, source, energies):
+    def guided_x0(self, latents, sigma, context, vector, guidance_scale, inside, repulsion, source, energies, length):
         """x0, moved down the energies: the only place where gradients are taken."""
         through = repulsion is not None and repulsion.through_unet
-        scale = repulsion.scale if repulsion is not None else 30.0
         start = latents.detach().requires_grad_(through)
         with torch.set_grad_enabled(through):
             x0 = self.predict_x0(start.to(self.unet.dtype), sigma, context, vector, guidance_scale)
@@ -239,7 +240,8 @@ class FaceInpaintPipeline(DiffusionPipeline):
         energy = torch.stack(parts).sum(0)
         (gradient,) = torch.autograd.grad(energy.sum(), start if through else x0)
         x0, noise = x0.detach(), latents - (1 - sigma) * x0.detach()
-        return push(x0, gradient, energy.detach(), noise / sigma.clamp_min(1e-3), inside, scale)
+        coarse = smooth(gradient, self.size / 64)
+        return push(x0, coarse, energy.detach(), noise / sigma.clamp_min(1e-3), inside, length)
 
     def repulsion_energy(self, x0: torch.Tensor, source: torch.Tensor, repulsion: Repulsion) -> torch.Tensor:
         """(B, 3, S, S), (B, D) -> (B,): the repulsion's energy, averaged over shifted views."""

@@ -11,7 +11,8 @@ class Repulsion:
     """How hard to push a sample off its source, between which steps, and how far is far enough.
 
     Attributes:
-        scale: weight of the push in units of predicted noise; 0 switches it off.
+        scale: how long all pushes of a run are together, in twentieths of the predicted noise for a face that is its
+            source; 0 switches it off. Fewer steps take longer pushes, so that a scale means the same at any number.
         margin: cosine similarity to the source below which a face is left alone.
         start, stop: fractions of the denoising steps between which it acts. It never acts on the last step, whose
             push no later step would turn back into skin, unless stop is 1.
@@ -44,30 +45,48 @@ class Repulsion:
             return False
         return self.scale > 0 and self.start <= step / num_steps < self.stop
 
+    def length(self, num_steps: int) -> float:
+        """Of one push among `num_steps` steps, at energy 1, in lengths of the predicted noise."""
+        return self.scale / 20 / max(sum(self.active(step, num_steps) for step in range(num_steps)), 1)
+
     def energy(self, embedding: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
         """(B, D), (B, D) -> (B,): how much closer than `margin` each face is to its source."""
         # A hinge, not the bare cosine: past the margin, more distance buys no privacy and costs realism.
         return F.relu(F.cosine_similarity(embedding, source, dim=-1) - self.margin)
 
 
+def smooth(gradient: torch.Tensor, sigma: float) -> torch.Tensor:
+    """(B, C, S, S) without what is finer than `sigma` pixels.
+
+    Fine pushes are seen by the one network that they came from, and the next step takes them for noise. Coarse ones,
+    of the size of a brow, are shape and shade: they stay, and other recognisers see them, too.
+    """
+    reach = max(round(3 * sigma), 1)
+    x = torch.arange(-reach, reach + 1, device=gradient.device, dtype=gradient.dtype)
+    bell = torch.exp(-0.5 * (x / sigma) ** 2)
+    bell = (bell / bell.sum()).view(1, 1, 1, -1).repeat(gradient.shape[1], 1, 1, 1)
+    rows = F.conv2d(gradient, bell, padding=(0, reach), groups=gradient.shape[1])
+    return F.conv2d(rows, bell.transpose(2, 3), padding=(reach, 0), groups=gradient.shape[1])
+
+
 def push(x0: torch.Tensor, gradient: torch.Tensor, energy: torch.Tensor, noise: torch.Tensor, mask: torch.Tensor,
-         scale: float, clamp: float = 0.25) -> torch.Tensor:  # fmt: skip
+         length: float, clamp: float = 0.5) -> torch.Tensor:  # fmt: skip
     """Moves x0 down the energy, by a length that the gradient's own size does not decide.
 
-    The gradient of a recogniser says which way, not how far: its norm depends on the network. So the step is
-    `scale / 1000 * |noise| * energy` long, all norms over the masked pixels (gradient normalisation as in Yu et al.
-    2023, FreeDoM, section 4.3).
+    The gradient of a recogniser says which way, not how far: its norm depends on the network. So the push is
+    `length * |noise| * energy` long, all norms over the masked pixels (gradient normalisation as in Yu et al. 2023,
+    FreeDoM, section 4.3).
 
     Args:
         x0, gradient, noise: (B, C, S, S); `noise` is the predicted noise.
         energy: (B,), >= 0.
         mask: (B, 1, S, S), 1 where x0 may change.
-        scale: length of the push at energy 1, in thousandths of the noise.
+        length: of the push at energy 1, in lengths of the noise.
         clamp: no value moves further than this.
     """
 
     def norm(value: torch.Tensor) -> torch.Tensor:
         return torch.linalg.vector_norm((value * mask).flatten(1), dim=1)
 
-    length = scale / 1000 * norm(noise) * energy / norm(gradient).clamp_min(1e-12)
-    return x0 - (length[:, None, None, None] * gradient * mask).clamp(-clamp, clamp)
+    factor = length * norm(noise) * energy / norm(gradient).clamp_min(1e-12)
+    return x0 - (factor[:, None, None, None] * gradient * mask).clamp(-clamp, clamp)

@@ -191,8 +191,9 @@ class FaceLoop:
         (gradient,) = torch.autograd.grad(1024 * energy.sum(), start if rules.through_unet else x0)
         x0 = x0.detach()
         noise = (latents - a * x0) / s.clamp_min(1e-3)
-        # Latents have about twice the spread of pixels in [-1, 1], so they may move twice as far.
-        return push(x0, gradient.float(), energy.detach(), noise, scene.cells, rules.scale, clamp=0.5)
+        length = rules.length(len(self.scheduler.timesteps))
+        # Unlike pixels' gradients these need no smoothing: a cell of latents is 8 pixels wide.
+        return push(x0, gradient.float(), energy.detach(), noise, scene.cells, length)
 
     def show(self, x0: torch.Tensor, scene: Scene) -> torch.Tensor:
         """Latents -> (B, 3, S, S) in [-1, 1], float32: the picture the recogniser looks at, surroundings included."""

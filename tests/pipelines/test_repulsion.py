@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from deid_diffusion.pipelines.repulsion import Repulsion, push
+from deid_diffusion.pipelines.repulsion import Repulsion, push, smooth
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_a_push_is_as_long_as_asked_whatever_the_gradients_size():
     mask[..., 2:6, 2:6] = 1
     gradient = torch.randn(1, 3, 8, 8)
     for size in (1e-3, 1.0, 1e3):
-        moved = push(x0, gradient * size, torch.tensor([0.5]), noise, mask, scale=40)
+        moved = push(x0, gradient * size, torch.tensor([0.5]), noise, mask, length=0.04)
         assert float((moved * mask).norm() / (noise * mask).norm()) == pytest.approx(0.02, rel=1e-4)
         assert not (moved * (1 - mask)).any()
         assert (moved * gradient).sum() < 0
@@ -61,5 +61,25 @@ def test_a_push_is_as_long_as_asked_whatever_the_gradients_size():
 
 def test_a_push_is_clamped():
     one = torch.ones(1, 1, 4, 4)
-    moved = push(one * 0, one, torch.tensor([1.0]), one, one, scale=1e6, clamp=0.25)
+    moved = push(one * 0, one, torch.tensor([1.0]), one, one, length=1e3, clamp=0.25)
     assert torch.allclose(moved, -0.25 * one)
+
+
+@pytest.mark.parametrize("steps", [2, 4, 8, 50])
+def test_all_pushes_together_are_as_long_at_any_number_of_steps(steps):
+    repulsion = Repulsion(scale=20, stop=0.8)
+    active = sum(repulsion.active(step, steps) for step in range(steps))
+    assert active * repulsion.length(steps) == pytest.approx(1)
+
+
+def test_a_window_without_a_step_pushes_nowhere_and_divides_by_nothing():
+    assert Repulsion(start=0.5, stop=0.5).length(4) == pytest.approx(30 / 20)
+
+
+def test_smoothing_keeps_what_is_coarse_and_drops_what_is_fine():
+    y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
+    fine, coarse = torch.sin(x * torch.pi * 0.9) + torch.cos(y * 2.5), torch.sin(x / 12)
+    found = smooth(torch.stack([fine, coarse])[None], sigma=2)
+    inner = (slice(8, -8), slice(8, -8))
+    assert found[0, 0][inner].abs().max() < 0.01
+    assert torch.allclose(found[0, 1][inner], coarse[inner], atol=0.03)
