@@ -9,10 +9,13 @@ from deid_diffusion.fit import (
     COSTS,
     EYE_COST,
     EYE_WHITE,
+    FURROW,
+    FURROW_COST,
     GLARE,
     GLARE_COST,
     SOURCE_COST,
     eye_white,
+    furrows,
     glare,
     misfit,
 )
@@ -110,3 +113,35 @@ def test_a_glare_costs_and_light_from_the_side_does_not(granted):
     lit = np.linspace(60, 200, SIZE).astype(np.uint8)[None, :, None].repeat(SIZE, 0).repeat(3, 2)
     assert glare(lit, mesh) < GLARE
     assert glare(picture, mesh + 1000) == 0  # no skin in sight
+
+
+def scarred(granted) -> np.ndarray:
+    x = np.arange(SIZE)[None, :, None]
+    lines = 120 + 20 * np.sin(x * 2 * np.pi / 9) + np.zeros((SIZE, SIZE, 3))
+    return np.rint(lines).astype(np.uint8)
+
+
+def test_scars_cost_and_smooth_shade_does_not(granted):
+    mesh, picture = granted["mesh"], scarred(granted)
+    deep = furrows(picture, mesh)
+    assert 0.05 < deep < 20 / 120  # less than the amplitude: part of a line is shade
+    shaded = np.linspace(60, 200, SIZE).astype(np.uint8)[None, :, None].repeat(SIZE, 0).repeat(3, 2)
+    assert furrows(shaded, mesh) < FURROW / 2
+    costs = []
+    for beard in (0.0, 1.0):  # a beard is rough, and no scar
+        asked = granted["wanted"] | {"facial_hair": beard}
+        costs.append(
+            misfit(**granted | {"painted": picture, "source": picture, "wanted": asked, "seen": seen_as(mesh, asked)})
+        )
+    assert costs[0] - costs[1] == pytest.approx(FURROW_COST * (deep - FURROW), abs=1e-3)
+
+
+def test_scars_are_as_deep_on_a_crop_of_twice_the_size(granted):
+    mesh, picture = granted["mesh"], scarred(granted)
+    twice = picture.repeat(2, 0).repeat(2, 1)
+    assert furrows(twice, mesh * 2) == pytest.approx(furrows(picture, mesh), rel=0.1)
+
+
+def test_no_cheek_has_no_furrows(granted):
+    assert furrows(scarred(granted), granted["mesh"] + 1000) == 0
+    assert furrows(scarred(granted), granted["mesh"] * 0) == 0

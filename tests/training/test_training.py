@@ -3,6 +3,7 @@
 import copy
 import io
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -13,12 +14,15 @@ from diffusers import UNet2DConditionModel
 from PIL import Image
 from skimage.data import astronaut
 
+from deid_diffusion.anonymizer import FaceAnonymizer
 from deid_diffusion.attributes import FaceReader
 from deid_diffusion.face_shape import Placement, rotation_from_angles
+from deid_diffusion.identities import IdentityBank
+from deid_diffusion.paths import write_hashes
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, attribute_vector, condition_vector, fold
 from deid_diffusion.pipelines.denoise import SIGMA_DATA
 from deid_diffusion.probes import Probes
-from deid_diffusion.training import blend, distill, id_encoder, inpaint, pack, reader, reader_head
+from deid_diffusion.training import audition, blend, distill, id_encoder, inpaint, pack, reader, reader_head
 from deid_diffusion.training.critic import Critic, critic_loss, painter_loss
 from deid_diffusion.training.data import Jitter, cut, load_faces, noise_like
 from deid_diffusion.training.losses import PerceptualLoss
@@ -256,8 +260,6 @@ def test_five_commands_make_weights_that_the_public_door_loads(data, features, t
     np.savez(tmp_path / "labels.npz", key=keys, glasses=np.zeros(len(keys), np.float32))
     pack.main(["--data", data, "--inpaint", blended, "--guide", runs["id_encoder"], "--people", "6",
                "--reader", runs["reader"], "--out", str(out), "--labels", str(tmp_path / "labels.npz")])  # fmt: skip
-    from deid_diffusion.anonymizer import FaceAnonymizer
-
     anonymize = FaceAnonymizer.from_pretrained(out / "face256", reader=out / "reader")
     assert anonymize.hashes["identities.safetensors"]
     assert len(anonymize.bank.embedding) == 6
@@ -270,6 +272,33 @@ def test_five_commands_make_weights_that_the_public_door_loads(data, features, t
         478,
         3,
     )
+
+
+def test_an_audition_leaves_out_exactly_those_who_come_out_rough(data, weights, tmp_path):
+    shipped, weights, few = weights, tmp_path / "weights", 6
+    for name in ("face256", "reader"):
+        shutil.copytree(shipped / name, weights / name)
+    full = IdentityBank.load(weights / "face256" / "identities.safetensors")
+    IdentityBank(full.embedding[:few], full.person[:few], full.attributes[:few]).save(
+        weights / "face256" / "identities.safetensors"
+    )
+    write_hashes(weights / "face256")
+    anonymize = FaceAnonymizer.from_pretrained(weights / "face256", reader=weights / "reader")
+    photos = audition.pick_photos(anonymize, load_faces(data), 2)
+    assert len(photos) == 2
+    rough = audition.roughness(anonymize, photos[:1], [(n, 0) for n in range(few)])
+    assert rough.min() > 0
+    assert np.ptp(rough) > 0
+    asked = ["--data", data, "--weights", str(weights), "--photos", "1", "--looks", "1"]
+    with pytest.raises(ValueError, match="raise --most"):
+        audition.main([*asked, "--most", "0"])
+    one = audition.pick_photos(anonymize, load_faces(data), 1)
+    rough = audition.roughness(anonymize, one, [(n, 0) for n in range(few)])
+    most = float(np.sort(rough)[2:4].mean())
+    audition.main([*asked, "--most", str(most)])
+    left = FaceAnonymizer.from_pretrained(weights / "face256", reader=weights / "reader").bank
+    assert np.allclose(left.embedding, anonymize.bank.embedding[rough <= most], atol=1e-3)
+    assert json.loads((weights / "face256" / "audition.json").read_text())["left_out"] == few - len(left.embedding)
 
 
 def test_options_become_flags_and_wrong_ones_exit_2(capsys):
