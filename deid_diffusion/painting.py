@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from .attributes import as_unit
+from .detail import crispen
 from .geometry import hull_distance
 from .identities import Target
 from .light import LIGHT_NAMES, below_eyes, dim_halo, match_skin
@@ -95,7 +96,10 @@ def paint(
     if not torch.isfinite(out).all():
         raise RuntimeError("the model gave values that are not finite")
     out = _toned(out.float(), faces, meshes)
-    return ((out + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+    levels = ((out + 1) * 127.5).permute(0, 2, 3, 1).cpu().numpy()
+    if not reads_words(pipeline):
+        levels = np.stack([crispen(one, face.erased > 0) for one, face in zip(levels, faces, strict=True)])
+    return np.clip(np.rint(levels), 0, 255).astype(np.uint8)
 
 
 def _toned(out: torch.Tensor, faces: Sequence[ReadyFace], meshes: Sequence[np.ndarray]) -> torch.Tensor:

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from deid_diffusion.detail import match_detail
+from deid_diffusion.detail import crispen, match_detail
 from deid_diffusion.texture import BLURS, GRAIN, MOST, add_texture, octaves, skin_texture
 from tests.tiny import tiny_shape
 
@@ -92,3 +92,13 @@ def test_a_pasted_face_gets_the_texture_it_is_told():
     for texture, rougher in ((None, False), (np.array([2.0, 2.0, 2.0], np.float32), True)):
         patch = match_detail(rough_picture(0), target, alpha, np.random.default_rng(0), texture)
         assert (patch[core].std() > 2) == rougher
+
+
+@pytest.mark.parametrize(("cycles", "gain"), [(0.05, 1.0), (0.15, 1.02), (0.25, 1.12), (0.35, 1.28), (0.45, 1.42)])
+def test_the_finest_detail_gets_the_gain_that_is_promised(cycles, gain):
+    wave = np.cos(2 * np.pi * cycles * np.arange(64))[None, :, None].repeat(64, 0).repeat(3, 2)
+    painted = (120 + 20 * wave).astype(np.float32)
+    inner = (slice(8, -8), slice(8, -8))
+    crisp = crispen(painted, np.ones((64, 64), bool))
+    assert ((crisp - 120) * wave)[inner].sum() / ((painted - 120) * wave)[inner].sum() == pytest.approx(gain, abs=0.01)
+    assert np.array_equal(crispen(painted, np.zeros((64, 64), bool)), painted)
