@@ -9,8 +9,8 @@ from .texture import add_texture
 
 COLOUR_STEP = 8.0  # levels: a larger jump across the mask's edge is taken for an edge of the scene
 COLOUR_MOST = 10.0  # levels: the correction never exceeds this
-# px of a crop: what is finer is given back some contrast. The embedded painter's faces hold 0.85, 0.74, 0.6 and 0.45 of
-# what photos hold at 0.275, 0.325, 0.375 and 0.425 cycles a pixel (medians of 100 hold-out crops), and no less below.
+# px of a crop: what is finer is given back some contrast. Faces by the embedded painter hold 0.85, 0.74, 0.6 and 0.47
+# of what photos hold at 0.275, 0.325, 0.375 and 0.425 cycles a pixel (medians of 100 hold-out crops).
 FINEST = 0.6
 GRAIN_MOST = 5.0  # levels, standard deviation
 
@@ -48,8 +48,8 @@ def match_colour(painted: np.ndarray, source: np.ndarray, mask: np.ndarray, know
 def crispen(painted: np.ndarray, where: np.ndarray) -> np.ndarray:
     """Gives a painted crop the contrast of its finest detail, which the painter loses.
 
-    What is lost is given back in part, for what is painted finest is least to be trusted: the gain is 1.02 at 0.15 cycles
-    a pixel, 1.12 at 0.25, 1.28 at 0.35 and 1.42 at 0.45.
+    What is lost is given back in part, for what is painted finest is least to be trusted: the gain is 1.02 at 0.15
+    cycles a pixel, 1.12 at 0.25, 1.28 at 0.35 and 1.42 at 0.45.
 
     Args:
         painted: (S, S, 3) float32, 0 to 255.
