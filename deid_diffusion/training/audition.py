@@ -3,7 +3,8 @@
     deid train audition --data faces/ --weights weights
 
 Some people are asked for further from the crowd than any photo showed the painter, and it fills what it does not know
-with furrows. That depends on who is painted, far more than on the photo that they are painted on.
+with furrows. That depends on who is painted, far more than on the photo that they are painted on. Old people have
+furrows by right, and rare people are not to become rarer: of no group does more than a set share leave.
 """
 
 from __future__ import annotations
@@ -44,8 +45,9 @@ class Options:
     data: str = option("data", "folder with NAME-*.tar and NAME.npz: photos to be painted onto")
     weights: str = option("weights", "folder that `deid train pack` wrote; its bank is made smaller in place")
     photos: int = option(24, "how many photos there are to be painted onto")
-    looks: int = option(3, "photos for each who comes out rough on the first")
+    looks: int = option(1, "photos for each who comes out rough on the first")
     most: float = option(FURROW, "furrows that are too much, as `fit.furrows` counts them, on average over the looks")
+    share: float = option(0.25, "the most that leaves of the people of an age, skin tone (thirds) and gender")
     limit: int = option(0, "use only this many crops, 0 for all")
     threads: int = option(0, "CPU threads, 0 for torch's choice")
 
@@ -97,12 +99,31 @@ def roughness(anonymize: FaceAnonymizer, photos: Sequence[ReadyFace], pairs: Seq
     return np.array(found)
 
 
+def groups(attributes: np.ndarray) -> np.ndarray:
+    """(N, 5) attributes as the bank has them -> (N,) number of the group that each belongs to, 0 to 17."""
+    age, male, skin = attributes[:, 0], attributes[:, 1] > 0.5, attributes[:, 2]
+    thirds = [np.searchsorted(np.quantile(values, [1 / 3, 2 / 3]), values) for values in (age, skin)]
+    return thirds[0] * 6 + thirds[1] * 2 + male
+
+
+def roughest(rough: np.ndarray, group: np.ndarray, most: float, share: float) -> np.ndarray:
+    """(N,) furrows, (N,) group -> (N,) bool: above `most`, and among the roughest `share` of their group."""
+    out = np.zeros(len(rough), bool)
+    for number in np.unique(group):
+        members = np.nonzero(group == number)[0]
+        worst = members[np.argsort(-rough[members], kind="stable")][: int(share * len(members))]
+        out[worst] = rough[worst] > most
+    return out
+
+
 def audition(options: Options) -> None:
     """Rewrites the bank without those who came out rough, and says how many in `audition.json` beside it.
 
     Raises:
-        ValueError: too few photos, or nobody would be left.
+        ValueError: a share outside of [0, 1), or too few photos.
     """
+    if not 0 <= options.share < 1:
+        raise ValueError(f"--share must lie in [0, 1), or nobody would be left; got {options.share}")
     if options.threads:
         torch.set_num_threads(options.threads)
     folder = Path(options.weights) / "face256"
@@ -118,16 +139,12 @@ def audition(options: Options) -> None:
     if again:
         others = roughness(anonymize, photos, again).reshape(len(suspects), -1)
         mean[suspects] = np.concatenate([first[suspects, None], others], 1).mean(1)
-    stay = mean <= options.most
-    if not stay.any():
-        raise ValueError(f"nobody of {len(stay)} has furrows of at most {options.most}; raise --most")
+    stay = ~roughest(mean, groups(bank.attributes), options.most, options.share)
     log.info("%d of %d stay; %d were painted onto more than one photo", stay.sum(), len(stay), len(suspects))
     IdentityBank(bank.embedding[stay], bank.person[stay], bank.attributes[stay]).save(folder / IDENTITIES)
-    shares = {f"percentile_{q}": round(float(np.percentile(first, q)), 4) for q in (50, 75, 90, 95, 99)}
-    write_json(
-        {"heard": len(stay), "left_out": int((~stay).sum()), "most": options.most, "furrows": shares},
-        folder / "audition.json",
-    )
+    shares = {f"percentile_{q}": round(float(np.percentile(mean, q)), 2) for q in (50, 75, 90, 95, 99)}
+    told = {"most": options.most, "share": options.share, "looks": options.looks, "furrows": shares}
+    write_json(told | {"heard": len(stay), "left_out": int((~stay).sum())}, folder / "audition.json")
     write_hashes(folder)
 
 

@@ -279,9 +279,8 @@ def test_an_audition_leaves_out_exactly_those_who_come_out_rough(data, weights, 
     for name in ("face256", "reader"):
         shutil.copytree(shipped / name, weights / name)
     full = IdentityBank.load(weights / "face256" / "identities.safetensors")
-    IdentityBank(full.embedding[:few], full.person[:few], full.attributes[:few]).save(
-        weights / "face256" / "identities.safetensors"
-    )
+    alike = full.attributes[:1].repeat(few, 0)  # one group, of which 5 of 6 may leave
+    IdentityBank(full.embedding[:few], full.person[:few], alike).save(weights / "face256" / "identities.safetensors")
     write_hashes(weights / "face256")
     anonymize = FaceAnonymizer.from_pretrained(weights / "face256", reader=weights / "reader")
     photos = audition.pick_photos(anonymize, load_faces(data), 2)
@@ -290,15 +289,31 @@ def test_an_audition_leaves_out_exactly_those_who_come_out_rough(data, weights, 
     assert rough.min() > 0
     assert np.ptp(rough) > 0
     asked = ["--data", data, "--weights", str(weights), "--photos", "1", "--looks", "1"]
-    with pytest.raises(ValueError, match="raise --most"):
-        audition.main([*asked, "--most", "0"])
+    with pytest.raises(ValueError, match="must lie in"):
+        audition.main([*asked, "--share", "1"])
     one = audition.pick_photos(anonymize, load_faces(data), 1)
     rough = audition.roughness(anonymize, one, [(n, 0) for n in range(few)])
     most = float(np.sort(rough)[2:4].mean())
-    audition.main([*asked, "--most", str(most)])
+    out = audition.roughest(rough, audition.groups(anonymize.bank.attributes), most, 0.9)
+    assert 0 < out.sum() < few
+    audition.main([*asked, "--most", str(most), "--share", "0.9"])
     left = FaceAnonymizer.from_pretrained(weights / "face256", reader=weights / "reader").bank
-    assert np.allclose(left.embedding, anonymize.bank.embedding[rough <= most], atol=1e-3)
+    assert np.allclose(left.embedding, anonymize.bank.embedding[~out], atol=1e-3)
     assert json.loads((weights / "face256" / "audition.json").read_text())["left_out"] == few - len(left.embedding)
+
+
+def test_no_group_loses_more_than_its_share_and_nobody_who_is_smooth():
+    group = np.repeat([0, 1, 2], [10, 10, 4])
+    rough = np.concatenate([np.arange(10), np.full(10, 9.0), np.zeros(4)])
+    out = audition.roughest(rough, group, most=7.5, share=0.3)
+    assert np.nonzero(out[:10])[0].tolist() == [8, 9]  # 7 is among the roughest three, and smooth enough
+    assert out[10:20].sum() == 3
+    assert not out[20:].any()
+
+
+def test_groups_are_by_age_skin_and_gender():
+    rows = [[age, male, skin, 0, 0] for age in (20, 40, 60) for skin in (40, 55, 70) for male in (0, 1)]
+    assert sorted(audition.groups(np.array(rows, float)).tolist()) == list(range(18))
 
 
 def test_options_become_flags_and_wrong_ones_exit_2(capsys):
