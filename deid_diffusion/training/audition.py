@@ -133,7 +133,7 @@ def audition(options: Options) -> None:
     mismatch = np.stack([bank.mismatch(face.wanted) for face in photos], 1)
     best = np.argsort(mismatch, 1, kind="stable")[:, : max(options.looks, 1)]
     first = roughness(anonymize, photos, [(n, int(best[n, 0])) for n in range(len(best))])
-    suspects = np.nonzero(first > SUSPECT * options.most)[0]
+    suspects = np.nonzero(first > SUSPECT * options.most)[0] if best.shape[1] > 1 else np.zeros(0, int)
     again = [(int(n), int(photo)) for n in suspects for photo in best[n, 1:]]
     mean = first.copy()
     if again:
