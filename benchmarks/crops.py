@@ -13,9 +13,9 @@ from deid_diffusion.anonymizer import FaceAnonymizer
 from deid_diffusion.attributes import as_unit
 from deid_diffusion.crops import blended
 from deid_diffusion.identities import Target
-from deid_diffusion.painting import paint
+from deid_diffusion.painting import paint_people
 from deid_diffusion.pipelines.recognise import embed
-from deid_diffusion.preparing import ReadyFace, prepare
+from deid_diffusion.preparing import ReadyFace
 from deid_diffusion.settings import Settings
 from deid_diffusion.types import Face
 
@@ -38,10 +38,7 @@ class Studio:
         studio = cls(anonymize, [])
         for picture in pictures.values():
             faces = sorted(anonymize.detect(picture), key=lambda face: -np.prod(face.box[2:] - face.box[:2]))[:1]
-            found, _ = prepare(
-                picture, faces, Settings(), anonymize.reader, studio.embed, anonymize.thresholds, anonymize.size
-            )
-            studio.ready += found
+            studio.ready += anonymize.read_faces(picture, faces, Settings(), {})
             if len(studio.ready) == count:
                 return studio
         raise SystemExit(f"wanted {count} pictures with a readable face, got {len(studio.ready)}")
@@ -75,9 +72,8 @@ class Studio:
         targets = targets or [self.target(f, seed * 1000 + n) for n, f in enumerate(self.ready)]
         for start in range(0, len(faces), 8):
             part, becoming = faces[start : start + 8], targets[start : start + 8]
-            meshes = [reader.guide_mesh(f.reading, f.wanted, t.person) for f, t in zip(part, becoming, strict=True)]
             seeds = [seed * 1000 + start + n for n in range(len(part))]
-            painted = paint(self.anonymize.pipeline, part, becoming, meshes, seeds, settings)
+            painted, _ = paint_people(self.anonymize.pipeline, reader, part, becoming, seeds, settings)
             out += [blended(face.crop, image) for face, image in zip(part, painted, strict=True)]
         return np.stack(out)
 

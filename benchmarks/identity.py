@@ -106,7 +106,7 @@ def bank_table(
     place, person = linear_sum_assignment(cost)
     where = place % len(places)
     painted = Studio(studio.anonymize, [places[n] for n in where])
-    targets = [Target(bank.embedding[n], bank.person[n], int(n)) for n in numbers[person]]
+    targets = [bank.target(int(n)) for n in numbers[person]]
     crops = painted.paint(settings, targets=targets)
     originals = np.stack([face.crop.image for face in places])
     elsewhere = off_diagonal(where[:, None] != where[None])

@@ -136,7 +136,7 @@ class FaceAnonymizer:
         else:
             how = settings.redact_with
             with watch("read"):
-                ready = self._prepare(picture.image, faces, settings, reports)
+                ready = self.read_faces(picture.image, faces, settings, reports)
             if settings.method is Method.INPAINT:
                 painter = VerifiedPainter(self.pipeline, self.reader, self.bank, self._embed)
                 painted, done = painter(ready, settings, self._same_person(settings), seed, watch)
@@ -204,7 +204,7 @@ class FaceAnonymizer:
                 log.debug("%s cannot be read, nobody of it is averaged", source, exc_info=True)
                 continue
             faces = self.detect(image) if boxes is None else faces_from_boxes(boxes, image.shape)
-            for r in self._prepare(image, faces, settings, {}):
+            for r in self.read_faces(image, faces, settings, {}):
                 yield r.crop, r.embedding
 
     def _same_person(self, settings: Settings) -> float:
@@ -228,7 +228,7 @@ class FaceAnonymizer:
             reports[r.number] = FaceReport(r.face, Outcome.REPLACED, own, similarity, f"mean of {people} people")
         return painted
 
-    def _prepare(self, image: np.ndarray, faces: Sequence[Face], settings: Settings, reports) -> list[ReadyFace]:
+    def read_faces(self, image: np.ndarray, faces: Sequence[Face], settings: Settings, reports) -> list[ReadyFace]:
         """Reads every face; those that cannot be read, or are to be left alone, get their report at once."""
         ready, done = prepare(image, faces, settings, self.reader, self._embed, self.thresholds, self.size)
         reports |= done

@@ -127,10 +127,10 @@ def furrows(image: np.ndarray, landmarks: np.ndarray) -> float:
         no cheek is seen. The far cheek of a turned head is not looked at, for there is none. On photos that is the
         same for light and dark skin, while as a share of the skin's lightness it would be twice as much for dark.
     """
-    grey, fine = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32), len(image) / 365
-    coarse = len(image) / 64
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    fine, coarse = len(image) / 365, len(image) / 64
     band = cv2.GaussianBlur(grey, (0, 0), fine) - cv2.GaussianBlur(grey, (0, 0), coarse)
-    cheeks = [np.asarray(landmarks, np.float32)[list(side), :2] for side in _SIDES]
+    cheeks = [np.asarray(landmarks, np.float32)[list(side)] for side in _SIDES]
     areas = [cv2.contourArea(cheek) for cheek in cheeks]
     found = [0.0]
     for cheek, area in zip(cheeks, areas, strict=True):

@@ -71,6 +71,10 @@ class IdentityBank:
                 distance += steps**2
         return distance
 
+    def target(self, number: int) -> Target:
+        """Whoever has this number."""
+        return Target(self.embedding[number], self.person[number], number)
+
     def choose(
         self,
         wanted: Attributes,
@@ -97,5 +101,4 @@ class IdentityBank:
         order = np.lexsort((distance, np.ceil(close * 20)))
         # A crowd larger than the bank shares its people: better twice the same stranger than a source.
         order = [n for n in order if n not in exclude][:among] or list(order[:among])
-        number = int(np.random.default_rng(seed).choice(order))
-        return Target(self.embedding[number], self.person[number], number)
+        return self.target(int(np.random.default_rng(seed).choice(order)))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .attributes import as_unit
+from .attributes import FaceReader, as_unit
 from .detail import crispen
 from .geometry import hull_distance
 from .identities import Target
@@ -43,6 +43,21 @@ def batch_size(pipeline: Any, settings: Settings) -> int:
 def candidates(pipeline: Any, settings: Settings) -> int:
     """Faces that are painted for each source: as set, or what each family can afford."""
     return settings.candidates or (1 if reads_words(pipeline) else 2)
+
+
+def paint_people(
+    pipeline: Any,
+    reader: FaceReader,
+    faces: Sequence[ReadyFace],
+    targets: Sequence[Target],
+    seeds: Sequence[int],
+    settings: Settings,
+    push: float = 1.0,
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """`paint` with the targets' geometry: the pictures, and for each (478, 2) where its landmarks were asked to be."""
+    rows = zip(faces, targets, strict=True)
+    meshes = [reader.guide_mesh(face.reading, face.wanted, target.person) for face, target in rows]
+    return paint(pipeline, faces, targets, meshes, seeds, settings, push), meshes
 
 
 def paint(

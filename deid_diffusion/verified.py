@@ -13,7 +13,7 @@ from .attributes import FaceReader
 from .crops import blended
 from .fit import misfit
 from .identities import IdentityBank, Target
-from .painting import batch_size, candidates, paint
+from .painting import batch_size, candidates, paint_people
 from .preparing import ReadyFace, redacted
 from .settings import Settings
 from .types import FaceReport, Outcome
@@ -124,11 +124,8 @@ class VerifiedPainter:
                 # Nobody whom the guide takes for the least bit alike, if others match: what is alike is painted alike.
                 targets.append(self.bank.choose(r.wanted, r.embedding, own, margin=-0.1 * attempt, exclude=taken))
                 taken.add(targets[-1].number)
-            meshes = [
-                self.reader.guide_mesh(r.reading, r.wanted, target.person)
-                for r, target in zip(faces, targets, strict=True)
-            ]
-            images = paint(self.pipeline, faces, targets, meshes, seeds, settings, settings.strength * 2**attempt)
+            push = settings.strength * 2**attempt
+            images, meshes = paint_people(self.pipeline, self.reader, faces, targets, seeds, settings, push)
         with watch("verify"):
             looks = np.stack([blended(r.crop, image) for r, image in zip(faces, images, strict=True)])
             similarity = (self.embed(looks) * np.stack([r.embedding for r in faces])).sum(1)

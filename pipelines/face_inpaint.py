@@ -124,9 +124,7 @@ class FaceInpaintPipeline(DiffusionPipeline):
                 active = repulsion is not None and repulsion.active(step, num_inference_steps)
                 chosen = (repulsion, source) if active else (None, None)
                 if active or energies:
-                    length = (chosen[0] or Repulsion()).length(num_inference_steps)
-                    where = (latents, sigma, context, vector, guidance_scale, inside)
-                    x0 = self.guided_x0(*where, *chosen, energies, length)
+                    x0 = self.guided_x0(latents, sigma, context, vector, guidance_scale, inside, *chosen, energies)
                 else:
                     x0 = self.predict_x0(latents.to(dtype), sigma, context, vector, guidance_scale)
                 x0 = torch.where(inside > 0, x0, crop)
@@ -226,7 +224,7 @@ class FaceInpaintPipeline(DiffusionPipeline):
         return x0_from_output(raw)
 
     @torch.enable_grad()
-    def guided_x0(self, latents, sigma, context, vector, guidance_scale, inside, repulsion, source, energies, length):
+    def guided_x0(self, latents, sigma, context, vector, guidance_scale, inside, repulsion, source, energies):
         """x0, moved down the energies: the only place where gradients are taken."""
         through = repulsion is not None and repulsion.through_unet
         start = latents.detach().requires_grad_(through)
@@ -241,6 +239,7 @@ class FaceInpaintPipeline(DiffusionPipeline):
         (gradient,) = torch.autograd.grad(energy.sum(), start if through else x0)
         x0, noise = x0.detach(), latents - (1 - sigma) * x0.detach()
         coarse = smooth(gradient, self.size / 64)
+        length = (repulsion or Repulsion()).length(len(self.scheduler.timesteps))
         return push(x0, coarse, energy.detach(), noise / sigma.clamp_min(1e-3), inside, length)
 
     def repulsion_energy(self, x0: torch.Tensor, source: torch.Tensor, repulsion: Repulsion) -> torch.Tensor:

@@ -115,14 +115,14 @@ def test_a_glare_costs_and_light_from_the_side_does_not(granted):
     assert glare(picture, mesh + 1000) == 0  # no skin in sight
 
 
-def scarred(granted) -> np.ndarray:
+def scarred() -> np.ndarray:
     x = np.arange(SIZE)[None, :, None]
     lines = 120 + 20 * np.sin(x * 2 * np.pi / 9) + np.zeros((SIZE, SIZE, 3))
     return np.rint(lines).astype(np.uint8)
 
 
 def test_scars_cost_and_smooth_shade_does_not(granted):
-    mesh, picture = granted["mesh"], scarred(granted)
+    mesh, picture = granted["mesh"], scarred()
     deep = furrows(picture, mesh)
     assert FURROW < deep < 20 / 2**0.5  # less than the amplitude: part of a line is shade
     shaded = np.linspace(60, 200, SIZE).astype(np.uint8)[None, :, None].repeat(SIZE, 0).repeat(3, 2)
@@ -137,11 +137,11 @@ def test_scars_cost_and_smooth_shade_does_not(granted):
 
 
 def test_scars_are_as_deep_on_a_crop_of_twice_the_size(granted):
-    mesh, picture = granted["mesh"], scarred(granted)
+    mesh, picture = granted["mesh"], scarred()
     twice = picture.repeat(2, 0).repeat(2, 1)
     assert furrows(twice, mesh * 2) == pytest.approx(furrows(picture, mesh), rel=0.1)
 
 
 def test_no_cheek_has_no_furrows(granted):
-    assert furrows(scarred(granted), granted["mesh"] + 1000) == 0
-    assert furrows(scarred(granted), granted["mesh"] * 0) == 0
+    assert furrows(scarred(), granted["mesh"] + 1000) == 0
+    assert furrows(scarred(), granted["mesh"] * 0) == 0

@@ -19,16 +19,14 @@ import torch
 from tqdm import tqdm
 
 from deid_diffusion.anonymizer import FaceAnonymizer
-from deid_diffusion.attributes import as_unit
 from deid_diffusion.fit import FURROW, furrows
-from deid_diffusion.identities import IdentityBank, Target
+from deid_diffusion.identities import IdentityBank
 from deid_diffusion.loading import IDENTITIES
-from deid_diffusion.painting import paint
+from deid_diffusion.painting import paint_people
 from deid_diffusion.paths import write_hashes
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
-from deid_diffusion.pipelines.recognise import embed
 from deid_diffusion.pipelines.repulsion import Repulsion
-from deid_diffusion.preparing import ReadyFace, prepare
+from deid_diffusion.preparing import ReadyFace
 from deid_diffusion.settings import Settings
 from deid_diffusion.training.data import FaceSet, load_faces
 from deid_diffusion.training.run import option, parse_options, write_json
@@ -58,11 +56,6 @@ def pick_photos(anonymize: FaceAnonymizer, faces: FaceSet, count: int) -> list[R
     Raises:
         ValueError: there are not enough of them.
     """
-
-    def guide(crops: np.ndarray) -> np.ndarray:
-        with torch.no_grad():
-            return embed(anonymize.pipeline.id_encoder, as_unit(crops)).numpy()
-
     column = ATTRIBUTE_NAMES.index
     ahead = faces.train & (faces.attributes[:, column("yaw_deg")].abs() < 12)
     picked: list[ReadyFace] = []
@@ -72,8 +65,7 @@ def pick_photos(anonymize: FaceAnonymizer, faces: FaceSet, count: int) -> list[R
         wanted = (count + man) // 2
         for number in order.tolist() if wanted else ():
             image = faces.images[number].permute(1, 2, 0).numpy()
-            found = anonymize.detect(image)[:1]
-            ready, _ = prepare(image, found, Settings(), anonymize.reader, guide, anonymize.thresholds, anonymize.size)
+            ready = anonymize.read_faces(image, anonymize.detect(image)[:1], Settings(), {})
             # Bare, or beards would be taken for furrows, and rims for scars.
             ready = [f for f in ready if max(f.wanted.glasses or 0, f.wanted.facial_hair or 0) < 0.5]
             picked += ready
@@ -87,15 +79,15 @@ def pick_photos(anonymize: FaceAnonymizer, faces: FaceSet, count: int) -> list[R
 
 def roughness(anonymize: FaceAnonymizer, photos: Sequence[ReadyFace], pairs: Sequence[tuple[int, int]]) -> np.ndarray:
     """(P,) furrows of everybody painted onto a photo, for pairs of a number in the bank and one among the photos."""
-    bank, reader, found = anonymize.bank, anonymize.reader, []
+    found: list[float] = []
     settings = Settings(repulsion=Repulsion(scale=0))
     parts = [pairs[first : first + AT_ONCE] for first in range(0, len(pairs), AT_ONCE)]
     for part in tqdm(parts, unit="batch"):
         faces = [photos[photo] for _, photo in part]
-        targets = [Target(bank.embedding[n], bank.person[n], n) for n, _ in part]
-        meshes = [reader.guide_mesh(f.reading, f.wanted, t.person) for f, t in zip(faces, targets, strict=True)]
-        painted = paint(anonymize.pipeline, faces, targets, meshes, [n for n, _ in part], settings)
-        found += [furrows(image, mesh[:, :2]) for image, mesh in zip(painted, meshes, strict=True)]
+        seeds = [number for number, _ in part]
+        targets = [anonymize.bank.target(number) for number in seeds]
+        painted, meshes = paint_people(anonymize.pipeline, anonymize.reader, faces, targets, seeds, settings)
+        found += map(furrows, painted, meshes)
     return np.array(found)
 
 
@@ -132,17 +124,16 @@ def audition(options: Options) -> None:
     photos, bank = pick_photos(anonymize, faces, options.photos), anonymize.bank
     mismatch = np.stack([bank.mismatch(face.wanted) for face in photos], 1)
     best = np.argsort(mismatch, 1, kind="stable")[:, : max(options.looks, 1)]
-    first = roughness(anonymize, photos, [(n, int(best[n, 0])) for n in range(len(best))])
-    suspects = np.nonzero(first > SUSPECT * options.most)[0] if best.shape[1] > 1 else np.zeros(0, int)
+    rough = roughness(anonymize, photos, [(n, int(best[n, 0])) for n in range(len(best))])
+    suspects = np.nonzero(rough > SUSPECT * options.most)[0]
     again = [(int(n), int(photo)) for n in suspects for photo in best[n, 1:]]
-    mean = first.copy()
     if again:
         others = roughness(anonymize, photos, again).reshape(len(suspects), -1)
-        mean[suspects] = np.concatenate([first[suspects, None], others], 1).mean(1)
-    stay = ~roughest(mean, groups(bank.attributes), options.most, options.share)
-    log.info("%d of %d stay; %d were painted onto more than one photo", stay.sum(), len(stay), len(suspects))
+        rough[suspects] = (rough[suspects] + others.sum(1)) / best.shape[1]
+    stay = ~roughest(rough, groups(bank.attributes), options.most, options.share)
+    log.info("%d of %d stay; %d times somebody was painted onto another photo", stay.sum(), len(stay), len(again))
     IdentityBank(bank.embedding[stay], bank.person[stay], bank.attributes[stay]).save(folder / IDENTITIES)
-    shares = {f"percentile_{q}": round(float(np.percentile(mean, q)), 2) for q in (50, 75, 90, 95, 99)}
+    shares = {f"percentile_{q}": round(float(np.percentile(rough, q)), 2) for q in (50, 75, 90, 95, 99)}
     told = {"most": options.most, "share": options.share, "looks": options.looks, "furrows": shares}
     write_json(told | {"heard": len(stay), "left_out": int((~stay).sum())}, folder / "audition.json")
     write_hashes(folder)
