@@ -13,9 +13,9 @@ import time
 
 import torch
 
-from deid_diffusion.backends import _example, use_backend
-from deid_diffusion.loading import load_pipeline
-from deid_diffusion.paths import weights_dir
+from deid_diffusion.models.backends import _example, use_backend
+from deid_diffusion.models.loading import load_pipeline
+from deid_diffusion.models.weights import weights_dir
 
 
 def clocks() -> tuple[float, float]:

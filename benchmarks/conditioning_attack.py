@@ -17,15 +17,15 @@ from pathlib import Path
 
 import numpy as np
 
-from deid_diffusion.attributes import FaceReader, Reading
-from deid_diffusion.crops import crop_faces
 from deid_diffusion.evaluation.faces import YuNetFinder
 from deid_diffusion.evaluation.metrics import bootstrap_mean
 from deid_diffusion.evaluation.pictures import list_pictures, read_picture
-from deid_diffusion.geometry import apply, invert
+from deid_diffusion.faces.align import crop_faces
+from deid_diffusion.faces.estimator import FaceReader, Reading
+from deid_diffusion.faces.geometry import apply, invert
+from deid_diffusion.faces.skin_texture import skin_texture
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, POINTS
 from deid_diffusion.settings import FORGETTABLE
-from deid_diffusion.texture import skin_texture
 
 DIMENSIONS = (2, 5, 10, 20, 40)
 SHRINKAGE = (0.001, 0.01, 0.1, 0.5)

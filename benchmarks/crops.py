@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 from deid_diffusion.anonymizer import FaceAnonymizer
-from deid_diffusion.attributes import as_unit
-from deid_diffusion.crops import blended
-from deid_diffusion.identities import Target
-from deid_diffusion.painting import paint_people
+from deid_diffusion.faces.analyze import ReadyFace
+from deid_diffusion.faces.estimator import as_unit
+from deid_diffusion.faces.masks import blended
+from deid_diffusion.methods.generate import paint_people
+from deid_diffusion.methods.identity_bank import Target
 from deid_diffusion.pipelines.recognise import embed
-from deid_diffusion.preparing import ReadyFace
 from deid_diffusion.settings import Settings
 from deid_diffusion.types import Face
 

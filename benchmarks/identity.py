@@ -29,9 +29,9 @@ from scipy.optimize import linear_sum_assignment
 
 from deid_diffusion import FaceAnonymizer, Repulsion
 from deid_diffusion.evaluation.judges import Judge, guide_hashes, judge_from_spec
-from deid_diffusion.identities import Target
-from deid_diffusion.paths import weights_dir
-from deid_diffusion.pictures import load_picture
+from deid_diffusion.imaging.pictures import load_picture
+from deid_diffusion.methods.identity_bank import Target
+from deid_diffusion.models.weights import weights_dir
 from deid_diffusion.settings import Settings
 
 STRENGTHS = (0.0, 15.0, 30.0, 60.0)

@@ -23,10 +23,10 @@ from holdout import held_out
 from PIL import Image
 
 from deid_diffusion import FaceAnonymizer, Repulsion
-from deid_diffusion.attributes import as_unit
 from deid_diffusion.evaluation.nets import FaceNets, NetOptions, five_points
 from deid_diffusion.evaluation.utility import cheeks, head_pose_deg
-from deid_diffusion.probes import REGIONS, Probes
+from deid_diffusion.faces.attribute_classifiers import REGIONS, Probes
+from deid_diffusion.faces.estimator import as_unit
 from deid_diffusion.settings import Settings
 from deid_diffusion.training.data import load_faces
 from deid_diffusion.training.label import HAND, SEEN, HandLabels, fit_as_seen, fit_calibrated, look_plainly

@@ -14,25 +14,26 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .attributes import FaceReader, as_unit
-from .backends import use_backend
-from .composite import paste_faces
-from .crops import blended, crop_faces, uncovered
-from .detect import CenterFaceDetector, Detector, faces_from_boxes
-from .identities import IdentityBank
-from .k_same import Crowd, gather
-from .loading import IDENTITIES, THRESHOLDS, check_guide, load_with_guide
-from .painting import check_settings
-from .paths import check_hashes, weights_dir
-from .pictures import Picture, PictureError, load_picture
+from .compositing.paste import paste_faces
+from .faces.align import crop_faces
+from .faces.analyze import ReadyFace, prepare, redacted
+from .faces.detect import CenterFaceDetector, Detector, faces_from_boxes
+from .faces.estimator import FaceReader, as_unit
+from .faces.masks import blended, uncovered
+from .imaging.pictures import Picture, PictureError, load_picture
+from .methods.generate import check_settings
+from .methods.identity_bank import IdentityBank
+from .methods.inpaint import VerifiedPainter, face_seed
+from .methods.k_same import Crowd, gather
+from .methods.redact import redact_face
+from .models.backends import use_backend
+from .models.loading import IDENTITIES, THRESHOLDS, check_guide, load_with_guide
+from .models.weights import check_hashes, weights_dir
 from .pipelines.recognise import embed
-from .preparing import ReadyFace, prepare, redacted
-from .redact import redact_face
 from .result import AnonymizedImage
 from .settings import Settings
+from .timing import Watch
 from .types import Face, FaceCrop, FaceReport, Method, Outcome, Redaction
-from .verified import VerifiedPainter, face_seed
-from .watch import Watch
 
 log = logging.getLogger(__name__)
 

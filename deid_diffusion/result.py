@@ -8,8 +8,8 @@ from os import PathLike
 import numpy as np
 from PIL import Image
 
-from .composite import merge_deep
-from .pictures import Picture, save_picture
+from .compositing.paste import merge_deep
+from .imaging.pictures import Picture, save_picture
 from .types import FaceReport
 
 

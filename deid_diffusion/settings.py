@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .attributes import check_attributes
-from .k_same import Crowd
+from .methods.k_same import Crowd
+from .pipelines.conditioning import attribute_vector
 from .pipelines.repulsion import Repulsion
 from .pipelines.sd_landmarks import STYLES
 from .types import NOT_YET, Method, Redaction
@@ -74,7 +74,7 @@ class Settings:
         object.__setattr__(self, "method", Method(self.method))
         if self.method in NOT_YET:
             raise ValueError(f"method {self.method.value} is not available yet; take one of {', '.join(METHODS)}")
-        check_attributes(self.attributes)
+        attribute_vector([self.attributes])  # its checks: unknown names, values out of range
         unknown = set(self.forget) - set(FORGETTABLE)
         if unknown:
             raise ValueError(f"forget takes any of {', '.join(FORGETTABLE)}; got {', '.join(sorted(unknown))}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from deid_diffusion.pictures import load_picture
+from deid_diffusion.imaging.pictures import load_picture
 from deid_diffusion.result import AnonymizedImage
 from deid_diffusion.types import Face, FaceReport, Outcome
 

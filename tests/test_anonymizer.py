@@ -7,14 +7,15 @@ import pytest
 import torch
 
 from deid_diffusion.anonymizer import FaceAnonymizer
-from deid_diffusion.composite import paste_faces
-from deid_diffusion.crops import crop_faces, erased_mask
-from deid_diffusion.geometry import apply, invert
+from deid_diffusion.compositing.paste import paste_faces
+from deid_diffusion.faces.align import crop_faces
+from deid_diffusion.faces.geometry import apply, invert
+from deid_diffusion.faces.masks import erased_mask
+from deid_diffusion.faces.skin_texture import skin_texture
+from deid_diffusion.methods.inpaint import face_seed
 from deid_diffusion.pipelines.repulsion import Repulsion
 from deid_diffusion.settings import Settings
-from deid_diffusion.texture import skin_texture
 from deid_diffusion.types import Face, Outcome, Redaction
-from deid_diffusion.verified import face_seed
 from tests.tiny import tiny_bank, tiny_pipeline, tiny_reader
 
 NEVER = {"far_0.001": 1.01, "far_0.01": 1.01, "far_0.05": 0.9}
@@ -98,7 +99,7 @@ def test_of_several_candidates_the_best_fit_is_taken(monkeypatch):
         costs = {wanted: 0.5}
         seen.clear()
         monkeypatch.setattr(
-            "deid_diffusion.verified.misfit",
+            "deid_diffusion.methods.inpaint.misfit",
             lambda painted, *_, c=costs: seen.append(painted) or c.get(len(seen) - 1, 1),
         )
         anonymize = build(ONE)
@@ -115,7 +116,7 @@ def test_of_several_candidates_the_best_fit_is_taken(monkeypatch):
 def test_a_candidate_that_is_too_similar_is_never_taken_however_well_it_fits(monkeypatch):
     """The threshold lies between the two; the better fit is the one above it."""
     image = picture()
-    monkeypatch.setattr("deid_diffusion.verified.misfit", lambda *_: 0.0)
+    monkeypatch.setattr("deid_diffusion.methods.inpaint.misfit", lambda *_: 0.0)
     tried = []
     anonymize = build(ONE)
     embed = anonymize._embed

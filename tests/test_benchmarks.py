@@ -8,7 +8,7 @@ import pytest
 from skimage.data import astronaut
 
 from deid_diffusion import FaceAnonymizer, Repulsion
-from deid_diffusion.attributes import Attributes
+from deid_diffusion.faces.attributes import Attributes
 from deid_diffusion.settings import Settings
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))

@@ -10,13 +10,13 @@ import pytest
 from PIL import Image
 
 from deid_diffusion import cli
-from deid_diffusion.backends import BACKENDS
 from deid_diffusion.cli import options
 from deid_diffusion.cli import run as run_command
-from deid_diffusion.families import FAMILIES
-from deid_diffusion.journal import NAME
-from deid_diffusion.loading import DTYPES
-from deid_diffusion.pictures import load_picture
+from deid_diffusion.imaging.pictures import load_picture
+from deid_diffusion.jobs.journal import NAME
+from deid_diffusion.models.backends import BACKENDS
+from deid_diffusion.models.loading import DTYPES
+from deid_diffusion.models.registry import FAMILIES
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
 from deid_diffusion.pipelines.sd_landmarks import STYLES
 from deid_diffusion.settings import FORGETTABLE

@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
 
-from deid_diffusion.attributes import FaceReader
-from deid_diffusion.face_shape import FaceShape
-from deid_diffusion.identities import IdentityBank
+from deid_diffusion.faces.estimator import FaceReader
+from deid_diffusion.faces.face_shape import FaceShape
+from deid_diffusion.methods.identity_bank import IdentityBank
 from deid_diffusion.pipelines.conditioning import FIELDS, POINTS
 from deid_diffusion.pipelines.face_inpaint import FaceInpaintPipeline
 from deid_diffusion.training.id_encoder import build_guide

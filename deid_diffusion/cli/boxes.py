@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from deid_diffusion.plan import Boxes, Job, PlanError
+from deid_diffusion.jobs.plan import Boxes, Job, PlanError
 
 FORMS = (
     'JSON {"photo.jpg": [[x0, y0, x1, y1], ...]}, a report of `deid run --report`, or CSV with the columns '

@@ -80,7 +80,7 @@ def run_state(report: Path, method: str, originals: Path, given: Mapping[str, in
     outputs = report.with_suffix("")
     if any(not (outputs / row["file"]).exists() for row in last["files"] if not row.get("error")):
         return "go on, outputs are missing"
-    from deid_diffusion.plan import pictures_in
+    from deid_diffusion.jobs.plan import pictures_in
 
     if names != {path.relative_to(originals).as_posix() for path in pictures_in(originals)}:
         # Who comes or goes changes everybody's average.
@@ -90,7 +90,7 @@ def run_state(report: Path, method: str, originals: Path, given: Mapping[str, in
 
 def _settings(method: str, given: Mapping[str, int]) -> dict[str, Any]:
     """The settings that a report will name."""
-    from deid_diffusion.journal import describe
+    from deid_diffusion.jobs.journal import describe
     from deid_diffusion.settings import Settings
 
     changes = {name: value for name, value in given.items() if name != "seed"}
@@ -104,7 +104,7 @@ def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _present(method: str) -> dict[str, str]:
     """sha256 of the shipped weight files that shape a method's outputs, named as a report names them."""
-    from deid_diffusion.paths import check_hashes, weights_dir
+    from deid_diffusion.models.weights import check_hashes, weights_dir
 
     hashes = check_hashes(weights_dir("face256"))
     hashes |= {f"reader/{name}": value for name, value in check_hashes(weights_dir("reader")).items()}

@@ -48,7 +48,7 @@ def judged(options: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def _shipped_guide() -> Path | None:
     """The shipped pipeline, whose guide may not judge; None in an installation without weights."""
-    from deid_diffusion.paths import weights_dir
+    from deid_diffusion.models.weights import weights_dir
 
     try:
         return weights_dir("face256")

@@ -12,8 +12,8 @@ from .options import Parser
 def main(argv: list[str]) -> int:
     """Returns 0, or 2 when folder, name or token do not fit; nothing is uploaded then."""
     options = _parser().parse_args(argv)
-    from deid_diffusion.hub import publish
-    from deid_diffusion.hub_folder import Card
+    from deid_diffusion.hub.folder import Card
+    from deid_diffusion.hub.publish import publish
 
     card = Card(options.license, base_model=tuple(options.base_model), datasets=tuple(options.dataset))
     out = options.out or Path("out", "hub", options.name.rpartition("/")[2])

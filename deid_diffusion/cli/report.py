@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from deid_diffusion.jobs import JobResult
+from deid_diffusion.jobs.run import JobResult
 
 
 def write_report(path: Path, results: Sequence[JobResult], about: Mapping[str, Any]) -> None:

@@ -19,8 +19,8 @@ def main(argv: list[str]) -> int:
     options = parse(argv)
     if ("help", None) in options.set:
         return _print_attributes()
-    from deid_diffusion import jobs
-    from deid_diffusion.journal import Journal
+    from deid_diffusion.jobs.journal import Journal
+    from deid_diffusion.jobs.run import run as jobs
 
     try:
         plan = _plan(options)
@@ -47,7 +47,7 @@ def main(argv: list[str]) -> int:
 
 def _work(plan: Any, anonymize: Any, settings: Any, journal: Any, options: argparse.Namespace) -> int:
     """Runs all jobs and writes the report, however it ends."""
-    from deid_diffusion import jobs
+    from deid_diffusion.jobs.run import run as jobs
 
     from .show import shown, summary
 
@@ -84,8 +84,8 @@ def _plan(options: argparse.Namespace) -> Any:
     """What to do; every complaint is a PlanError, and nothing is written or loaded for it."""
     from dataclasses import replace
 
-    from deid_diffusion.pictures import FORMATS
-    from deid_diffusion.plan import PlanError, plan
+    from deid_diffusion.imaging.pictures import FORMATS
+    from deid_diffusion.jobs.plan import PlanError, plan
 
     from .boxes import with_boxes
 
@@ -120,7 +120,7 @@ def _settings(options: argparse.Namespace) -> Any:
 
 def _references(paths: Sequence[Path]) -> list[str]:
     """Reference photos: files as they are, folders as the pictures in them."""
-    from deid_diffusion.plan import PlanError, pictures_in
+    from deid_diffusion.jobs.plan import PlanError, pictures_in
 
     photos: list[Path] = []
     for path in paths:
@@ -167,7 +167,7 @@ def _load(options: argparse.Namespace) -> Any:
 
 
 def _report(options: argparse.Namespace, plan: Any, anonymize: Any, settings: Any, results: Sequence[Any]) -> None:
-    from deid_diffusion.journal import describe
+    from deid_diffusion.jobs.journal import describe
 
     from .report import write_report
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from deid_diffusion.jobs import JobResult
+from deid_diffusion.jobs.run import JobResult
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from deid_diffusion import geometry
+from deid_diffusion.faces import geometry
 
 # The ArcFace template: 5 points in a 112 px square, as fractions of its side.
 ARCFACE = np.array(

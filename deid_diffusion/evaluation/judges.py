@@ -13,7 +13,7 @@ import numpy as np
 from deid_diffusion.evaluation.align import ARCFACE, eye_distance, warp_to_template
 from deid_diffusion.evaluation.faces import dlib_model, require_dlib, sha256
 from deid_diffusion.evaluation.results import EvaluationError
-from deid_diffusion.geometry import OMZ_TEMPLATE
+from deid_diffusion.faces.geometry import OMZ_TEMPLATE
 from deid_diffusion.types import Face
 
 # The recogniser from which the shipped guide is distilled (Open Model Zoo 0095 as TorchScript). The guide pushes

@@ -19,14 +19,14 @@ import torch
 from tqdm import tqdm
 
 from deid_diffusion.anonymizer import FaceAnonymizer
-from deid_diffusion.fit import FURROW, furrows
-from deid_diffusion.identities import IdentityBank
-from deid_diffusion.loading import IDENTITIES
-from deid_diffusion.painting import paint_people
-from deid_diffusion.paths import write_hashes
+from deid_diffusion.faces.analyze import ReadyFace
+from deid_diffusion.methods.candidates import FURROW, furrows
+from deid_diffusion.methods.generate import paint_people
+from deid_diffusion.methods.identity_bank import IdentityBank
+from deid_diffusion.models.loading import IDENTITIES
+from deid_diffusion.models.weights import write_hashes
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
 from deid_diffusion.pipelines.repulsion import Repulsion
-from deid_diffusion.preparing import ReadyFace
 from deid_diffusion.settings import Settings
 from deid_diffusion.training.data import FaceSet, load_faces
 from deid_diffusion.training.run import option, parse_options, write_json

@@ -13,14 +13,14 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from deid_diffusion.face_shape import (
+from deid_diffusion.faces.face_shape import (
     FaceShape,
     angles_from_rotation,
     fit_face_shape,
     mirror_numbers,
     read_expression,
 )
-from deid_diffusion.light import LIGHT_NAMES, read_light
+from deid_diffusion.faces.skin import LIGHT_NAMES, read_light
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, FIELDS
 
 log = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
-from deid_diffusion.likeness import STAGES
+from deid_diffusion.faces.ood_score import STAGES
 from deid_diffusion.pipelines.denoise import x0_from_output
 from deid_diffusion.training.critic import Critic, critic_loss, painter_loss
 from deid_diffusion.training.data import Batch, Jitter, cut, load_faces

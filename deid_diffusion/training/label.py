@@ -22,8 +22,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from deid_diffusion.faces.attribute_classifiers import REGIONS, Probes, Region, apply_probe, look
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
-from deid_diffusion.probes import REGIONS, Probes, Region, apply_probe, look
 from deid_diffusion.training.data import FaceSet, Jitter, cut, load_faces
 from deid_diffusion.training.run import option, parse_options, write_json
 

@@ -15,17 +15,17 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
 from transformers import ResNetForImageClassification
 
-from deid_diffusion.attributes import FaceReader
-from deid_diffusion.face_shape import EXPRESSION_NAMES, FaceShape
-from deid_diffusion.identities import MATCHED, IdentityBank
-from deid_diffusion.light import LIGHT_NAMES, read_light
-from deid_diffusion.likeness import FILE as LIKENESS
-from deid_diffusion.likeness import Likeness, pooled
-from deid_diffusion.paths import write_hashes
+from deid_diffusion.faces.attribute_classifiers import FILE as PROBES
+from deid_diffusion.faces.estimator import FaceReader
+from deid_diffusion.faces.face_shape import EXPRESSION_NAMES, FaceShape
+from deid_diffusion.faces.ood_score import FILE as LIKENESS
+from deid_diffusion.faces.ood_score import Likeness, pooled
+from deid_diffusion.faces.skin import LIGHT_NAMES, read_light
+from deid_diffusion.methods.identity_bank import MATCHED, IdentityBank
+from deid_diffusion.models.weights import write_hashes
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
 from deid_diffusion.pipelines.face_inpaint import FaceInpaintPipeline
 from deid_diffusion.pipelines.recognise import embed
-from deid_diffusion.probes import FILE as PROBES
 from deid_diffusion.training.data import FaceSet, Jitter, cut, load_faces
 from deid_diffusion.training.people import apart, geometry_of
 from deid_diffusion.training.run import option, parse_options, write_json

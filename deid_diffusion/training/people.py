@@ -6,9 +6,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from deid_diffusion.attributes import SIDE
-from deid_diffusion.face_shape import EXPRESSION_NAMES, FaceShape
-from deid_diffusion.geometry import FIVE, apply, compose, crop_from_image, invert
+from deid_diffusion.faces.estimator import SIDE
+from deid_diffusion.faces.face_shape import EXPRESSION_NAMES, FaceShape
+from deid_diffusion.faces.geometry import FIVE, apply, compose, crop_from_image, invert
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, POINTS
 from deid_diffusion.training.data import Batch, FaceSet
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from transformers import ResNetConfig, ResNetForImageClassification
 
-from deid_diffusion.attributes import OUTPUTS, SIDE, shrink, split_outputs
+from deid_diffusion.faces.estimator import OUTPUTS, SIDE, shrink, split_outputs
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
 from deid_diffusion.training.data import Batch, FaceSet, Jitter, cut, load_faces
 from deid_diffusion.training.label import HandLabels, score

@@ -14,7 +14,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
 from PIL import Image
 
-from deid_diffusion.geometry import hull_distance
+from deid_diffusion.faces.geometry import hull_distance
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, erase
 from deid_diffusion.pipelines.face_inpaint import FaceInpaintPipeline
 from deid_diffusion.training.data import FaceSet, Jitter, cut, load_faces

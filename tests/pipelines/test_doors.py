@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from deid_diffusion.hub_folder import pipeline_files
+from deid_diffusion.hub.folder import pipeline_files
 from tests.pipelines.sd_models import hub_cache
 from tests.pipelines.test_doors_sd import BLOCK, PAINT, PIPELINES, fresh
 from tests.tiny import tiny_pipeline

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from deid_diffusion.hub_folder import pipeline_files
+from deid_diffusion.hub.folder import pipeline_files
 from tests.pipelines.sd_models import hub_cache, sd_pipe, sdxl_pipe
 
 PIPELINES = Path(__file__).parents[2] / "pipelines"

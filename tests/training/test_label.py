@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from deid_diffusion.attributes import as_unit
-from deid_diffusion.face_shape import Placement, rotation_from_angles
+from deid_diffusion.faces.attribute_classifiers import REGIONS, Probes, look
+from deid_diffusion.faces.estimator import as_unit
+from deid_diffusion.faces.face_shape import Placement, rotation_from_angles
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
-from deid_diffusion.probes import REGIONS, Probes, look
 from deid_diffusion.training import label
 from deid_diffusion.training.data import load_faces
 from tests.tiny import tiny_reader, tiny_shape

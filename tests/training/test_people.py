@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from deid_diffusion.face_shape import rotation_from_angles
-from deid_diffusion.geometry import FIVE, crop_from_image
+from deid_diffusion.faces.face_shape import rotation_from_angles
+from deid_diffusion.faces.geometry import FIVE, crop_from_image
 from deid_diffusion.pipelines.conditioning import FIELDS, POINTS
 from deid_diffusion.training.data import Batch, FaceSet
 from deid_diffusion.training.people import apart, geometry_of, lend_geometry

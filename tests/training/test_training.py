@@ -15,13 +15,13 @@ from PIL import Image
 from skimage.data import astronaut
 
 from deid_diffusion.anonymizer import FaceAnonymizer
-from deid_diffusion.attributes import FaceReader
-from deid_diffusion.face_shape import Placement, rotation_from_angles
-from deid_diffusion.identities import IdentityBank
-from deid_diffusion.paths import write_hashes
+from deid_diffusion.faces.attribute_classifiers import Probes
+from deid_diffusion.faces.estimator import FaceReader
+from deid_diffusion.faces.face_shape import Placement, rotation_from_angles
+from deid_diffusion.methods.identity_bank import IdentityBank
+from deid_diffusion.models.weights import write_hashes
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, attribute_vector, condition_vector, fold
 from deid_diffusion.pipelines.denoise import SIGMA_DATA
-from deid_diffusion.probes import Probes
 from deid_diffusion.training import audition, blend, distill, id_encoder, inpaint, pack, reader, reader_head
 from deid_diffusion.training.critic import Critic, critic_loss, painter_loss
 from deid_diffusion.training.data import Jitter, cut, load_faces, noise_like

@@ -7,11 +7,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from deid_diffusion.attributes import SIDE, split_outputs
-from deid_diffusion.geometry import NOSE_TIP, OMZ_TEMPLATE
+from deid_diffusion.faces.attribute_classifiers import REGIONS, Probes, look
+from deid_diffusion.faces.estimator import SIDE, split_outputs
+from deid_diffusion.faces.geometry import NOSE_TIP, OMZ_TEMPLATE
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, FIELDS
 from deid_diffusion.pipelines.recognise import embed
-from deid_diffusion.probes import REGIONS, Probes, look
 from deid_diffusion.training import distill, inpaint
 from deid_diffusion.training.data import Batch, FaceSet
 from deid_diffusion.training.id_encoder import build_guide

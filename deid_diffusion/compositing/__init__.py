@@ -1,0 +1,1 @@
+"""Back into the picture: paste, colour, grain."""

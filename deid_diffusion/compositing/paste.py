@@ -1,0 +1,178 @@
+"""Pastes finished crops back into their picture.
+
+What is promised, and tested:
+
+- **Private.** No source pixel survives in the core, the hull of the crop's landmarks plus a margin: there the painted
+  crop weighs exactly 1. Source and painted pixels mix only in a feather along the mask's outer edge, and no number
+  that shapes the result (colour, blur, grain) is read here from source pixels inside the core; how rough the skin is
+  to be comes from the caller.
+- **Exact.** A pixel where the mask is 0 keeps its bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from ..faces.geometry import apply, invert
+from ..types import FaceCrop
+from .colour import match_colour
+from .grain import laid_on, match_detail
+from .monochrome import in_tone, tone_of
+
+FEATHER = 0.06  # width of the feather as a fraction of the crop's side; narrower where the mask leaves less room
+
+
+def paste_faces(
+    canvas: np.ndarray,
+    faces: Sequence[tuple[np.ndarray, FaceCrop]],
+    seeds: Sequence[int] | None = None,
+    textures: Sequence[np.ndarray | None] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pastes all faces of a picture, the far (small) ones first, so that the near ones end up in front.
+
+    Args:
+        canvas: (H, W, 3) uint8 RGB.
+        faces: painted (S, S, 3) uint8 and the crop it was painted for, in any order.
+        seeds: of each face's grain; 0, 1, 2 ... by default.
+        textures: of each face's skin, as `texture.skin_texture` reads it; left as painted by default.
+
+    Returns:
+        a new canvas; touched (H, W) bool, False where it is bit-equal to the old.
+    """
+    canvas, touched = canvas.copy(), np.zeros(canvas.shape[:2], bool)
+    for number in sorted(range(len(faces)), key=lambda n: -abs(np.linalg.det(faces[n][1].crop_from_image[:, :2]))):
+        painted, crop = faces[number]
+        seed, texture = number if seeds is None else seeds[number], None if textures is None else textures[number]
+        _paste(canvas, touched, painted, crop, None, seed, texture)
+    return canvas, touched
+
+
+def paste_crop(
+    canvas: np.ndarray, painted: np.ndarray, crop: FaceCrop, already: np.ndarray | None = None, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pastes one painted crop.
+
+    Args:
+        canvas: (H, W, 3) uint8 RGB.
+        painted: (S, S, 3) uint8 RGB, the finished crop.
+        crop: where it belongs; the support of its mask (> 0) is what may change.
+        already: (H, W) bool, pixels of nearer faces that are finished and stay as they are.
+        seed: of the grain.
+
+    Returns:
+        a new canvas; touched (H, W) bool, False where it is bit-equal to the old.
+    """
+    if painted.shape != crop.image.shape or painted.dtype != np.uint8:
+        raise ValueError(f"painted must be {crop.image.shape} uint8, got {painted.shape} {painted.dtype}; resize it")
+    canvas, touched = canvas.copy(), np.zeros(canvas.shape[:2], bool)
+    _paste(canvas, touched, painted, crop, already, seed)
+    return canvas, touched
+
+
+def merge_deep(deep: np.ndarray, edited: np.ndarray, touched: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint16 with the touched pixels taken from the 8-bit edited picture, and the others at full depth."""
+    return np.where(touched[..., None], edited.astype(np.uint16) * 257, deep)
+
+
+def _paste(
+    canvas: np.ndarray,
+    touched: np.ndarray,
+    painted: np.ndarray,
+    crop: FaceCrop,
+    already: np.ndarray | None,
+    seed: int,
+    texture: np.ndarray | None = None,
+) -> None:
+    """Changes `canvas` and `touched` in place."""
+    window = _window(crop, canvas.shape[:2])
+    if window is None:
+        return
+    target = canvas[window]
+    alpha, _ = feather(crop, _scale(crop))
+    crop_from_window = crop.crop_from_image.copy()
+    crop_from_window[:, 2] = apply(crop.crop_from_image, np.array([window[1].start, window[0].start]))
+    size = target.shape[:2]
+    matched = match_colour(painted, crop.image, crop.mask > 0, _known(crop, canvas.shape[:2]))
+    patch = _warp(matched, crop_from_window, size, cv2.BORDER_REPLICATE)
+    alpha = _warp(alpha, crop_from_window, size, cv2.BORDER_CONSTANT)
+    alpha[alpha > 0.998] = 1
+    alpha[alpha < 0.002] = 0
+    free = alpha > 0 if already is None else (alpha > 0) & ~already[window]
+    if (curve := tone_of(target)) is not None:
+        patch = in_tone(patch, curve)
+    patch = match_detail(patch, target, alpha, np.random.default_rng(seed), texture)
+    blend = laid_on(target, patch, alpha)
+    target[free] = np.clip(np.rint(blend[free]), 0, 255).astype(np.uint8)
+    touched[window] |= free
+
+
+def feather(crop: FaceCrop, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """How the painted crop is weighed against the picture.
+
+    The weight rises from 0 at the mask's edge to 1 within `FEATHER` of the side, or within what room there is before
+    the core. The core is the landmarks' convex hull widened by 2 % of the side and by the reach of the resampling, as
+    far as the mask goes: a mask smaller than the face leaves some of the face, and is the caller's mistake.
+
+    Args:
+        crop: gives mask and landmarks.
+        scale: crop pixels per picture pixel.
+
+    Returns:
+        weight (S, S) float32 in [0, 1], 0 where the mask is 0; core (S, S) bool, where it is 1.
+    """
+    size = len(crop.mask)
+    support = (crop.mask > 0).astype(np.uint8)
+    hull = np.zeros_like(support)
+    corners = cv2.convexHull(np.asarray(crop.landmarks, np.float32)[:, :2]) - 0.5
+    cv2.fillConvexPoly(hull, np.clip(np.rint(corners), -4 * size, 4 * size).astype(np.int32), 1)
+    outside = cv2.distanceTransform(1 - hull, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    core = (outside <= 0.02 * size + 2.2 * max(scale, 1)) & (support > 0)
+    # The border of zeros makes the crop's own edge an edge of the mask.
+    edge = cv2.distanceTransform(np.pad(support, 1), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+    room = edge + cv2.distanceTransform((~core).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    ramp = np.clip(edge / np.clip(room, 1, max(FEATHER * size, 1)), 0, 1)
+    weight = np.where(core, 1, ramp * ramp * (3 - 2 * ramp)) * support
+    return weight.astype(np.float32), core
+
+
+def _scale(crop: FaceCrop) -> float:
+    return float(np.sqrt(abs(np.linalg.det(crop.crop_from_image[:, :2]))))
+
+
+def _known(crop: FaceCrop, shape: tuple[int, int]) -> np.ndarray:
+    """(S, S) bool: the crop's pixels off the mask that show the picture and not its reflection."""
+    side = len(crop.mask)
+    y, x = np.mgrid[:side, :side] + 0.5
+    at = apply(invert(crop.crop_from_image), np.stack([x, y], axis=-1))
+    reach = 2 + 1 / _scale(crop)
+    return (crop.mask <= 0) & ((at > reach) & (at < np.array([shape[1], shape[0]]) - reach)).all(-1)
+
+
+def _window(crop: FaceCrop, shape: tuple[int, int]) -> tuple[slice, slice] | None:
+    """Rows and columns of the picture that the crop's square meets; None when there are none."""
+    side = len(crop.mask)
+    corners = apply(invert(crop.crop_from_image), side * np.array([[0, 0], [1, 0], [1, 1], [0, 1]], float))
+    low = np.maximum(np.floor(corners.min(0)), 0).astype(int)
+    high = np.minimum(np.ceil(corners.max(0)), [shape[1], shape[0]]).astype(int)
+    if (high <= low).any():
+        return None
+    return slice(low[1], high[1]), slice(low[0], high[0])
+
+
+def _warp(source: np.ndarray, source_from_window: np.ndarray, size: tuple[int, int], border: int) -> np.ndarray:
+    """Resamples (S, S, ...) float32 to the window (h, w, ...), by area where that shrinks it, else by cubic."""
+    scale = np.sqrt(abs(np.linalg.det(source_from_window[:, :2])))
+    side = len(source)
+    if scale > 1:
+        # warpAffine reads few neighbours whatever the scale; so shrink first, by area, then warp at about 1 : 1.
+        small = max(round(side / scale), 1)
+        source = cv2.resize(source, (small, small), interpolation=cv2.INTER_AREA)
+        source_from_window = source_from_window * (small / side)
+    # OpenCV's coordinates have their origin in the centre of the first pixel, ours at its corner.
+    shifted = source_from_window.copy()
+    shifted[:, 2] += source_from_window[:, :2].sum(1) * 0.5 - 0.5
+    how = cv2.INTER_LINEAR if source.ndim == 2 else cv2.INTER_CUBIC
+    return cv2.warpAffine(source, shifted, size[::-1], flags=how | cv2.WARP_INVERSE_MAP, borderMode=border)

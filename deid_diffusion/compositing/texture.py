@@ -1,0 +1,40 @@
+"""Gives a generated face the roughness of its source's skin, which the generator paints smoother than life.
+
+A painter of 256 pixels leaves the finest octaves of a large photo empty, and the smooth skin that a squared error
+teaches looks like wax. What is carried over are three coarse amplitudes (`faces.skin_texture`), plain as a skin tone.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from ..faces.skin_texture import BLURS, octaves
+
+MOST = 4.0  # levels: rougher than this is stubble, or a scene seen through a fence
+
+
+def add_texture(patch: np.ndarray, wanted: np.ndarray, inside: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Roughens a patch where it is smoother than its skin is to be.
+
+    Args:
+        patch: (h, w, 3) float32, 0 to 255.
+        wanted: (3,) as `skin_texture` reads it.
+        inside: (h, w) bool, where the patch is a face: what is darker than that gets less.
+        rng: draws the texture.
+
+    Returns:
+        (h, w, 3) float32.
+    """
+    if not wanted.any() or not inside.any():
+        return patch
+    grey = cv2.cvtColor(patch, cv2.COLOR_RGB2GRAY)
+    have = [cv2.GaussianBlur(one * one, (0, 0), 4 * blur) for one, blur in zip(octaves(grey), BLURS, strict=True)]
+    lack = [np.maximum(rough**2 - power, 0) for rough, power in zip(np.minimum(wanted, MOST), have, strict=True)]
+    noise = [octaves(rng.standard_normal(grey.shape, np.float32))[n] for n in range(len(BLURS))]
+    # Octaves overlap: each noise shows in the others' too, and its share of the power is taken out of theirs.
+    shows = np.array([[one.var() for one in octaves(new)] for new in noise]).T
+    power = np.tensordot(np.linalg.inv(shows), np.stack(lack), axes=1)
+    added = sum(np.sqrt(np.maximum(p, 0)).astype(np.float32) * new for p, new in zip(power, noise, strict=True))
+    shade = cv2.GaussianBlur(grey, (0, 0), 4 * BLURS[-1]) / max(float(np.median(grey[inside])), 1.0)
+    return patch + (added * np.clip(shade, 0.2, 1))[..., None]

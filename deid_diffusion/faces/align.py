@@ -1,0 +1,108 @@
+"""Cuts the upright square around each face."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from ..types import Face, FaceCrop
+from .estimator import FaceReader
+from .geometry import FIVE, SIZE, apply, crop_from_image, invert
+from .masks import box_ellipse, face_mask
+
+
+def cut(image: np.ndarray, matrix: np.ndarray, size: int = SIZE) -> np.ndarray:
+    """Samples a square from a picture.
+
+    Args:
+        image: (H, W, 3) uint8.
+        matrix: (2, 3) crop_from_image, a similarity.
+        size: side of the crop.
+
+    Returns:
+        (size, size, 3) uint8, reflected where the square leaves the picture.
+    """
+    corners = apply(invert(matrix), np.array([[0, 0], [size, 0], [size, size], [0, size]], float))
+    margin = 8
+    height, width = image.shape[:2]
+    low = np.clip(np.floor(corners.min(0)).astype(int) - margin, 0, [width - 1, height - 1])
+    high = np.clip(np.ceil(corners.max(0)).astype(int) + margin, low + 1, [width, height])
+    # Only the neighbourhood is touched, so the cost does not grow with the picture.
+    window = image[low[1] : high[1], low[0] : high[0]]
+    local = matrix.copy()
+    local[:, 2] = apply(matrix, low.astype(float))
+    scale = float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
+    if scale < 0.75:  # shrink by area first: one sample a pixel would alias
+        shrunk = [max(1, round(side * scale)) for side in window.shape[1::-1]]
+        factor = np.array(window.shape[1::-1]) / shrunk
+        window = cv2.resize(window, shrunk, interpolation=cv2.INTER_AREA)
+        local = np.concatenate([local[:, :2] * factor, local[:, 2:]], axis=1)
+    # OpenCV's coordinates have their origin in the centre of the first pixel, ours at its corner.
+    centred = local.copy()
+    centred[:, 2] += local[:, :2].sum(1) * 0.5 - 0.5
+    # A strip of one pixel has nothing to reflect, and OpenCV loops forever trying.
+    border = cv2.BORDER_REFLECT_101 if min(window.shape[:2]) > 1 else cv2.BORDER_REPLICATE
+    return cv2.warpAffine(window, centred, (size, size), flags=cv2.INTER_CUBIC, borderMode=border)
+
+
+def first_crop(face: Face, size: int = SIZE) -> np.ndarray:
+    """(2, 3) crop_from_image by the detector's five points, good enough to read landmarks from."""
+    return crop_from_image(face.landmarks.astype(float), size)
+
+
+def make_crop(image: np.ndarray, face: Face, landmarks: np.ndarray, size: int = SIZE) -> FaceCrop:
+    """The final crop of a face.
+
+    Args:
+        image: (H, W, 3) uint8.
+        face: the detection; the ellipse in its box is part of the mask, whatever the landmarks say.
+        landmarks: (478, 2) x y in image pixels.
+    """
+    matrix = crop_from_image(landmarks[list(FIVE)].astype(float), size)
+    points = apply(matrix, landmarks).astype(np.float32)
+    return FaceCrop(
+        cut(image, matrix, size), face_mask(points, apply(matrix, box_ellipse(face)), size), points, matrix
+    )
+
+
+def disagreement(face: Face, landmarks: np.ndarray) -> float:
+    """How far the read landmarks lie from the detection, in face sizes: centre offset over the box's mean side.
+
+    Args:
+        face: the detection.
+        landmarks: (478, 2) x y in image pixels.
+    """
+    side = float((face.box[2] - face.box[0] + face.box[3] - face.box[1]) / 2)
+    centre = (face.box[:2] + face.box[2:]) / 2
+    return float(np.linalg.norm((landmarks.min(0) + landmarks.max(0)) / 2 - centre)) / side
+
+
+# Landmarks further than this from the detection, in face sizes, are not this face's.
+FAR_OFF = 0.35
+
+
+def crop_faces(
+    image: np.ndarray, faces: Sequence[Face], reader: FaceReader, size: int = SIZE
+) -> list[FaceCrop | None]:
+    """The final crop of each face, or None where the landmarks cannot be this face's.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        faces: detections in it.
+        reader: finds the landmarks.
+        size: side of the crops in pixels.
+    """
+    if not faces:
+        return []
+    matrices = [first_crop(face) for face in faces]
+    for _ in range(2):  # the reader's own landmarks align better than the detector's, so it looks twice
+        read = reader.landmarks(np.stack([cut(image, matrix) for matrix in matrices]))
+        points = [apply(invert(m), p[:, :2].astype(float)) for m, p in zip(matrices, read, strict=True)]
+        matrices = [crop_from_image(p[list(FIVE)], SIZE) for p in points]
+    crops: list[FaceCrop | None] = []
+    for face, landmarks in zip(faces, points, strict=True):
+        sound = np.isfinite(landmarks).all() and disagreement(face, landmarks) < FAR_OFF
+        crops.append(make_crop(image, face, landmarks, size) if sound else None)
+    return crops

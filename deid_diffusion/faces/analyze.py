@@ -1,0 +1,141 @@
+"""Readies the faces of a picture for painting: crops, reads, and sorts out those that are not to be painted."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..settings import Settings
+from ..types import Face, FaceCrop, FaceReport, Outcome
+from .align import crop_faces
+from .attributes import Attributes
+from .estimator import FaceReader, Reading
+from .geometry import apply, invert
+from .masks import erased_mask
+from .skin_texture import skin_texture
+
+log = logging.getLogger(__name__)
+AT_ONCE = 16  # faces that are read in one go; memory goes with it
+
+
+@dataclass(frozen=True, eq=False)
+class ReadyFace:
+    """A face that is ready to be painted.
+
+    Attributes:
+        number: place among the picture's faces.
+        face: as it was detected.
+        crop: at the pipeline's size.
+        reading: what the source says.
+        embedding: (D,) of the source.
+        wanted: what the new face is to be like.
+        erased: (S, S) float32 in [0, 1], above 0 = the model must not see it.
+        texture: (3,) how rough the source's skin is, see `texture.skin_texture`.
+    """
+
+    number: int
+    face: Face
+    crop: FaceCrop
+    reading: Reading
+    embedding: np.ndarray
+    wanted: Attributes
+    erased: np.ndarray
+    texture: np.ndarray
+
+
+def prepare(
+    image: np.ndarray,
+    faces: Sequence[Face],
+    settings: Settings,
+    reader: FaceReader,
+    embed: Callable[[np.ndarray], np.ndarray],
+    thresholds: Mapping[str, float],
+    size: int,
+) -> tuple[list[ReadyFace], dict[int, FaceReport]]:
+    """Reads every face.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        faces: all that were detected in it.
+        settings: what is wanted, and of whom.
+        reader: landmarks and attributes.
+        embed: the guide, (B, S, S, 3) uint8 -> (B, D) unit norm.
+        thresholds: its similarities at false accept rates, for people who are left alone.
+        size: side of the crops in pixels.
+
+    Returns:
+        who is to be painted; and by number the reports of all others: redacted, because they cannot be read, or kept.
+    """
+    reports: dict[int, FaceReport] = {}
+    try:
+        crops = crop_faces(image, faces, reader, size)
+    except Exception as error:
+        log.exception("reading faces failed")
+        return [], {n: redacted(face, f"reading failed: {error}") for n, face in enumerate(faces)}
+    ready = []
+    for number, (face, crop, read) in enumerate(zip(faces, crops, _read_all(crops, reader, embed), strict=True)):
+        if crop is None:
+            reports[number] = redacted(face, "landmarks do not fit the detection")
+            continue
+        if isinstance(read, Exception):
+            log.error("reading face %d failed", number, exc_info=read)
+            reports[number] = redacted(face, f"reading failed: {read}")
+            continue
+        reading, embedding = read
+        if reason := left_alone(embedding, settings, thresholds):
+            reports[number] = FaceReport(face, Outcome.KEPT, 0, reason=reason)
+            continue
+        passed = reading.attributes.coarse().with_changes(dict.fromkeys(settings.forget))
+        wanted = passed.with_changes(settings.attributes)
+        erased = erased_mask(crop, image.shape, [f for f in faces if f is not face])
+        rough = skin_texture(image, apply(invert(crop.crop_from_image), crop.landmarks.astype(float)))
+        ready.append(ReadyFace(number, face, crop, reading, embedding, wanted, erased, rough))
+    return ready, reports
+
+
+def _read_all(
+    crops: Sequence[FaceCrop | None], reader: FaceReader, embed: Callable[[np.ndarray], np.ndarray]
+) -> list[tuple[Reading, np.ndarray] | Exception | None]:
+    """What each crop says and its (D,) embedding; or why it cannot be read; None where there is no crop."""
+    read: list[tuple[Reading, np.ndarray] | Exception | None] = [None] * len(crops)
+    there = [number for number, crop in enumerate(crops) if crop is not None]
+    for batch in [there[first : first + AT_ONCE] for first in range(0, len(there), AT_ONCE)]:
+        try:
+            results = _read(batch, crops, reader, embed)
+        except Exception:
+            # One of them cannot be read; alone, it does not take the others along.
+            log.debug("reading %d faces at once failed, they are read one by one", len(batch), exc_info=True)
+            results = [_read_one(number, crops, reader, embed) for number in batch]
+        for number, result in zip(batch, results, strict=True):
+            read[number] = result
+    return read
+
+
+def _read(numbers, crops, reader, embed) -> list[tuple[Reading, np.ndarray]]:
+    images = np.stack([crops[number].image for number in numbers])
+    return list(zip(reader.read(images), embed(images), strict=True))
+
+
+def _read_one(number, crops, reader, embed) -> tuple[Reading, np.ndarray] | Exception:
+    try:
+        return _read([number], crops, reader, embed)[0]
+    except Exception as error:
+        return error
+
+
+def left_alone(embedding: np.ndarray, settings: Settings, thresholds: Mapping[str, float]) -> str:
+    """Why the face of this (D,) embedding is to be left as it is; empty when it is not."""
+    # Keeping needs certainty, hiding does not: each threshold errs towards anonymizing.
+    if settings.keep is not None and (settings.keep @ embedding).max() >= thresholds["far_0.001"]:
+        return "matches a person to keep"
+    if settings.only is not None and (settings.only @ embedding).max() < thresholds["far_0.05"]:
+        return "matches nobody to anonymize"
+    return ""
+
+
+def redacted(face: Face, reason: str, tries: int = 0) -> FaceReport:
+    """The report of a face that is hidden instead of replaced."""
+    return FaceReport(face, Outcome.REDACTED, 0, reason=reason, tries=tries)

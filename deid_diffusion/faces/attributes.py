@@ -1,0 +1,71 @@
+"""Non-identity attributes of a face: what can be read, told and set, and the steps in which it may pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+
+from ..pipelines.conditioning import FIELDS, attribute_vector
+
+# To the digit, these numbers are a fingerprint: a resting brow or an iris's height is bone and lids. In steps that a
+# viewer would name (half open, looking left, in the thirties) they describe thousands of people.
+GRAIN = {
+    "yaw_deg": 7.5, "pitch_deg": 7.5, "roll_deg": 10.0, "mouth_open": 0.25, "smile": 0.25, "eyes_open": 0.34,
+    "brow_raise": 0.34, "gaze_x": 0.34, "gaze_y": 0.34, "age": 10.0, "male": 1.0, "skin_l": 5.0, "skin_a": 4.0,
+    "skin_b": 5.0, "light_x": 0.2, "light_y": 0.2, "glasses": 1.0, "facial_hair": 1.0,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Attributes:
+    """What a face looks like, without whose it is. None = left to the model.
+
+    Ranges, units and signs: `pipelines.conditioning.FIELDS`, whose order this class repeats.
+    """
+
+    yaw_deg: float | None = None
+    pitch_deg: float | None = None
+    roll_deg: float | None = None
+    mouth_open: float | None = None
+    smile: float | None = None
+    eyes_open: float | None = None
+    brow_raise: float | None = None
+    gaze_x: float | None = None
+    gaze_y: float | None = None
+    age: float | None = None
+    male: float | None = None
+    skin_l: float | None = None
+    skin_a: float | None = None
+    skin_b: float | None = None
+    light_x: float | None = None
+    light_y: float | None = None
+    glasses: float | None = None
+    facial_hair: float | None = None
+
+    def __post_init__(self):
+        check_attributes(self.to_dict())
+
+    def to_dict(self) -> dict[str, float]:
+        """The values that are set, by name."""
+        return {name: float(value) for name, value in vars(self).items() if value is not None}
+
+    def to_vector(self) -> torch.Tensor:
+        """(2A,) float32: scaled values, then validity bits, as the pipeline takes them."""
+        return attribute_vector([self.to_dict()])[0]
+
+    def with_changes(self, changes: Mapping[str, float | None]) -> Attributes:
+        """A copy with some values set, or given up with None."""
+        check_attributes({name: value for name, value in changes.items() if value is not None})
+        return replace(self, **changes)
+
+    def coarse(self) -> Attributes:
+        """A copy in the steps of `GRAIN`: what may pass from a source to the new face."""
+        steps = {name: round(value / GRAIN[name]) * GRAIN[name] for name, value in self.to_dict().items()}
+        return Attributes(**{n: min(max(value, FIELDS[n].low), FIELDS[n].high) for n, value in steps.items()})
+
+
+def check_attributes(values: Mapping[str, float]) -> None:
+    """Raises ValueError on a name or value that no attribute has."""
+    attribute_vector([values])

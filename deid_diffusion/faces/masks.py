@@ -1,0 +1,67 @@
+"""Masks of a face: what is replaced, what the model must not see, and what must not be left."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from ..types import Face, FaceCrop, FaceReport, Outcome
+from .geometry import SIZE, apply, hull_distance
+
+
+def erased_mask(crop: FaceCrop, shape: tuple[int, ...], others: Sequence[Face]) -> np.ndarray:
+    """(S, S) mask of all that the model must not see: the face, its neighbours', and what is no picture at all.
+
+    Beyond the picture's border a crop is reflected, and there the source face would look back from outside its mask.
+    """
+    mask, size = crop.mask, len(crop.mask)
+    border = np.array([[0, 0], [shape[1], 0], [shape[1], shape[0]], [0, shape[0]]], float)
+    corners = np.rint(apply(crop.crop_from_image, border) - 0.5).astype(np.int32)
+    mask = np.where(cv2.fillConvexPoly(np.zeros((size, size), np.uint8), corners, 1) > 0, mask, np.float32(1))
+    for face in others:
+        ellipse = apply(crop.crop_from_image, box_ellipse(face, share=1.0))
+        if (ellipse.max(0) > 0).all() and (ellipse.min(0) < size).all():
+            mask = np.maximum(mask, (hull_distance(ellipse, size) < 0).astype(np.float32))
+    return mask
+
+
+def blended(crop: FaceCrop, painted: np.ndarray) -> np.ndarray:
+    """(S, S, 3) uint8: what the pasted face looks like at crop resolution."""
+    weight = crop.mask[..., None]
+    return np.rint(crop.image * (1 - weight) + painted * weight).astype(np.uint8)
+
+
+def uncovered(touched: np.ndarray, faces: Sequence[Face], reports: dict[int, FaceReport]) -> list[int]:
+    """Numbers of REPLACED faces of which some pixel was left: the last check before anything is called done."""
+    left = []
+    for number, report in reports.items():
+        if report.outcome is Outcome.REPLACED:
+            ellipse = np.rint(box_ellipse(faces[number], share=0.75) - 0.5)
+            low = np.maximum(ellipse.min(0), 0).astype(int)
+            window = touched[
+                low[1] : int(max(ellipse[:, 1].max(), 0)) + 1, low[0] : int(max(ellipse[:, 0].max(), 0)) + 1
+            ]
+            face = cv2.fillConvexPoly(np.zeros(window.shape, np.uint8), (ellipse - low).astype(np.int32), 1) > 0
+            if window.size == 0 or (face & ~window).any():
+                left.append(number)
+    return left
+
+
+# The mask is the hull of landmarks and detection, grown by this share of the crop's side; the outer half is feather.
+GROWTH = 0.07
+
+
+def face_mask(landmarks: np.ndarray, ellipse: np.ndarray, size: int = SIZE) -> np.ndarray:
+    """(478, 2) and (N, 2) crop pixels -> (size, size) float32 in [0, 1]: 1 over the face, falling over its margin."""
+    distance = hull_distance(np.concatenate([landmarks, ellipse]), size)
+    return np.clip((GROWTH * size - distance) / (GROWTH * size / 2), 0, 1).astype(np.float32)
+
+
+def box_ellipse(face: Face, share: float = 0.85) -> np.ndarray:
+    """(32, 2) image pixels: the ellipse in a detection's box, shrunk a little as boxes are loose."""
+    angle = np.linspace(0, 2 * np.pi, 32, endpoint=False)
+    x0, y0, x1, y1 = face.box
+    centre = np.array([(x0 + x1) / 2, (y0 + y1) / 2])
+    return centre + share * np.stack([np.cos(angle) * (x1 - x0), np.sin(angle) * (y1 - y0)], 1) / 2

@@ -1,0 +1,1 @@
+"""Pipelines on the Hugging Face Hub."""

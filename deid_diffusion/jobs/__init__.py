@@ -1,0 +1,1 @@
+"""Many files: what is done, where it goes, what was done before."""

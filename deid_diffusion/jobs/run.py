@@ -1,0 +1,164 @@
+"""Works off jobs: past bad files, and on where an interrupted run stopped."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..imaging.pictures import Picture, PictureError, save_picture
+from .journal import Journal, fingerprint
+from .plan import Job, Plan, PlanError, plan
+
+__all__ = ["Job", "JobResult", "JobsStopped", "Plan", "PlanError", "do_job", "plan", "run", "stranger"]
+log = logging.getLogger(__name__)
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+
+
+class JobsStopped(RuntimeError):
+    """No further job can succeed, as on a full disk."""
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """What became of a job.
+
+    Attributes:
+        faces: a line of the report for each face, as `FaceReport.to_json` gives it: results outlive the process in
+            the journal, so they are plain values from the start.
+        seconds: time by stage.
+        error: why nothing was written; empty when something was.
+        earlier: an earlier run had finished it.
+    """
+
+    job: Job
+    faces: tuple[Mapping[str, Any], ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    error: str = ""
+    earlier: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """Whether the output is there."""
+        return not self.error
+
+
+def run(
+    jobs: Iterable[Job],
+    anonymize: Callable[..., Any],
+    settings: Any = None,
+    journal: Journal | None = None,
+    overwrite: bool = False,
+    map: Callable[..., Iterable[JobResult]] = map,
+) -> Iterator[JobResult]:
+    """Works jobs off and yields their results as they come; those of earlier runs first.
+
+    Args:
+        anonymize: a FaceAnonymizer, or what behaves like one.
+        settings: its Settings; defaults when None.
+        journal: says what is finished already. Without one nothing is, and nothing that exists is overwritten.
+        overwrite: do everything anew.
+        map: how to spread the work; results may come in any order.
+
+    Raises:
+        JobsStopped: nothing more can be written; what is finished stays.
+    """
+    made_with = fingerprint(settings, anonymize.versions())
+    waiting = []
+    for job in jobs:
+        earlier = None if overwrite else _earlier(job, journal, made_with)
+        if earlier is None:
+            waiting.append(job)
+        else:
+            yield earlier
+    if journal is not None:
+        _note(journal, {job.out_path: {"state": "begun"} for job in waiting})
+    for result in map(partial(do_job, anonymize=anonymize, settings=settings), waiting):
+        if journal is not None:
+            _note(journal, {result.job.out_path: _line(result, made_with) if result.ok else {"state": "failed"}})
+        yield result
+
+
+def do_job(job: Job, anonymize: Callable[..., Any], settings: Any = None) -> JobResult:
+    """Reads, anonymizes and writes one picture, whole or not at all. A bad picture is a result, not an exception.
+
+    Raises:
+        JobsStopped: nothing more can be written.
+    """
+    try:
+        result = anonymize(job.in_path, seed=job.seed, boxes=job.boxes, settings=settings)
+        start = time.perf_counter()
+        job.out_path.parent.mkdir(parents=True, exist_ok=True)
+        if job.preview_path is not None:
+            both = np.asarray(result.preview())
+            save_picture(Picture(both), both, job.preview_path)
+        result.save(job.out_path)
+        seconds = {**result.seconds, "write": time.perf_counter() - start}
+        return JobResult(job, tuple(face.to_json() for face in result.faces), seconds)
+    except Exception as error:
+        log.debug("%s failed", job.in_path, exc_info=True)
+        if getattr(error.__cause__ or error, "errno", None) in _NO_ROOM:
+            raise JobsStopped(str(error)) from error
+        said = isinstance(error, PictureError)
+        return JobResult(job, error=str(error) if said else f"{job.in_path}: {type(error).__name__}: {error}")
+
+
+def stranger(job: Job, journal: Journal | None) -> JobResult | None:
+    """A failure when something lies at the output's place that no run of ours wrote."""
+    if not job.out_path.exists():
+        return None
+    line = journal.line(job.out_path) if journal is not None else None
+    if line is None or line["state"] == "failed":
+        return JobResult(job, error=f"{job.out_path} exists already; --overwrite replaces it, -o goes elsewhere")
+    if line.get("size", job.out_path.stat().st_size) != job.out_path.stat().st_size:
+        return JobResult(job, error=f"{job.out_path} was changed since it was written; --overwrite replaces it")
+    return None
+
+
+def _earlier(job: Job, journal: Journal | None, made_with: str) -> JobResult | None:
+    """The result of an earlier run, a failure when the output is not to be touched, None when there is work to do."""
+    if not job.out_path.exists():
+        return None
+    if failure := stranger(job, journal):
+        return failure
+    line = journal.line(job.out_path)
+    # "begun": an interrupted run may or may not have finished it.
+    if line["state"] == "begun" or not job.in_path.exists() or line["source"] != _source(job):
+        return None
+    if line["made_with"] != fingerprint(made_with, job.seed, job.boxes):
+        return JobResult(job, error=f"{job.out_path} was made with other settings; --overwrite makes it anew")
+    return JobResult(job, tuple(line["faces"]), line["seconds"], earlier=True)
+
+
+def _line(result: JobResult, made_with: str) -> dict[str, Any]:
+    job = result.job
+    return {
+        "state": "done",
+        "made_with": fingerprint(made_with, job.seed, job.boxes),
+        "source": _source(job),
+        "size": job.out_path.stat().st_size,
+        "faces": list(result.faces),
+        "seconds": {stage: round(value, 4) for stage, value in result.seconds.items()},
+    }
+
+
+def _source(job: Job) -> list[int]:
+    status = Path(job.in_path).stat()
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _note(journal: Journal, lines: Mapping[Path, Mapping[str, Any]]) -> None:
+    try:
+        journal.add(lines.items())
+    except OSError as error:
+        raise JobsStopped(
+            f"{journal.path.parent}: wanted to write there, got {error.strerror}; nothing more was written: free "
+            "space, check permissions or give another -o"
+        ) from error

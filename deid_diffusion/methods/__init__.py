@@ -1,0 +1,1 @@
+"""What becomes of a face: one file each."""

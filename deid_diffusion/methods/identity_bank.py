@@ -1,0 +1,104 @@
+"""Chooses who a face becomes: people who do not exist, alike in age, gender and skin tone, unlike the source."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..faces.attributes import Attributes
+
+# Distances that count as "one step away" when people are matched.
+_STEP = {"age": 10.0, "male": 0.25, "skin_l": 8.0, "skin_a": 4.0, "skin_b": 5.0}
+MATCHED = tuple(_STEP)
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """Somebody who does not exist.
+
+    Attributes:
+        embedding: (D,) float32 unit norm, in the guide's space.
+        person: (P,) float32, face geometry in standard deviations of `FaceShape.person_basis`.
+        number: place in the bank.
+    """
+
+    embedding: np.ndarray
+    person: np.ndarray
+    number: int
+
+
+@dataclass(frozen=True, eq=False)
+class IdentityBank:
+    """People to become.
+
+    Attributes:
+        embedding: (N, D) float32 unit norm, in the guide's space.
+        person: (N, P) float32.
+        attributes: (N, 5) float32: age, male, skin_l, skin_a, skin_b.
+    """
+
+    embedding: np.ndarray
+    person: np.ndarray
+    attributes: np.ndarray
+
+    @classmethod
+    def load(cls, path: Path) -> IdentityBank:
+        """Reads `identities.safetensors`."""
+        from safetensors.numpy import load_file
+
+        arrays = {name: value.astype(np.float32) for name, value in load_file(path).items()}
+        arrays["embedding"] /= np.linalg.norm(arrays["embedding"], axis=1, keepdims=True)
+        return cls(**arrays)
+
+    def save(self, path: Path) -> None:
+        """Writes half precision safetensors."""
+        from safetensors.numpy import save_file
+
+        save_file({name: np.ascontiguousarray(value, np.float16) for name, value in vars(self).items()}, path)
+
+    def mismatch(self, wanted: Attributes) -> np.ndarray:
+        """(N,) squared steps between each of them and the age, gender and skin that are wanted, where set."""
+        values = wanted.to_dict()
+        distance = np.zeros(len(self.embedding))
+        for column, name in enumerate(MATCHED):
+            if name in values:
+                steps = (self.attributes[:, column] - values[name]) / _STEP[name]
+                if name == "skin_l":
+                    # A face brought up from darker skin looks burnt, one brought down from lighter skin does not.
+                    steps = np.where(steps < 0, 2 * steps, steps)
+                distance += steps**2
+        return distance
+
+    def target(self, number: int) -> Target:
+        """Whoever has this number."""
+        return Target(self.embedding[number], self.person[number], number)
+
+    def choose(
+        self,
+        wanted: Attributes,
+        source: np.ndarray,
+        seed: int,
+        margin: float = 0.0,
+        among: int = 32,
+        exclude: set[int] = frozenset(),
+    ) -> Target:
+        """Draws one of the best matching people who are far enough from the source.
+
+        Args:
+            wanted: age, male and skin are matched where set.
+            source: (D,) embedding of the person to hide.
+            seed: of the draw.
+            margin: the target's cosine to the source is below this if anybody's is.
+            among: how many of the best matches the draw is from.
+            exclude: numbers that are taken, so that two faces of a picture do not become one person.
+        """
+        distance = self.mismatch(wanted)
+        similarity = self.embedding @ (source / max(float(np.linalg.norm(source)), 1e-12))
+        # Too close to the source ranks behind everybody who is not; among those, the least similar first.
+        close = np.maximum(similarity - margin, 0)
+        order = np.lexsort((distance, np.ceil(close * 20)))
+        # A crowd larger than the bank shares its people: better twice the same stranger than a source.
+        order = [n for n in order if n not in exclude][:among] or list(order[:among])
+        return self.target(int(np.random.default_rng(seed).choice(order)))

@@ -1,0 +1,228 @@
+"""Loads the crop-level pipeline that fits a checkpoint, from a folder or the Hub."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+
+from .checkpoint import Checkpoint, check_weights, clearer, components, find_checkpoint, hash_weights
+from .components import FAILURES, load_parts
+from .registry import FAMILIES, pick_family
+from .weights import check_hashes, weights_dir
+
+log = logging.getLogger(__name__)
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+OPTIONS = ("variant", "use_safetensors")
+IDENTITIES, THRESHOLDS = "identities.safetensors", "thresholds.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A pipeline, and what it was made from.
+
+    Attributes:
+        pipe: on its device.
+        checkpoint: where its files lie.
+        origin: family, name and revision of the checkpoint and of the parts that came from elsewhere, for reports.
+        hashes: sha256 by "component/file" of the weights that were read.
+    """
+
+    pipe: Any
+    checkpoint: Checkpoint
+    origin: dict[str, str] = field(default_factory=dict)
+    hashes: dict[str, str] = field(default_factory=dict)
+
+
+def load_pipeline(
+    model: str | PathLike,
+    pipeline: str | None = None,
+    revision: str | None = None,
+    dtype: torch.dtype | str = torch.float32,
+    device: str | torch.device = "cpu",
+    **parts: Any,
+) -> Any:
+    """Loads the crop-level pipeline that fits a checkpoint. Nothing is fetched but the repositories named.
+
+    Args:
+        model: folder of a diffusers checkpoint, or its name on the Hub ("org/name").
+        pipeline: "face256", "sd" or "sdxl"; by default told from the checkpoint.
+        revision: commit of a Hub checkpoint; pin it, a branch can change or vanish.
+        dtype: precision of the weights, as a torch.dtype or its name; the guide stays in float32.
+        device: where it is to run.
+        parts: components that replace or complete the checkpoint's: `controlnet`, `preview_vae`, `id_encoder`,
+            `scheduler` ..., as objects, or the first three as folder, "org/name" or "org/name@revision/subfolder".
+            The guide defaults to the checkpoint's own for face256, else to the shipped one. Also `variant="fp16"` and
+            `use_safetensors=True`, as diffusers knows them.
+
+    Raises:
+        FileNotFoundError: no such folder or repository, a file that is missing, or offline and not in the cache.
+        ValueError: a checkpoint of another family, damaged weights, components or a precision that do not fit.
+    """
+    return load_checkpoint(model, pipeline, revision, dtype, device, **parts).pipe
+
+
+def load_checkpoint(
+    model: str | PathLike,
+    pipeline: str | None = None,
+    revision: str | None = None,
+    dtype: torch.dtype | str = torch.float32,
+    device: str | torch.device = "cpu",
+    **parts: Any,
+) -> Loaded:
+    """`load_pipeline`, with what the report must say of it."""
+    # The cheap checks first: a checkpoint is gigabytes.
+    checkpoint = find_checkpoint(model, revision)
+    family = pick_family(checkpoint.index, pipeline, str(model))
+    maker, dtype, device = family.load_class(), as_dtype(dtype), as_device(device)
+    from ..pipelines.sd_checks import check_components, check_precision
+
+    check_precision(dtype, device)
+    takes = [name for name in inspect.signature(maker.__init__).parameters if name != "self"]
+    parts = {name: value for name, value in parts.items() if value is not None}
+    unknown = sorted(parts.keys() - {*takes, *OPTIONS})
+    if unknown:
+        raise ValueError(f"{family.pipeline} takes {', '.join([*takes, *OPTIONS])}; got {', '.join(unknown)}")
+    key = next(name for name, one in FAMILIES.items() if one is family)
+    origin = {"pipeline": key, "model": checkpoint.name, "revision": checkpoint.revision, "dtype": str(dtype)[6:]}
+    own = [name for name in components(checkpoint.index, takes) if name not in parts]
+    if key != "face256" and "id_encoder" not in parts:
+        parts["id_encoder"] = _shipped_guide()
+    parts, labels, hashes = load_parts(parts, dtype)
+    checkpoint = _fetch(checkpoint, key, maker, parts)
+    check_weights(checkpoint.folder, checkpoint.index, parts, takes, checkpoint.remedy)
+    whole = key == "face256" or not checkpoint.revision
+    listed = check_hashes(checkpoint.folder, None if whole else own)
+    hashes |= listed or hash_weights(checkpoint.folder, own, parts.get("variant"))
+    if "id_encoder" in own and key == "face256":
+        # In float32 whatever the unet runs in.
+        parts |= load_parts({"id_encoder": checkpoint.folder / "id_encoder"}, dtype)[0]
+    parts |= dict.fromkeys(_outdated(maker, checkpoint.index, own))
+    try:
+        pipe = maker.from_pretrained(checkpoint.folder, dtype=dtype, **parts).to(device)
+    except FAILURES as error:
+        raise clearer(error, checkpoint.name, checkpoint.revision) from error
+    if key == "face256":
+        pipe.check_inputs(1, None, None, 1.0, ())
+    else:
+        check_components(pipe)
+    return Loaded(pipe, checkpoint, origin | labels, hashes)
+
+
+def load_with_guide(
+    model: str | PathLike | None, device: str | torch.device = "cpu", guide: str | PathLike | None = None, **how: Any
+) -> tuple[Loaded, Path]:
+    """A pipeline with its recogniser, and the folder of the identities and thresholds that belong to it.
+
+    Args:
+        model: as in `load_pipeline`; None for the shipped one.
+        device: where it is to run.
+        guide: folder of the recogniser; by default the model's own for face256, else the shipped one.
+        how: as in `load_pipeline`.
+    """
+    if model is None and how.get("revision"):
+        raise ValueError(f"revision pins a Hub checkpoint, got {how['revision']!r} and no model; name one")
+    if how.get("id_encoder") is not None:
+        raise ValueError(
+            "identities and thresholds belong to one recogniser, got another as id_encoder; pass the folder of all "
+            "three as guide=..."
+        )
+    model = weights_dir("face256") if model is None else model
+    own = find_checkpoint(model, how.get("revision")).index.get("_class_name") == FAMILIES["face256"].pipeline
+    if guide is None and own:
+        loaded = load_checkpoint(model, device=device, **how)
+        _check_guide_files(loaded.checkpoint.folder, loaded.checkpoint.remedy)
+        return loaded, loaded.checkpoint.folder
+    folder = weights_dir("face256") if guide is None else Path(guide)
+    _check_guide_files(folder, "give a folder that `deid train pack` wrote")
+    listed = check_hashes(folder, ("id_encoder", IDENTITIES, THRESHOLDS))
+    hashes = {f"guide/{name}": listed[name] for name in (IDENTITIES, THRESHOLDS) if name in listed}
+    loaded = load_checkpoint(model, device=device, **how, id_encoder=folder / "id_encoder")
+    return replace(loaded, hashes=loaded.hashes | hashes), folder
+
+
+def _check_guide_files(folder: Path, remedy: str) -> None:
+    for name in (IDENTITIES, THRESHOLDS, "id_encoder"):
+        if not (folder / name).exists():
+            raise FileNotFoundError(f"{folder} must hold {name}, it does not; {remedy}")
+
+
+def check_guide(pipe: Any, dim: int) -> None:
+    """Raises ValueError unless the pipeline has a guide whose embeddings are as long as the bank's, `dim`."""
+    got = None if pipe.id_encoder is None else pipe.id_encoder.config.num_labels
+    if got != dim:
+        raise ValueError(
+            f"the pipeline needs an id_encoder of {dim} outputs, as long as the bank's identities, got "
+            f"{'none' if got is None else got}; take both from one folder"
+        )
+    reads = getattr(pipe, "identity_dim", dim)
+    if reads != dim:
+        raise ValueError(
+            f"the unet must read identities of {dim} numbers, got room for {reads}; it was trained with another "
+            "guide or other attributes: take the weights and the code of one version"
+        )
+
+
+def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    """A precision, or its name -> the precision; ValueError for one that no pipeline runs in."""
+    found = DTYPES.get(str(dtype).removeprefix("torch."))
+    if found is None:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype}")
+    return found
+
+
+def as_device(device: str | torch.device) -> torch.device:
+    """A device that is there -> torch.device; ValueError for one that is not, before gigabytes are read for it."""
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device must be cpu, cuda, cuda:1, mps ..., got {device!r}") from None
+    count = {"cuda": torch.cuda.device_count, "mps": lambda: int(torch.backends.mps.is_available())}.get(found.type)
+    if count is not None and (found.index or 0) >= count():
+        raise ValueError(
+            f"device {found} is not there: torch {torch.__version__} sees {count()} of that kind; take device='cpu', "
+            "or install a torch for it (pytorch.org)"
+        )
+    return found
+
+
+def _outdated(maker: type, index: dict[str, Any], names: list[str]) -> list[str]:
+    """Components that can be done without and whose classes the libraries have given up (CLIPFeatureExtractor)."""
+    gone = [name for name in names if not hasattr(import_module(index[name][0]), index[name][1])]
+    for name in gone:
+        library, kind = index[name]
+        if name not in maker._optional_components:
+            raise ValueError(
+                f"{name} is of class {kind}, which this {library} does not have; load one and pass {name}=..."
+            )
+        log.info("%s is left out: %s has no %s any more", name, library, kind)
+    return gone
+
+
+def _fetch(checkpoint: Checkpoint, key: str, maker: type, given: dict[str, Any]) -> Checkpoint:
+    """Downloads what a Hub checkpoint needs and the cache lacks; a folder is left as it is."""
+    if not checkpoint.revision:
+        return checkpoint
+    try:
+        if key == "face256":  # small, and its identities and hashes are no components
+            folder = snapshot_download(checkpoint.name, revision=checkpoint.revision)
+        else:
+            folder = maker.download(checkpoint.name, revision=checkpoint.revision, **given)
+    except FAILURES as error:
+        raise clearer(error, checkpoint.name, checkpoint.revision) from error
+    return replace(checkpoint, folder=Path(folder))
+
+
+def _shipped_guide() -> Path | None:
+    try:
+        return weights_dir("face256") / "id_encoder"
+    except FileNotFoundError:
+        log.info("no shipped guide: repulsion needs id_encoder=...")
+        return None
