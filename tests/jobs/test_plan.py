@@ -5,7 +5,7 @@ import pytest
 from deid_diffusion.jobs.journal import NAME, Journal
 from deid_diffusion.jobs.plan import PlanError, file_seed, plan
 
-from .fakes import photo
+from ..fakes import photo
 
 
 def outputs(planned, root):

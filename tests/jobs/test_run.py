@@ -11,7 +11,7 @@ from deid_diffusion.jobs.journal import NAME, Journal, describe, fingerprint
 from deid_diffusion.jobs.run import JobsStopped, plan, run
 from deid_diffusion.settings import Settings
 
-from .fakes import Inverter, photo
+from ..fakes import Inverter, photo
 
 
 @pytest.fixture
