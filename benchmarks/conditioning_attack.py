@@ -21,11 +21,11 @@ from deid_diffusion.evaluation.faces import YuNetFinder
 from deid_diffusion.evaluation.metrics import bootstrap_mean
 from deid_diffusion.evaluation.pictures import list_pictures, read_picture
 from deid_diffusion.faces.align import crop_faces
-from deid_diffusion.faces.estimator import FaceReader, Reading
+from deid_diffusion.faces.estimator import FaceEstimator, FaceAnalysis
 from deid_diffusion.faces.geometry import apply, invert
 from deid_diffusion.faces.skin_texture import skin_texture
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, POINTS
-from deid_diffusion.settings import FORGETTABLE
+from deid_diffusion.settings import DROPPABLE
 
 DIMENSIONS = (2, 5, 10, 20, 40)
 SHRINKAGE = (0.001, 0.01, 0.1, 0.5)
@@ -49,11 +49,11 @@ class Seen:
         texture: (3,) how rough the skin is, as the new face gets it.
     """
 
-    reading: Reading
+    reading: FaceAnalysis
     texture: np.ndarray
 
 
-def readings(folder: Path, finder: YuNetFinder, reader: FaceReader) -> dict[str, Seen]:
+def readings(folder: Path, finder: YuNetFinder, reader: FaceEstimator) -> dict[str, Seen]:
     """What is read from the largest face of each picture that has one, by name."""
     found = {}
     for key, path in list_pictures(folder).items():
@@ -66,16 +66,16 @@ def readings(folder: Path, finder: YuNetFinder, reader: FaceReader) -> dict[str,
     return found
 
 
-def features(seen: Seen, reader: FaceReader) -> dict[str, np.ndarray]:
+def features(seen: Seen, reader: FaceEstimator) -> dict[str, np.ndarray]:
     """(F,) numbers by what an attacker may see."""
     reading = seen.reading
     canonical = reading.placement.unplace(reading.landmarks)
-    values = reading.attributes.coarse().to_dict()
+    values = reading.attributes.quantize().to_dict()
     told = {name: np.array([values[n] for n in names if n in values]) for name, names in GROUPS.items()}
-    points = reader.guide_points(reading, reading.attributes.coarse()).ravel()
+    points = reader.target_points(reading, reading.attributes.quantize()).ravel()
     exact = np.array([v for _, v in sorted(reading.attributes.to_dict().items())])
     attributes = np.array([values[name] for name in ATTRIBUTE_NAMES if name in values])
-    kept = np.array([values[name] for name in ATTRIBUTE_NAMES if name in values and name not in FORGETTABLE])
+    kept = np.array([values[name] for name in ATTRIBUTE_NAMES if name in values and name not in DROPPABLE])
     return {
         "raw: 478 landmarks, pose removed": canonical.ravel(),
         f"raw: the painter's {len(POINTS)} points, pose removed": canonical[list(POINTS)].ravel(),
@@ -146,7 +146,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20, help="random halves to average over (20)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    reader, finder = FaceReader.from_pretrained(options.reader), YuNetFinder(options.yunet)
+    reader, finder = FaceEstimator.from_pretrained(options.reader), YuNetFinder(options.yunet)
     sides = [readings(folder, finder, reader) for folder in (options.probes, options.gallery)]
     people = sorted(sides[0].keys() & sides[1].keys())
     seen = [[features(side[person], reader) for person in people] for side in sides]

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from deid_diffusion.anonymizer import FaceAnonymizer
-from deid_diffusion.faces.analyze import ReadyFace
+from deid_diffusion.faces.analyze import FaceTask
 from deid_diffusion.faces.estimator import as_unit
 from deid_diffusion.faces.masks import blended
-from deid_diffusion.methods.generate import paint_people
+from deid_diffusion.methods.sampling import paint_people
 from deid_diffusion.methods.identity_bank import Target
 from deid_diffusion.pipelines.recognise import embed
 from deid_diffusion.settings import Settings
@@ -30,7 +30,7 @@ class Studio:
     """
 
     anonymize: FaceAnonymizer
-    ready: list[ReadyFace]
+    ready: list[FaceTask]
 
     @classmethod
     def of(cls, anonymize: FaceAnonymizer, pictures: Mapping[str, np.ndarray], count: int) -> Studio:
@@ -48,7 +48,7 @@ class Studio:
         """(B, S, S, 3) uint8 -> (B, D) unit norm, by the guide."""
         return embed(self.anonymize.pipeline.id_encoder, as_unit(crops)).numpy()
 
-    def target(self, face: ReadyFace, seed: int) -> Target:
+    def target(self, face: FaceTask, seed: int) -> Target:
         """Who this face becomes by default."""
         return self.anonymize.bank.choose(face.wanted, face.embedding, seed)
 
@@ -67,7 +67,7 @@ class Studio:
             targets: who each becomes; by default the bank's choice for its number and the seed.
             seed: of noise and choice; equal seeds differ in nothing but the wish.
         """
-        reader, out = self.anonymize.reader, []
+        reader, out = self.anonymize.estimator, []
         faces = [replace(face, wanted=face.wanted.with_changes(changes or {})) for face in self.ready]
         targets = targets or [self.target(f, seed * 1000 + n) for n, f in enumerate(self.ready)]
         for start in range(0, len(faces), 8):

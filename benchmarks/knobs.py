@@ -25,7 +25,7 @@ from PIL import Image
 from deid_diffusion import FaceAnonymizer, Repulsion
 from deid_diffusion.evaluation.nets import FaceNets, NetOptions, five_points
 from deid_diffusion.evaluation.utility import cheeks, head_pose_deg
-from deid_diffusion.faces.attribute_classifiers import REGIONS, Probes
+from deid_diffusion.faces.attribute_classifiers import REGIONS, AttributeClassifiers
 from deid_diffusion.faces.estimator import as_unit
 from deid_diffusion.settings import Settings
 from deid_diffusion.training.data import load_faces
@@ -55,7 +55,7 @@ class LooksJudge:
             found = look_plainly(faces, torch.from_numpy(rows[kept]), region)
             target = torch.from_numpy(hand.values[name][kept])
             probes[name] = fit_as_seen(found, partial(fit_calibrated, target=target, decay=region.decay))
-        self.probes = Probes(probes)
+        self.probes = AttributeClassifiers(probes)
 
     def __call__(self, crops: np.ndarray, meshes: np.ndarray) -> dict[str, np.ndarray]:
         """(N, S, S, 3) uint8, (N, 478, 2) -> (N,) probabilities of each."""

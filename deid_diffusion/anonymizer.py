@@ -1,170 +1,304 @@
-"""Replaces every face of a picture: detect, align, read, inpaint, verify, composite."""
+"""Anonymizes pictures in four stages: analyze, choose targets, generate, composite."""
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from os import PathLike
-from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from .compositing.paste import paste_faces
+from .compositing.paste import Patch, paste_faces
 from .faces.align import crop_faces
-from .faces.analyze import ReadyFace, prepare, redacted
+from .faces.analyze import analyze_faces
 from .faces.detect import CenterFaceDetector, Detector, faces_from_boxes
-from .faces.estimator import FaceReader, as_unit
-from .faces.masks import blended, uncovered
+from .faces.estimator import FaceEstimator, as_unit
+from .faces.masks import is_covered
+from .faces.task import FaceTask, ImageAnalysis
 from .imaging.pictures import Picture, PictureError, load_picture
-from .methods.generate import check_settings
 from .methods.identity_bank import IdentityBank
-from .methods.inpaint import VerifiedPainter, face_seed
-from .methods.k_same import Crowd, gather
+from .methods.k_same import Cohort, fit_cohort
+from .methods.protocol import Context, TargetPolicy, find_method
 from .methods.redact import redact_face
-from .models.backends import use_backend
-from .models.loading import IDENTITIES, THRESHOLDS, check_guide, load_with_guide
-from .models.weights import check_hashes, weights_dir
+from .methods.sampling import candidate_count, check_settings, wanted_attributes
+from .methods.targets import FreshTargets
+from .models.loading import check_guide
 from .pipelines.recognise import embed
 from .result import AnonymizedImage
 from .settings import Settings
-from .timing import Watch
-from .types import Face, FaceCrop, FaceReport, Method, Outcome, Redaction
+from .spec import AnonymizerSpec
+from .timing import Timing
+from .types import Outcome
 
 log = logging.getLogger(__name__)
+Source = str | PathLike | Image.Image | np.ndarray | Picture
+Boxes = Sequence[Sequence[float]]
 
 
 class FaceAnonymizer:
-    """Finds faces, makes each somebody else, checks it, and fails closed."""
+    """Finds faces, makes each somebody else, checks it, and fails closed.
+
+    `anonymizer(image)` is the sum of its four stages, each of which can be called by itself::
+
+        analysis = anonymizer.analyze(image)
+        tasks = anonymizer.choose_targets(analysis)
+        tasks = anonymizer.generate(tasks)  # again and again, with other settings
+        result = anonymizer.composite(analysis, tasks)
+    """
 
     def __init__(
         self,
         pipeline: Any,
-        reader: FaceReader,
+        estimator: FaceEstimator,
         bank: IdentityBank,
         thresholds: dict[str, float],
         detect: Detector | None = None,
         hashes: dict[str, str] | None = None,
         origin: dict[str, str] | None = None,
-    ):
-        """Takes finished parts; `from_pretrained` is the usual door.
+        spec: AnonymizerSpec | None = None,
+    ) -> None:
+        """Takes finished components; `from_pretrained` is the usual way.
 
         Args:
-            pipeline: paints, of any family of `families.FAMILIES`; must have an id_encoder.
-            reader: landmarks and attributes.
+            pipeline: the crop-level pipeline, of any family of `models.registry.FAMILIES`, with an id_encoder.
+            estimator: landmarks and attributes.
             bank: identities to become, embedded by the same id_encoder.
-            thresholds: similarity of the guide at false accept rates, keys "far_0.001", "far_0.01", "far_0.05".
+            thresholds: cosines of the identity encoder at false accept rates: "far_0.001", "far_0.01", "far_0.05".
             detect: finds faces; CenterFace by default.
             hashes: sha256 of the weight files, for the report.
             origin: which checkpoint it is, likewise.
+            spec: what builds the same one elsewhere; None for one that was put together by hand.
+
+        Raises:
+            ValueError: bank and pipeline are of different identity encoders.
         """
         check_guide(pipeline, bank.embedding.shape[1])
-        self.pipeline, self.reader, self.bank = pipeline, reader, bank
-        self.thresholds, self.hashes, self.origin = thresholds, hashes or {}, origin or {}
-        self.size = pipeline.size
-        self.detect = CenterFaceDetector() if detect is None else detect
+        self.pipeline, self.estimator, self.bank = pipeline, estimator, bank
+        self.thresholds, self.hashes, self.origin, self.spec = thresholds, hashes or {}, origin or {}, spec
+        self.size: int = pipeline.size
+        self.detect: Detector = CenterFaceDetector() if detect is None else detect
+        self._turn = RLock()
 
     @classmethod
     def from_pretrained(
         cls,
         model: str | PathLike | None = None,
         device: str = "cpu",
-        reader: str | PathLike | None = None,
-        guide: str | PathLike | None = None,
+        estimator: str | PathLike | None = None,
+        id_encoder: str | PathLike | None = None,
         backend: str = "auto",
-        **how: Any,
+        pipeline: str | None = None,
+        revision: str | None = None,
+        dtype: str = "float32",
+        controlnet: str | PathLike | None = None,
+        preview_vae: str | PathLike | None = None,
+        variant: str | None = None,
+        **components: Any,
     ) -> FaceAnonymizer:
-        """Loads weights: the shipped ones, a folder, or a checkpoint on the Hub. Only what is named is downloaded.
+        """Loads weights: the shipped ones, a folder, or a checkpoint on the Hub.
 
         Args:
-            model: "org/name", or the folder of a pipeline: face256 with its identities, as `deid train pack` writes
-                it, or Stable Diffusion 1 or XL. The shipped face256 by default.
-            device: a torch device.
-            reader: folder of the landmark and attribute reader.
-            guide: folder with the recogniser, the identities in its space and its thresholds; by default the model's
-                own for face256, the shipped one for Stable Diffusion.
-            backend: what runs the unet, see `backends.use_backend`: "onnx" (ONNX Runtime, CPU), "torch", "compile", or
-                "auto" for ONNX Runtime where it is installed and works.
-            how: as `loading.load_pipeline` takes it: `pipeline` ("face256", "sd", "sdxl"; by default what the
-                checkpoint says), `revision`, `dtype`, `controlnet`, `preview_vae`, `scheduler` ...
+            model, device, estimator, id_encoder, backend, pipeline, revision, dtype, controlnet, preview_vae, variant:
+                see `AnonymizerSpec`.
+            components: finished components that replace the checkpoint's, such as `scheduler`.
 
         Raises:
-            FileNotFoundError: no such folder or repository, or a file is missing, with how to get it.
-            ValueError: damaged weights, another family, or parts, precision or device that do not fit.
-            BackendError: a backend that was named cannot run here.
+            FileNotFoundError, ValueError, BackendError: see `AnonymizerSpec.build`.
         """
-        loaded, guide = load_with_guide(model, device, guide, **how)
-        loaded.pipe.set_progress_bar_config(disable=True)
-        reader_folder = weights_dir("reader") if reader is None else Path(reader)
-        hashes = loaded.hashes | {f"reader/{name}": value for name, value in check_hashes(reader_folder).items()}
-        bank = IdentityBank.load(guide / IDENTITIES)
-        thresholds = json.loads((guide / THRESHOLDS).read_text())
-        eyes = FaceReader.from_pretrained(reader_folder, device)
-        origin = loaded.origin | {"backend": use_backend(loaded.pipe, backend)}
-        return cls(loaded.pipe, eyes, bank, thresholds, hashes=hashes, origin=origin)
+        spec = AnonymizerSpec(
+            model, device, estimator, id_encoder, backend, pipeline, revision, dtype, controlnet, preview_vae, variant
+        )
+        return spec.build(**components)
 
     def __call__(
         self,
-        image: str | PathLike | Image.Image | np.ndarray | Picture,
+        image: Source,
         seed: int = 0,
-        boxes: Sequence[Sequence[float]] | None = None,
+        boxes: Boxes | None = None,
         settings: Settings | None = None,
+        policy: TargetPolicy | None = None,
         **changes: Any,
     ) -> AnonymizedImage:
-        """Anonymizes one picture.
+        """Anonymizes one picture: the four stages together.
 
         Args:
             image: path, PIL image, (H, W, 3) uint8 RGB array, or Picture.
             seed: the same seed gives the same picture.
             boxes: faces to treat instead of detecting: x0 y0 x1 y1 in image pixels.
             settings: a whole Settings; defaults otherwise.
+            policy: who becomes whom; a new somebody for every face by default.
             changes: single fields of Settings, e.g. `steps=12, attributes={"age": 60}`.
-        """
-        settings = replace(settings or Settings(), **changes)
-        self.check(settings)
-        picture = image if isinstance(image, Picture) else load_picture(image)
-        watch = Watch()
-        with watch("detect"):
-            faces = self.detect(picture.image) if boxes is None else faces_from_boxes(boxes, picture.image.shape)
-        reports: dict[int, FaceReport] = {}
-        if settings.method not in (Method.INPAINT, Method.K_SAME):
-            how, ready, painted = Redaction(settings.method.value), [], {}
-            reports = {n: redacted(face, f"method {how.value}") for n, face in enumerate(faces)}
-        else:
-            how = settings.redact_with
-            with watch("read"):
-                ready = self.read_faces(picture.image, faces, settings, reports)
-            if settings.method is Method.INPAINT:
-                painter = VerifiedPainter(self.pipeline, self.reader, self.bank, self._embed)
-                painted, done = painter(ready, settings, self._same_person(settings), seed, watch)
-                reports |= done
-            else:
-                with watch("average"):
-                    painted = self._average(ready, settings, seed, reports)
-        with watch("composite"):
-            new = [r for r in ready if r.number in painted]
-            pairs = [(painted[r.number], r.crop) for r in new]
-            seeds, textures = [reports[r.number].seed for r in new], [r.texture for r in new]
-            canvas, touched = paste_faces(picture.image, pairs, seeds, textures)
-            for number in uncovered(touched, faces, reports):
-                reports[number] = replace(
-                    redacted(faces[number], "the new face did not cover the old one"), tries=reports[number].tries
-                )
-            # Redactions last: nothing may paint over one and let a source show through its feather.
-            for number, report in sorted(reports.items()):
-                if report.outcome is Outcome.REDACTED:
-                    canvas, mask = redact_face(canvas, faces[number], how)
-                    touched |= mask > 0
-        return AnonymizedImage(canvas, tuple(reports[n] for n in range(len(faces))), watch.seconds, touched, picture)
 
-    def crowd(
-        self, pictures: Iterable[tuple[Any, Sequence[Sequence[float]] | None]], settings: Settings | None = None
-    ) -> Crowd:
-        """Looks at a whole set once, and averages its people in groups of k, for Method.K_SAME.
+        Raises:
+            PictureError: a picture that cannot be read.
+            ValueError: settings that do not exist or that the loaded pipeline cannot follow; boxes that are none.
+        """
+        settings = self._settings(settings, changes)
+        analysis = self.analyze(image, boxes, settings)
+        tasks = self.choose_targets(analysis, policy, seed, settings)
+        tasks = self._generate(tasks, settings, policy, analysis.timing)
+        return self.composite(analysis, tasks, settings)
+
+    def map(
+        self,
+        images: Iterable[Source],
+        seed: int = 0,
+        batch_size: int = 64,
+        settings: Settings | None = None,
+        policy: TargetPolicy | None = None,
+        **changes: Any,
+    ) -> Iterator[AnonymizedImage]:
+        """Anonymizes many pictures; model calls are filled with the faces of several of them.
+
+        Args:
+            images: as `__call__` takes them; read one by one, as results are taken.
+            seed: of the first picture; the next ones get `seed + 1`, `seed + 2` ...
+            batch_size: a window of pictures is worked off when it holds so many faces, or so many pictures; nothing
+                beyond the window is in memory. Also the faces of one model call, unless the settings say.
+            settings, policy, changes: as in `__call__`.
+
+        Yields:
+            the results in the order of the pictures.
+
+        Raises:
+            PictureError: a picture that cannot be read; results of those before it have been yielded.
+        """
+        settings = self._settings(settings, {"batch": batch_size, **changes} if settings is None else changes)
+        window: list[tuple[ImageAnalysis, list[FaceTask]]] = []
+        for place, image in enumerate(images):
+            try:
+                analysis = self.analyze(image, settings=settings)
+            except PictureError:
+                yield from self._finish(window, settings, policy)
+                raise
+            numbered = [replace(task, picture=place) for task in analysis.tasks]
+            analysis = replace(analysis, tasks=tuple(numbered))
+            window.append((analysis, self.choose_targets(analysis, policy, seed + place, settings)))
+            if sum(len(tasks) for _, tasks in window) >= batch_size or len(window) >= batch_size:
+                yield from self._finish(window, settings, policy)
+                window = []
+        yield from self._finish(window, settings, policy)
+
+    def analyze(
+        self,
+        image: Source,
+        boxes: Boxes | None = None,
+        settings: Settings | None = None,
+        **changes: Any,
+    ) -> ImageAnalysis:
+        """First stage: finds the faces and reads them, once.
+
+        Args:
+            image, boxes, settings, changes: as in `__call__`. Of the settings, method and people to keep count.
+
+        Returns:
+            the picture and a task for each face; decided are those that cannot be read or are to be kept.
+        """
+        settings = self._settings(settings, changes)
+        picture = image if isinstance(image, Picture) else load_picture(image)
+        timing = Timing()
+        with timing("detect"):
+            faces = self.detect(picture.image) if boxes is None else faces_from_boxes(boxes, picture.image.shape)
+        tasks = [FaceTask(face, number) for number, face in enumerate(faces)]
+        if find_method(settings.method).reads_faces or settings.keep is not None or settings.only is not None:
+            with timing("read"):
+                tasks = analyze_faces(picture.image, tasks, self.estimator, self._embed, self.size)
+                tasks = [self._kept(task, settings) for task in tasks]
+        return ImageAnalysis(picture, tuple(tasks), timing)
+
+    def choose_targets(
+        self,
+        analysis: ImageAnalysis,
+        policy: TargetPolicy | None = None,
+        seed: int = 0,
+        settings: Settings | None = None,
+        **changes: Any,
+    ) -> list[FaceTask]:
+        """Second stage: says who each face becomes.
+
+        Args:
+            analysis: of the first stage.
+            policy: a new somebody for every face by default.
+            seed: of the picture.
+            settings, changes: as in `__call__`. The attributes count, for people are matched by them.
+        """
+        settings = self._settings(settings, changes)
+        policy = self._policy(policy, settings)
+        chosen: list[FaceTask] = []
+        taken: set[int] = set()
+        for task in analysis.tasks:
+            task = replace(task, seed=seed)
+            if task.pending and find_method(settings.method).uses_targets:
+                task = self._with_targets(task, policy, settings, taken)
+            chosen.append(task)
+        return chosen
+
+    def generate(
+        self,
+        tasks: Sequence[FaceTask],
+        settings: Settings | None = None,
+        policy: TargetPolicy | None = None,
+        **changes: Any,
+    ) -> list[FaceTask]:
+        """Third stage: makes the new faces and verifies them.
+
+        Args:
+            tasks: of the second stage, of one picture or of several. They are left as they are, so that they can be
+                generated again with other settings: their targets stay, unless a further round is needed.
+            settings, policy, changes: as in `__call__`.
+
+        Returns:
+            the tasks in their order, all decided.
+        """
+        return self._generate(tasks, self._settings(settings, changes), policy, Timing())
+
+    def composite(
+        self,
+        analysis: ImageAnalysis,
+        tasks: Sequence[FaceTask],
+        settings: Settings | None = None,
+        **changes: Any,
+    ) -> AnonymizedImage:
+        """Fourth stage: puts the new faces into the picture and hides the others.
+
+        Args:
+            analysis: of the picture.
+            tasks: its faces, decided or not; what is undecided is redacted.
+            settings, changes: as in `__call__`. How faces are redacted counts.
+
+        Raises:
+            ValueError: tasks of another picture, or not all of them: a face would stay as it is.
+        """
+        settings = self._settings(settings, changes)
+        if [task.number for task in tasks] != [task.number for task in analysis.tasks]:
+            raise ValueError(
+                f"composite needs every task of its picture, in order: wanted {len(analysis.tasks)}, got {len(tasks)}"
+            )
+        with analysis.timing("composite"):
+            new = [task for task in tasks if task.outcome is Outcome.REPLACED]
+            patches = [Patch(task.generated, task.crop, task.result_seed, task.skin_texture) for task in new]
+            canvas, changed = paste_faces(analysis.image, patches)
+            decided = [
+                task.decided(Outcome.REDACTED, "the new face did not cover the old one")
+                if task.outcome is Outcome.REPLACED and not is_covered(task.face, changed)
+                else task
+                for task in tasks
+            ]
+            # Redactions last: nothing may paint over one and let a source show through its feather.
+            for task in decided:
+                if task.hidden:
+                    canvas, mask = redact_face(canvas, task.face, task.redaction or settings.redact_with)
+                    changed |= mask > 0
+        reports = tuple(task.report() for task in decided)
+        return AnonymizedImage(canvas, reports, analysis.timing.seconds, changed, analysis.picture)
+
+    def fit_cohort(self, pictures: Iterable[tuple[Source, Boxes | None]], settings: Settings | None = None) -> Cohort:
+        """Looks at a whole set once, and averages its people in groups of k, for the method k-same.
 
         Args:
             pictures: picture and boxes (or None) of each, as `__call__` takes them. Unreadable ones are left out.
@@ -173,15 +307,25 @@ class FaceAnonymizer:
         Raises:
             TooFewPeopleError: fewer than k people.
         """
-        settings = settings or Settings()
-        return gather(self._faces_in(pictures, settings), settings.k, self._same_person(settings))
+        settings = replace(settings or Settings(), method="k-same")
+
+        def faces() -> Iterator[tuple[Any, np.ndarray]]:
+            for source, boxes in pictures:
+                try:
+                    analysis = self.analyze(source, boxes, settings)
+                except PictureError:
+                    log.debug("a picture cannot be read, nobody of it is averaged", exc_info=True)
+                    continue
+                yield from ((task.crop, task.embedding) for task in analysis.tasks if task.pending)
+
+        return fit_cohort(faces(), settings.k, self._same_person(settings))
 
     def check(self, settings: Settings) -> None:
         """Raises ValueError for settings that the loaded pipeline cannot follow."""
-        if settings.method is Method.INPAINT:
+        if find_method(settings.method).uses_targets:
             check_settings(self.pipeline, settings)
 
-    def people(self, photos: Sequence[str | PathLike | Image.Image | np.ndarray]) -> np.ndarray:
+    def embed_references(self, photos: Sequence[Source]) -> np.ndarray:
         """(R, D) embeddings of the largest face in each reference photo, for `keep` and `only`.
 
         Raises:
@@ -191,55 +335,11 @@ class FaceAnonymizer:
         for photo in photos:
             image = load_picture(photo).image
             faces = sorted(self.detect(image), key=lambda f: -float(np.prod(f.box[2:] - f.box[:2])))
-            crops = crop_faces(image, faces[:1], self.reader, self.size)
+            crops = crop_faces(image, faces[:1], self.estimator, self.size)
             if not crops or crops[0] is None:
                 raise ValueError(f"no readable face in the reference {photo if isinstance(photo, str) else 'photo'}")
             rows.append(self._embed(np.stack([crops[0].image]))[0])
         return np.stack(rows)
-
-    def _faces_in(self, pictures, settings: Settings) -> Iterator[tuple[FaceCrop, np.ndarray]]:
-        for source, boxes in pictures:
-            try:
-                image = (source if isinstance(source, Picture) else load_picture(source)).image
-            except PictureError:
-                log.debug("%s cannot be read, nobody of it is averaged", source, exc_info=True)
-                continue
-            faces = self.detect(image) if boxes is None else faces_from_boxes(boxes, image.shape)
-            for r in self.read_faces(image, faces, settings, {}):
-                yield r.crop, r.embedding
-
-    def _same_person(self, settings: Settings) -> float:
-        return self.thresholds["far_0.01"] if settings.threshold is None else settings.threshold
-
-    def _average(self, ready: list[ReadyFace], settings: Settings, seed: int, reports) -> dict[int, np.ndarray]:
-        """The average face of each one's group; who is in no group is reported REDACTED."""
-        crowd = settings.crowd
-        if crowd is None and ready:
-            crowd = gather([(r.crop, r.embedding) for r in ready], settings.k, self._same_person(settings))
-        painted: dict[int, np.ndarray] = {}
-        for r in ready:
-            shared = crowd.face_for(r.embedding, len(r.crop.image))
-            if shared is None:
-                reports[r.number] = redacted(r.face, "is none of the people that were averaged")
-                continue
-            painted[r.number], people = shared
-            # Told, not tested: a share of 1 / k of the source is what this method leaves, and k people have it.
-            similarity = float(self._embed(blended(r.crop, painted[r.number])[None])[0] @ r.embedding)
-            own = face_seed(seed, r.number, 0)
-            reports[r.number] = FaceReport(r.face, Outcome.REPLACED, own, similarity, f"mean of {people} people")
-        return painted
-
-    def read_faces(self, image: np.ndarray, faces: Sequence[Face], settings: Settings, reports) -> list[ReadyFace]:
-        """Reads every face; those that cannot be read, or are to be left alone, get their report at once."""
-        ready, done = prepare(image, faces, settings, self.reader, self._embed, self.thresholds, self.size)
-        reports |= done
-        return ready
-
-    @torch.no_grad()
-    def _embed(self, crops: np.ndarray) -> np.ndarray:
-        """(B, S, S, 3) uint8 -> (B, D) float32 unit norm by the guide."""
-        guide = self.pipeline.id_encoder
-        return embed(guide, as_unit(crops).to(guide.device)).cpu().numpy()
 
     def versions(self) -> dict[str, Any]:
         """What made the pictures: package versions, checkpoint, and sha256 of every weight file, for the report."""
@@ -248,6 +348,76 @@ class FaceAnonymizer:
 
         from . import __version__
 
-        names = {"deid_diffusion": __version__, "torch": torch.__version__, "diffusers": diffusers.__version__}
-        names |= {"transformers": transformers.__version__, "checkpoint": dict(self.origin)}
-        return names | {"weights": dict(self.hashes)}
+        names: dict[str, Any] = {"deid_diffusion": __version__, "torch": torch.__version__}
+        names |= {"diffusers": diffusers.__version__, "transformers": transformers.__version__}
+        return names | {"checkpoint": dict(self.origin), "weights": dict(self.hashes)}
+
+    def _settings(self, settings: Settings | None, changes: dict[str, Any]) -> Settings:
+        settings = replace(settings or Settings(), **changes)
+        self.check(settings)
+        return settings
+
+    def _policy(self, policy: TargetPolicy | None, settings: Settings) -> TargetPolicy:
+        return FreshTargets(self._same_person(settings), self.bank) if policy is None else policy
+
+    def _same_person(self, settings: Settings) -> float:
+        return self.thresholds["far_0.01"] if settings.threshold is None else settings.threshold
+
+    def _kept(self, task: FaceTask, settings: Settings) -> FaceTask:
+        """KEPT for a person who is to be left alone."""
+        if not task.pending:
+            return task
+        reason = ""
+        # Keeping needs certainty, hiding does not: each threshold errs towards anonymizing.
+        if settings.keep is not None and (settings.keep @ task.embedding).max() >= self.thresholds["far_0.001"]:
+            reason = "matches a person to keep"
+        if settings.only is not None and (settings.only @ task.embedding).max() < self.thresholds["far_0.05"]:
+            reason = "matches nobody to anonymize"
+        return task.decided(Outcome.KEPT, reason) if reason else task
+
+    def _with_targets(self, task: FaceTask, policy: TargetPolicy, settings: Settings, taken: set[int]) -> FaceTask:
+        """With as many targets as candidates; adds their numbers to `taken`."""
+        task = replace(task, wanted=wanted_attributes(task.analysis, settings))
+        targets = []
+        try:
+            for candidate in range(candidate_count(self.pipeline, settings)):
+                targets.append(policy.choose(task, 0, candidate, taken))
+                taken.add(targets[-1].number)
+        except Exception as error:
+            log.exception("choosing a target failed")
+            return task.decided(Outcome.FAILED, f"choosing a target failed: {error}")
+        return replace(task, targets=tuple(targets))
+
+    def _generate(
+        self, tasks: Sequence[FaceTask], settings: Settings, policy: TargetPolicy | None, timing: Timing
+    ) -> list[FaceTask]:
+        method, policy = find_method(settings.method), self._policy(policy, settings)
+        threshold = self._same_person(settings)
+        waiting = [task for task in tasks if task.pending]
+        if method.uses_targets:
+            waiting = [replace(task, wanted=wanted_attributes(task.analysis, settings)) for task in waiting]
+        context = Context(self.pipeline, self.estimator, self._embed, settings, policy, threshold, timing, self._turn)
+        done = iter(method(waiting, context) if waiting else [])
+        return [next(done) if task.pending else task for task in tasks]
+
+    def _finish(
+        self,
+        window: Sequence[tuple[ImageAnalysis, list[FaceTask]]],
+        settings: Settings,
+        policy: TargetPolicy | None,
+    ) -> Iterator[AnonymizedImage]:
+        """Generates the faces of all pictures of a window together, and gives them back in order."""
+        timing = Timing()
+        done = self._generate([task for _, tasks in window for task in tasks], settings, policy, timing)
+        place = 0
+        for analysis, tasks in window:
+            for stage, seconds in timing.seconds.items():
+                analysis.timing.add(stage, seconds * len(tasks) / len(done))
+            yield self.composite(analysis, done[place : place + len(tasks)], settings)
+            place += len(tasks)
+
+    @torch.no_grad()
+    def _embed(self, crops: np.ndarray) -> np.ndarray:
+        """(B, S, S, 3) uint8 -> (B, D) float32 unit norm by the identity encoder."""
+        id_encoder = self.pipeline.id_encoder
+        return embed(id_encoder, as_unit(crops).to(id_encoder.device)).cpu().numpy()

@@ -8,8 +8,7 @@ from os import PathLike
 import numpy as np
 from PIL import Image
 
-from .compositing.paste import merge_deep
-from .imaging.pictures import Picture, save_picture
+from .imaging.pictures import Picture, merge_deep, save_picture
 from .types import FaceReport
 
 
@@ -21,14 +20,14 @@ class AnonymizedImage:
         image: (H, W, 3) uint8 RGB, upright.
         faces: one report per detected face, no exceptions.
         seconds: time by stage: detect, read, inpaint, verify, composite.
-        touched: (H, W) bool, the pixels that may differ from the source.
+        changed_mask: (H, W) bool, the pixels that may differ from the source.
         source: the picture it was made from; kept for depth, alpha, profile and preview, never saved.
     """
 
     image: np.ndarray
     faces: tuple[FaceReport, ...]
     seconds: dict[str, float] = field(default_factory=dict)
-    touched: np.ndarray | None = None
+    changed_mask: np.ndarray | None = None
     source: Picture | None = None
 
     def save(self, path: str | PathLike) -> None:
@@ -39,8 +38,8 @@ class AnonymizedImage:
         """
         picture = self.source if self.source is not None else Picture(self.image)
         deep = None
-        if picture.deep is not None and self.touched is not None:
-            deep = merge_deep(picture.deep, self.image, self.touched)
+        if picture.deep is not None and self.changed_mask is not None:
+            deep = merge_deep(picture.deep, self.image, self.changed_mask)
         save_picture(picture, self.image, path, deep=deep)
 
     def preview(self, height: int = 720) -> Image.Image:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .methods.k_same import Crowd
 from .pipelines.conditioning import attribute_vector
 from .pipelines.repulsion import Repulsion
 from .pipelines.sd_landmarks import STYLES
-from .types import NOT_YET, Method, Redaction
+from .types import Redaction
+
+if TYPE_CHECKING:
+    from .methods.k_same import Cohort
+    from .methods.protocol import Method
 
 # What may be withheld from the model without breaking the geometry of the new face.
-FORGETTABLE = ("age", "male", "skin_l", "skin_a", "skin_b", "light_x", "light_y", "glasses", "facial_hair")
-METHODS = tuple(method.value for method in Method if method not in NOT_YET)
+DROPPABLE = ("age", "male", "skin_l", "skin_a", "skin_b", "light_x", "light_y", "glasses", "facial_hair")
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,18 +35,18 @@ class Settings:
         repulsion: the push off the source.
         strength: factor on the repulsion's scale; each retry doubles it again.
         attributes: values to set, by name, in real units; the rest is taken over from the source.
-        forget: attributes not to take over from the source (soft biometrics): any of FORGETTABLE.
+        drop_attributes: attributes not to take over from the source (soft biometrics): any of DROPPABLE.
         redact_with: how a face is hidden that could not be replaced.
-        method: a new face, a classical redaction of all, or the average of k people (`k_same`).
-        k: people a face is averaged from by Method.K_SAME.
-        crowd: the people of the whole set, from `FaceAnonymizer.crowd`; None averages those of the picture itself.
-        candidates: faces painted for each source in each try, as different people; of those that pass, the one is
+        method: what becomes of faces: a name of `methods.method_names()`, or an object shaped like `methods.Method`.
+        k: people a face is averaged from by k-same.
+        cohort: people of the whole set, from `FaceAnonymizer.fit_cohort`; None averages those of the picture itself.
+        candidates: faces generated for each source in each try, as different people; of those that pass, the one is
             taken that best has the pose, expression and attributes asked for, whose hair and skin go on across the
             edge, and that is most like photos. None for the family's own: 2 for face256, 1 for Stable Diffusion.
         tries: how often that is tried before a face is redacted.
         threshold: a result whose similarity to its source reaches this is tried again, then redacted; None for the
-            guide's own, calibrated at a false accept rate of 1 %. K_SAME counts faces that reach it as one person.
-        keep: (R, D) embeddings of people to leave alone, from `FaceAnonymizer.people`.
+            guide's own, calibrated at a false accept rate of 1 %. k-same counts faces that reach it as one person.
+        keep: (R, D) embeddings of people to leave alone, from `FaceAnonymizer.embed_references`.
         only: (R, D) embeddings; everybody else is left alone.
         batch: faces a model call; None for 8, or 1 for Stable Diffusion, which needs gigabytes for each.
     """
@@ -57,9 +60,9 @@ class Settings:
     repulsion: Repulsion = field(default_factory=Repulsion)
     strength: float = 1.0
     attributes: Mapping[str, float] = field(default_factory=dict)
-    forget: tuple[str, ...] = ()
+    drop_attributes: tuple[str, ...] = ()
     redact_with: Redaction = Redaction.BLANK
-    method: Method = Method.INPAINT
+    method: str | Method = "inpaint"
     candidates: int | None = None
     tries: int = 3
     threshold: float | None = None
@@ -67,17 +70,14 @@ class Settings:
     only: np.ndarray | None = None
     batch: int | None = None
     k: int = 5
-    crowd: Crowd | None = None
+    cohort: Cohort | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "redact_with", Redaction(self.redact_with))
-        object.__setattr__(self, "method", Method(self.method))
-        if self.method in NOT_YET:
-            raise ValueError(f"method {self.method.value} is not available yet; take one of {', '.join(METHODS)}")
         attribute_vector([self.attributes])  # its checks: unknown names, values out of range
-        unknown = set(self.forget) - set(FORGETTABLE)
+        unknown = set(self.drop_attributes) - set(DROPPABLE)
         if unknown:
-            raise ValueError(f"forget takes any of {', '.join(FORGETTABLE)}; got {', '.join(sorted(unknown))}")
+            raise ValueError(f"drop_attributes takes any of {', '.join(DROPPABLE)}; got {', '.join(sorted(unknown))}")
         lowest = dict.fromkeys(("steps", "candidates", "tries", "batch"), 1) | {"k": 2}
         lowest |= dict.fromkeys(("strength", "temperature", "guidance_scale"), 0)
         for name, low in lowest.items():

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class Watch:
-    """`with watch("detect"): ...` adds to `watch.seconds["detect"]`."""
+class Timing:
+    """`with timing("detect"): ...` adds to `timing.seconds["detect"]`."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
     @contextmanager
@@ -19,4 +19,8 @@ class Watch:
         try:
             yield
         finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+            self.add(stage, time.perf_counter() - start)
+
+    def add(self, stage: str, seconds: float) -> None:
+        """Adds seconds that were measured elsewhere, as a share of a batch."""
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds

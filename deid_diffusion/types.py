@@ -18,6 +18,7 @@ class Outcome(str, Enum):
 
     REPLACED = "replaced"
     REDACTED = "redacted"
+    FAILED = "failed"  # a model broke; hidden like REDACTED, but an error and no verdict
     KEPT = "kept"  # only ever because the user named this person in a keep-list
 
 
@@ -27,21 +28,6 @@ class Redaction(str, Enum):
     BLANK = "blank"
     BLUR = "blur"
     PIXELATE = "pixelate"
-
-
-class Method(str, Enum):
-    """How faces are anonymized: a new face, a classical redaction of every one, or the average of k people."""
-
-    INPAINT = "inpaint"
-    BLANK = "blank"
-    BLUR = "blur"
-    PIXELATE = "pixelate"
-    K_SAME = "k-same"
-    SWAP = "swap"  # to come: a synthetic identity kept, drawn in by the identity encoder alone
-    PERTURB = "perturb"  # to come: an adversarial change of features that leaves the picture looking the same
-
-
-NOT_YET = (Method.SWAP, Method.PERTURB)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +83,7 @@ class FaceReport:
 
     Attributes:
         face: where it was.
-        outcome: REPLACED, REDACTED, or KEPT for a person the user asked to keep.
+        outcome: REPLACED, REDACTED, FAILED (hidden, as a model broke), or KEPT for a person the user asked to keep.
         seed: what this face's noise and target were drawn from; it follows from the picture's seed and the try.
         similarity: cosine in [-1, 1] of the result to its source by the guide recogniser; None when not measured.
         reason: why it was not replaced; for REPLACED empty, or what the face was averaged from.

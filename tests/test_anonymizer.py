@@ -10,13 +10,13 @@ from deid_diffusion.anonymizer import FaceAnonymizer
 from deid_diffusion.compositing.paste import paste_faces
 from deid_diffusion.faces.align import crop_faces
 from deid_diffusion.faces.geometry import apply, invert
-from deid_diffusion.faces.masks import erased_mask
+from deid_diffusion.faces.masks import make_inpaint_mask
 from deid_diffusion.faces.skin_texture import skin_texture
 from deid_diffusion.methods.inpaint import face_seed
 from deid_diffusion.pipelines.repulsion import Repulsion
 from deid_diffusion.settings import Settings
 from deid_diffusion.types import Face, Outcome, Redaction
-from tests.tiny import tiny_bank, tiny_pipeline, tiny_reader
+from tests.tiny import tiny_bank, tiny_pipeline, tiny_estimator
 
 NEVER = {"far_0.001": 1.01, "far_0.01": 1.01, "far_0.05": 0.9}
 ALWAYS = dict.fromkeys(NEVER, -1.01)
@@ -33,7 +33,7 @@ def picture(height: int = 240, width: int = 320) -> np.ndarray:
 
 
 def build(faces: list[Face], thresholds: dict = NEVER) -> FaceAnonymizer:
-    return FaceAnonymizer(tiny_pipeline(256), tiny_reader(), tiny_bank(), thresholds, detect=lambda image: list(faces))
+    return FaceAnonymizer(tiny_pipeline(256), tiny_estimator(), tiny_bank(), thresholds, detect=lambda image: list(faces))
 
 
 ONE, TWO = [face(160, 100)], [face(90, 100), face(230, 110, 24)]
@@ -63,8 +63,8 @@ def test_every_face_is_replaced_and_reported():
 def test_pixels_off_the_faces_are_bit_equal():
     image = picture()
     result = build(TWO)(image, settings=FAST)
-    assert np.array_equal(result.image[~result.touched], image[~result.touched])
-    assert 0.02 < result.touched.mean() < 0.8
+    assert np.array_equal(result.image[~result.changed_mask], image[~result.changed_mask])
+    assert 0.02 < result.changed_mask.mean() < 0.8
 
 
 def test_no_face_same_pixels():
@@ -99,14 +99,14 @@ def test_of_several_candidates_the_best_fit_is_taken(monkeypatch):
         costs = {wanted: 0.5}
         seen.clear()
         monkeypatch.setattr(
-            "deid_diffusion.methods.inpaint.misfit",
+            "deid_diffusion.methods.inpaint.candidate_score",
             lambda painted, *_, c=costs: seen.append(painted) or c.get(len(seen) - 1, 1),
         )
         anonymize = build(ONE)
         result = anonymize(image, settings=FAST, candidates=3)
         assert len(seen) == 3
         assert result.faces[0].seed == face_seed(0, 0, 0, wanted)
-        crop = crop_faces(image, ONE, anonymize.reader)[0]
+        crop = crop_faces(image, ONE, anonymize.estimator)[0]
         rough = skin_texture(image, apply(invert(crop.crop_from_image), crop.landmarks.astype(float)))
         pasted, _ = paste_faces(image, [(seen[wanted], crop)], [result.faces[0].seed], [rough])
         assert np.array_equal(result.image, pasted)
@@ -116,7 +116,7 @@ def test_of_several_candidates_the_best_fit_is_taken(monkeypatch):
 def test_a_candidate_that_is_too_similar_is_never_taken_however_well_it_fits(monkeypatch):
     """The threshold lies between the two; the better fit is the one above it."""
     image = picture()
-    monkeypatch.setattr("deid_diffusion.methods.inpaint.misfit", lambda *_: 0.0)
+    monkeypatch.setattr("deid_diffusion.methods.inpaint.candidate_score", lambda *_: 0.0)
     tried = []
     anonymize = build(ONE)
     embed = anonymize._embed
@@ -163,8 +163,8 @@ def not_finite(**given):
 @pytest.mark.parametrize(
     ("break_it", "reason"),
     [
-        (lambda a: setattr(a.reader, "landmarks", broken), "reading failed: out of memory"),
-        (lambda a: setattr(a.reader, "read", broken), "reading failed: out of memory"),
+        (lambda a: setattr(a.estimator, "landmarks", broken), "reading failed: out of memory"),
+        (lambda a: setattr(a.estimator, "read", broken), "reading failed: out of memory"),
         (lambda a: setattr(a, "_embed", broken), "reading failed: out of memory"),
         (lambda a: setattr(a.bank, "choose", broken), "inpainting failed: out of memory"),
     ],
@@ -214,7 +214,7 @@ def test_k_same_gives_every_face_of_the_set_the_mean_and_says_of_how_many():
     # The tiny guide sees hardly a difference between people: only the very same face is one person here.
     settings = Settings(method="k-same", k=3, threshold=0.999999)
     photos = [np.random.default_rng(seed).integers(0, 256, (240, 320, 3), np.uint8) for seed in range(2)]
-    settings = replace(settings, crowd=anonymize.crowd(((photo, None) for photo in photos), settings))
+    settings = replace(settings, crowd=anonymize.fit_cohort(((photo, None) for photo in photos), settings))
     assert settings.crowd.faces == 4
     for photo in photos:
         result = anonymize(photo, settings=settings)
@@ -234,7 +234,7 @@ def test_k_same_of_one_picture_averages_its_own_faces_and_needs_enough_of_them()
 
 def test_k_same_redacts_whom_the_crowd_does_not_hold():
     anonymize, image = build(TWO), picture()
-    crowd = anonymize.crowd([(image, None)], Settings(k=2, threshold=0.999999))
+    crowd = anonymize.fit_cohort([(image, None)], Settings(k=2, threshold=0.999999))
     object.__setattr__(crowd, "_same", 1.01)
     result = anonymize(image, settings=Settings(method="k-same", k=2, crowd=crowd))
     assert [f.reason for f in result.faces] == ["is none of the people that were averaged"] * 2
@@ -250,7 +250,7 @@ def test_boxes_stand_in_for_detection():
 
 def test_people_to_keep_stay_and_are_reported():
     anonymize, image = build(ONE, NEVER | {"far_0.001": 0.9}), picture()
-    me = anonymize.people([image])
+    me = anonymize.embed_references([image])
     result = anonymize(image, settings=FAST, keep=me)
     assert result.faces[0].outcome is Outcome.KEPT
     assert np.array_equal(result.image, image)
@@ -259,7 +259,7 @@ def test_people_to_keep_stay_and_are_reported():
 
 def test_only_the_people_asked_for_are_anonymized():
     anonymize, image = build(ONE, NEVER), picture()
-    me = anonymize.people([image])
+    me = anonymize.embed_references([image])
     assert anonymize(image, settings=FAST, only=-me).faces[0].outcome is Outcome.KEPT
     assert anonymize(image, settings=FAST, only=me).faces[0].outcome is Outcome.REPLACED
 
@@ -288,15 +288,15 @@ def test_neighbours_are_not_context():
     anonymize.pipeline = type("P", (), {"unet": real.unet, "id_encoder": real.id_encoder,
                                         "__call__": lambda self, **given: watch(**given)})()  # fmt: skip
     anonymize(image, settings=FAST)
-    (crop,) = crop_faces(image, close[:1], anonymize.reader)
+    (crop,) = crop_faces(image, close[:1], anonymize.estimator)
     assert (seen[0][0, 0] > 0).sum() > (crop.mask > 0).sum() * 1.2
 
 
 def test_a_source_mirrored_at_the_border_is_not_context():
     one = [face(8, 100)]
     anonymize, image = build(one), picture()
-    (crop,) = crop_faces(image, one, anonymize.reader)
-    erased = erased_mask(crop, image.shape, [])
+    (crop,) = crop_faces(image, one, anonymize.estimator)
+    erased = make_inpaint_mask(crop, image.shape, [])
     y, x = np.mgrid[:256, :256] + 0.5
     there = apply(invert(crop.crop_from_image), np.stack([x, y], -1).reshape(-1, 2)).reshape(256, 256, 2)
     assert (erased[there[..., 0] < -1] == 1).all()

@@ -19,7 +19,7 @@ from deid_diffusion.models.loading import DTYPES
 from deid_diffusion.models.registry import FAMILIES
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
 from deid_diffusion.pipelines.sd_landmarks import STYLES
-from deid_diffusion.settings import FORGETTABLE
+from deid_diffusion.settings import DROPPABLE
 from deid_diffusion.types import NOT_YET, Method, Redaction
 
 from .fakes import Inverter, photo
@@ -286,7 +286,7 @@ def test_on_a_terminal_there_is_a_bar_with_faces_and_time_left(tmp_path, painter
 
 def test_the_names_in_the_help_are_those_of_the_model():
     assert tuple(options.ATTRIBUTES.split()) == ATTRIBUTE_NAMES
-    assert options.FORGETTABLE == FORGETTABLE
+    assert options.DROPPABLE == DROPPABLE
     assert options.PIPELINES == tuple(FAMILIES)
     assert options.DTYPES == tuple(DTYPES)
     assert options.BACKENDS == BACKENDS

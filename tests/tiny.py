@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
 
-from deid_diffusion.faces.estimator import FaceReader
+from deid_diffusion.faces.estimator import FaceEstimator
 from deid_diffusion.faces.face_shape import FaceShape
 from deid_diffusion.methods.identity_bank import IdentityBank
 from deid_diffusion.pipelines.conditioning import FIELDS, POINTS
@@ -53,7 +53,7 @@ def tiny_shape() -> FaceShape:
     return FaceShape(*(a.astype(np.float32) for a in (mean, np.full(6, 0.3), expression, person, np.full(4, 0.4))))
 
 
-def tiny_reader() -> FaceReader:
+def tiny_estimator() -> FaceEstimator:
     """A real network that always answers about the average face, upright in the middle of the crop."""
     torch.manual_seed(2)
     shape, network = tiny_shape(), build_reader((8, 8, 8, 8)).eval()
@@ -63,7 +63,7 @@ def tiny_reader() -> FaceReader:
         head.bias.zero_()
         points = shape.mean * 0.25 + [0.5, 0.44, 0]
         head.bias[: 478 * 3] = torch.from_numpy(points.astype(np.float32)).flatten()
-    return FaceReader(network, shape)
+    return FaceEstimator(network, shape)
 
 
 def tiny_bank(people: int = 12) -> IdentityBank:

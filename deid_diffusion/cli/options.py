@@ -17,7 +17,7 @@ PIPELINES = ("face256", "sd", "sdxl")
 DTYPES = ("float32", "float16", "bfloat16")
 LANDMARK_STYLES = ("mediapipe", "dlib68")
 BACKENDS = ("auto", "torch", "compile", "onnx")
-FORGETTABLE = ("age", "male", "skin_l", "skin_a", "skin_b", "light_x", "light_y", "glasses", "facial_hair")
+DROPPABLE = ("age", "male", "skin_l", "skin_a", "skin_b", "light_x", "light_y", "glasses", "facial_hair")
 _TEXT = """\
 Gives every face of pictures to somebody who does not exist, and hides those it cannot replace.
 
@@ -84,8 +84,8 @@ def _add_looks(group: argparse._ArgumentGroup) -> None:
     add("--redact-with", choices=HIDINGS, default="blank", help="how to hide a face that could not be replaced")
     add("--set", action="append", default=[], type=_setting, metavar="NAME=VALUE", help="set an attribute")
     add(
-        "--forget", action="append", default=[], choices=FORGETTABLE, metavar="NAME",
-        help=f"do not take this over from the source: {', '.join(FORGETTABLE)}",
+        "--forget", action="append", default=[], choices=DROPPABLE, metavar="NAME",
+        help=f"do not take this over from the source: {', '.join(DROPPABLE)}",
     )  # fmt: skip
     add("--seed", type=_natural, default=0, help="the same seed gives the same picture (0)")
     add("--strength", type=_number, default=1.0, help="how hard to push away from the source's identity (1)")

@@ -136,7 +136,7 @@ def _completed(settings: Any, anonymize: Any, plan: Any, references: list[str], 
 
     anonymize.check(settings)
     if references:
-        settings = replace(settings, **{"only" if options.only else "keep": anonymize.people(references)})
+        settings = replace(settings, **{"only" if options.only else "keep": anonymize.embed_references(references)})
     return _with_crowd(settings, anonymize, plan) if options.method == "k-same" else settings
 
 
@@ -145,7 +145,7 @@ def _with_crowd(settings: Any, anonymize: Any, plan: Any) -> Any:
     from dataclasses import replace
 
     print(f"deid: k-same looks at all {len(plan.jobs)} pictures first", file=sys.stderr)
-    crowd = anonymize.crowd(((job.in_path, job.boxes) for job in plan.jobs), settings)
+    crowd = anonymize.fit_cohort(((job.in_path, job.boxes) for job in plan.jobs), settings)
     print(f"deid: {crowd.faces} faces, {crowd.people} people told apart", file=sys.stderr)
     return replace(settings, crowd=crowd)
 

@@ -12,6 +12,7 @@ What is promised, and tested:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -25,68 +26,48 @@ from .monochrome import in_tone, tone_of
 FEATHER = 0.06  # width of the feather as a fraction of the crop's side; narrower where the mask leaves less room
 
 
-def paste_faces(
-    canvas: np.ndarray,
-    faces: Sequence[tuple[np.ndarray, FaceCrop]],
-    seeds: Sequence[int] | None = None,
-    textures: Sequence[np.ndarray | None] | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
+@dataclass(frozen=True, eq=False)
+class Patch:
+    """A new face and where it belongs.
+
+    Attributes:
+        generated: (S, S, 3) uint8 RGB, in the crop's frame.
+        crop: the support of its mask (> 0) is what may change.
+        seed: of the grain.
+        skin_texture: (3,) levels, see `faces.skin_texture`; None = as generated.
+    """
+
+    generated: np.ndarray
+    crop: FaceCrop
+    seed: int = 0
+    skin_texture: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        wanted = self.crop.image.shape
+        if self.generated.shape != wanted or self.generated.dtype != np.uint8:
+            got = f"{self.generated.shape} {self.generated.dtype}"
+            raise ValueError(f"generated must be {wanted} uint8, got {got}; resize it")
+
+
+def paste_faces(canvas: np.ndarray, patches: Sequence[Patch]) -> tuple[np.ndarray, np.ndarray]:
     """Pastes all faces of a picture, the far (small) ones first, so that the near ones end up in front.
 
     Args:
         canvas: (H, W, 3) uint8 RGB.
-        faces: painted (S, S, 3) uint8 and the crop it was painted for, in any order.
-        seeds: of each face's grain; 0, 1, 2 ... by default.
-        textures: of each face's skin, as `texture.skin_texture` reads it; left as painted by default.
+        patches: in any order.
 
     Returns:
-        a new canvas; touched (H, W) bool, False where it is bit-equal to the old.
+        a new canvas; changed_mask (H, W) bool, False where it is bit-equal to the old.
     """
-    canvas, touched = canvas.copy(), np.zeros(canvas.shape[:2], bool)
-    for number in sorted(range(len(faces)), key=lambda n: -abs(np.linalg.det(faces[n][1].crop_from_image[:, :2]))):
-        painted, crop = faces[number]
-        seed, texture = number if seeds is None else seeds[number], None if textures is None else textures[number]
-        _paste(canvas, touched, painted, crop, None, seed, texture)
-    return canvas, touched
+    canvas, changed = canvas.copy(), np.zeros(canvas.shape[:2], bool)
+    for patch in sorted(patches, key=lambda one: -abs(np.linalg.det(one.crop.crop_from_image[:, :2]))):
+        _paste(canvas, changed, patch)
+    return canvas, changed
 
 
-def paste_crop(
-    canvas: np.ndarray, painted: np.ndarray, crop: FaceCrop, already: np.ndarray | None = None, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
-    """Pastes one painted crop.
-
-    Args:
-        canvas: (H, W, 3) uint8 RGB.
-        painted: (S, S, 3) uint8 RGB, the finished crop.
-        crop: where it belongs; the support of its mask (> 0) is what may change.
-        already: (H, W) bool, pixels of nearer faces that are finished and stay as they are.
-        seed: of the grain.
-
-    Returns:
-        a new canvas; touched (H, W) bool, False where it is bit-equal to the old.
-    """
-    if painted.shape != crop.image.shape or painted.dtype != np.uint8:
-        raise ValueError(f"painted must be {crop.image.shape} uint8, got {painted.shape} {painted.dtype}; resize it")
-    canvas, touched = canvas.copy(), np.zeros(canvas.shape[:2], bool)
-    _paste(canvas, touched, painted, crop, already, seed)
-    return canvas, touched
-
-
-def merge_deep(deep: np.ndarray, edited: np.ndarray, touched: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint16 with the touched pixels taken from the 8-bit edited picture, and the others at full depth."""
-    return np.where(touched[..., None], edited.astype(np.uint16) * 257, deep)
-
-
-def _paste(
-    canvas: np.ndarray,
-    touched: np.ndarray,
-    painted: np.ndarray,
-    crop: FaceCrop,
-    already: np.ndarray | None,
-    seed: int,
-    texture: np.ndarray | None = None,
-) -> None:
-    """Changes `canvas` and `touched` in place."""
+def _paste(canvas: np.ndarray, changed: np.ndarray, patch: Patch) -> None:
+    """Changes `canvas` and `changed` in place."""
+    crop = patch.crop
     window = _window(crop, canvas.shape[:2])
     if window is None:
         return
@@ -95,18 +76,17 @@ def _paste(
     crop_from_window = crop.crop_from_image.copy()
     crop_from_window[:, 2] = apply(crop.crop_from_image, np.array([window[1].start, window[0].start]))
     size = target.shape[:2]
-    matched = match_colour(painted, crop.image, crop.mask > 0, _known(crop, canvas.shape[:2]))
-    patch = _warp(matched, crop_from_window, size, cv2.BORDER_REPLICATE)
+    matched = match_colour(patch.generated, crop.image, crop.mask > 0, _known(crop, canvas.shape[:2]))
+    new = _warp(matched, crop_from_window, size, cv2.BORDER_REPLICATE)
     alpha = _warp(alpha, crop_from_window, size, cv2.BORDER_CONSTANT)
     alpha[alpha > 0.998] = 1
     alpha[alpha < 0.002] = 0
-    free = alpha > 0 if already is None else (alpha > 0) & ~already[window]
     if (curve := tone_of(target)) is not None:
-        patch = in_tone(patch, curve)
-    patch = match_detail(patch, target, alpha, np.random.default_rng(seed), texture)
-    blend = laid_on(target, patch, alpha)
+        new = in_tone(new, curve)
+    new = match_detail(new, target, alpha, np.random.default_rng(patch.seed), patch.skin_texture)
+    blend, free = laid_on(target, new, alpha), alpha > 0
     target[free] = np.clip(np.rint(blend[free]), 0, 255).astype(np.uint8)
-    touched[window] |= free
+    changed[window] |= free
 
 
 def feather(crop: FaceCrop, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:

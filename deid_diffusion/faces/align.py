@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from ..types import Face, FaceCrop
-from .estimator import FaceReader
+from .estimator import FaceEstimator
 from .geometry import FIVE, SIZE, apply, crop_from_image, invert
 from .masks import box_ellipse, face_mask
 
@@ -84,22 +84,22 @@ FAR_OFF = 0.35
 
 
 def crop_faces(
-    image: np.ndarray, faces: Sequence[Face], reader: FaceReader, size: int = SIZE
+    image: np.ndarray, faces: Sequence[Face], estimator: FaceEstimator, size: int = SIZE
 ) -> list[FaceCrop | None]:
     """The final crop of each face, or None where the landmarks cannot be this face's.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         faces: detections in it.
-        reader: finds the landmarks.
+        estimator: finds the landmarks.
         size: side of the crops in pixels.
     """
     if not faces:
         return []
     matrices = [first_crop(face) for face in faces]
-    for _ in range(2):  # the reader's own landmarks align better than the detector's, so it looks twice
-        read = reader.landmarks(np.stack([cut(image, matrix) for matrix in matrices]))
-        points = [apply(invert(m), p[:, :2].astype(float)) for m, p in zip(matrices, read, strict=True)]
+    for _ in range(2):  # the estimator's own landmarks align better than the detector's, so it looks twice
+        found = estimator.landmarks(np.stack([cut(image, matrix) for matrix in matrices]))
+        points = [apply(invert(m), p[:, :2].astype(float)) for m, p in zip(matrices, found, strict=True)]
         matrices = [crop_from_image(p[list(FIVE)], SIZE) for p in points]
     crops: list[FaceCrop | None] = []
     for face, landmarks in zip(faces, points, strict=True):

@@ -1,141 +1,103 @@
-"""Readies the faces of a picture for painting: crops, reads, and sorts out those that are not to be painted."""
+"""Reads every face of a picture: crop, landmarks, attributes, embedding, and what the model must not see."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from ..settings import Settings
-from ..types import Face, FaceCrop, FaceReport, Outcome
+from ..types import Face, FaceCrop, Outcome
 from .align import crop_faces
-from .attributes import Attributes
-from .estimator import FaceReader, Reading
+from .estimator import FaceAnalysis, FaceEstimator
 from .geometry import apply, invert
-from .masks import erased_mask
+from .masks import make_inpaint_mask
 from .skin_texture import skin_texture
+from .task import FaceTask
 
 log = logging.getLogger(__name__)
 AT_ONCE = 16  # faces that are read in one go; memory goes with it
+Embed = Callable[[np.ndarray], np.ndarray]  # (B, S, S, 3) uint8 -> (B, D) float32 unit norm
 
 
-@dataclass(frozen=True, eq=False)
-class ReadyFace:
-    """A face that is ready to be painted.
-
-    Attributes:
-        number: place among the picture's faces.
-        face: as it was detected.
-        crop: at the pipeline's size.
-        reading: what the source says.
-        embedding: (D,) of the source.
-        wanted: what the new face is to be like.
-        erased: (S, S) float32 in [0, 1], above 0 = the model must not see it.
-        texture: (3,) how rough the source's skin is, see `texture.skin_texture`.
-    """
-
-    number: int
-    face: Face
-    crop: FaceCrop
-    reading: Reading
-    embedding: np.ndarray
-    wanted: Attributes
-    erased: np.ndarray
-    texture: np.ndarray
-
-
-def prepare(
-    image: np.ndarray,
-    faces: Sequence[Face],
-    settings: Settings,
-    reader: FaceReader,
-    embed: Callable[[np.ndarray], np.ndarray],
-    thresholds: Mapping[str, float],
-    size: int,
-) -> tuple[list[ReadyFace], dict[int, FaceReport]]:
-    """Reads every face.
+def analyze_faces(
+    image: np.ndarray, tasks: Sequence[FaceTask], estimator: FaceEstimator, embed: Embed, size: int
+) -> list[FaceTask]:
+    """Reads the faces of one picture.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        faces: all that were detected in it.
-        settings: what is wanted, and of whom.
-        reader: landmarks and attributes.
-        embed: the guide, (B, S, S, 3) uint8 -> (B, D) unit norm.
-        thresholds: its similarities at false accept rates, for people who are left alone.
-        size: side of the crops in pixels.
+        tasks: one for every face that was detected in it: neighbours are no context for each other.
+        estimator: landmarks and attributes.
+        embed: the identity encoder.
+        size: side S of the crops in pixels.
 
     Returns:
-        who is to be painted; and by number the reports of all others: redacted, because they cannot be read, or kept.
+        the tasks in their order; REDACTED where landmarks do not fit the detection, FAILED where a model broke.
     """
-    reports: dict[int, FaceReport] = {}
+    faces = [task.face for task in tasks]
     try:
-        crops = crop_faces(image, faces, reader, size)
+        crops = crop_faces(image, faces, estimator, size)
     except Exception as error:
         log.exception("reading faces failed")
-        return [], {n: redacted(face, f"reading failed: {error}") for n, face in enumerate(faces)}
-    ready = []
-    for number, (face, crop, read) in enumerate(zip(faces, crops, _read_all(crops, reader, embed), strict=True)):
-        if crop is None:
-            reports[number] = redacted(face, "landmarks do not fit the detection")
-            continue
-        if isinstance(read, Exception):
-            log.error("reading face %d failed", number, exc_info=read)
-            reports[number] = redacted(face, f"reading failed: {read}")
-            continue
-        reading, embedding = read
-        if reason := left_alone(embedding, settings, thresholds):
-            reports[number] = FaceReport(face, Outcome.KEPT, 0, reason=reason)
-            continue
-        passed = reading.attributes.coarse().with_changes(dict.fromkeys(settings.forget))
-        wanted = passed.with_changes(settings.attributes)
-        erased = erased_mask(crop, image.shape, [f for f in faces if f is not face])
-        rough = skin_texture(image, apply(invert(crop.crop_from_image), crop.landmarks.astype(float)))
-        ready.append(ReadyFace(number, face, crop, reading, embedding, wanted, erased, rough))
-    return ready, reports
+        return [task.decided(Outcome.FAILED, f"reading failed: {error}") for task in tasks]
+    rows = zip(tasks, crops, _read_all(crops, estimator, embed), strict=True)
+    return [_analyzed(image, task, crop, read, faces) for task, crop, read in rows]
+
+
+def _analyzed(
+    image: np.ndarray,
+    task: FaceTask,
+    crop: FaceCrop | None,
+    read: tuple[FaceAnalysis, np.ndarray] | Exception | None,
+    faces: Sequence[Face],
+) -> FaceTask:
+    if crop is None or read is None:
+        return task.decided(Outcome.REDACTED, "landmarks do not fit the detection")
+    if isinstance(read, Exception):
+        log.error("reading face %d failed", task.number, exc_info=read)
+        return task.decided(Outcome.FAILED, f"reading failed: {read}")
+    analysis, embedding = read
+    return replace(
+        task,
+        crop=crop,
+        analysis=analysis,
+        embedding=embedding,
+        inpaint_mask=make_inpaint_mask(crop, image.shape, [face for face in faces if face is not task.face]),
+        skin_texture=skin_texture(image, apply(invert(crop.crop_from_image), crop.landmarks.astype(float))),
+    )
 
 
 def _read_all(
-    crops: Sequence[FaceCrop | None], reader: FaceReader, embed: Callable[[np.ndarray], np.ndarray]
-) -> list[tuple[Reading, np.ndarray] | Exception | None]:
+    crops: Sequence[FaceCrop | None], estimator: FaceEstimator, embed: Embed
+) -> list[tuple[FaceAnalysis, np.ndarray] | Exception | None]:
     """What each crop says and its (D,) embedding; or why it cannot be read; None where there is no crop."""
-    read: list[tuple[Reading, np.ndarray] | Exception | None] = [None] * len(crops)
+    found: list[tuple[FaceAnalysis, np.ndarray] | Exception | None] = [None] * len(crops)
     there = [number for number, crop in enumerate(crops) if crop is not None]
     for batch in [there[first : first + AT_ONCE] for first in range(0, len(there), AT_ONCE)]:
         try:
-            results = _read(batch, crops, reader, embed)
+            results = _read(batch, crops, estimator, embed)
         except Exception:
             # One of them cannot be read; alone, it does not take the others along.
             log.debug("reading %d faces at once failed, they are read one by one", len(batch), exc_info=True)
-            results = [_read_one(number, crops, reader, embed) for number in batch]
+            results = [_read_one(number, crops, estimator, embed) for number in batch]
         for number, result in zip(batch, results, strict=True):
-            read[number] = result
-    return read
+            found[number] = result
+    return found
 
 
-def _read(numbers, crops, reader, embed) -> list[tuple[Reading, np.ndarray]]:
+def _read(
+    numbers: Sequence[int], crops: Sequence[FaceCrop | None], estimator: FaceEstimator, embed: Embed
+) -> list[tuple[FaceAnalysis, np.ndarray] | Exception]:
     images = np.stack([crops[number].image for number in numbers])
-    return list(zip(reader.read(images), embed(images), strict=True))
+    return list(zip(estimator.analyze(images), embed(images), strict=True))
 
 
-def _read_one(number, crops, reader, embed) -> tuple[Reading, np.ndarray] | Exception:
+def _read_one(
+    number: int, crops: Sequence[FaceCrop | None], estimator: FaceEstimator, embed: Embed
+) -> tuple[FaceAnalysis, np.ndarray] | Exception:
     try:
-        return _read([number], crops, reader, embed)[0]
+        return _read([number], crops, estimator, embed)[0]
     except Exception as error:
         return error
-
-
-def left_alone(embedding: np.ndarray, settings: Settings, thresholds: Mapping[str, float]) -> str:
-    """Why the face of this (D,) embedding is to be left as it is; empty when it is not."""
-    # Keeping needs certainty, hiding does not: each threshold errs towards anonymizing.
-    if settings.keep is not None and (settings.keep @ embedding).max() >= thresholds["far_0.001"]:
-        return "matches a person to keep"
-    if settings.only is not None and (settings.only @ embedding).max() < thresholds["far_0.05"]:
-        return "matches nobody to anonymize"
-    return ""
-
-
-def redacted(face: Face, reason: str, tries: int = 0) -> FaceReport:
-    """The report of a face that is hidden instead of replaced."""
-    return FaceReport(face, Outcome.REDACTED, 0, reason=reason, tries=tries)

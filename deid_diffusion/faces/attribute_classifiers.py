@@ -1,4 +1,4 @@
-"""Tells glasses, facial hair and presented gender by edges and texture, with one linear probe each.
+"""Tells glasses, facial hair and presented gender by edges and texture, with one linear classifier each.
 
 Thin rims and light beards are a matter of a few pixels, which a small network that sees the whole crop at 128 px
 loses. The crops are aligned by the eyes, so a logistic regression on edge directions finds them; and, being linear, it
@@ -28,7 +28,7 @@ class Region:
     top: float
     bottom: float
     size: tuple[int, int]  # rows, columns that it is seen at
-    decay: float  # L2 penalty on the probe's weights, chosen on the labels
+    decay: float  # L2 penalty on the classifier's weights, chosen on the labels
     person: bool = False  # when labels are spread, also by those of the person: facial hair goes with gender and age
 
 
@@ -40,7 +40,7 @@ REGIONS = {
 
 
 @dataclass(frozen=True, eq=False)
-class Probes:
+class AttributeClassifiers:
     """Fitted by `deid train label`.
 
     Attributes:
@@ -50,7 +50,7 @@ class Probes:
     weights: dict[str, torch.Tensor]
 
     @classmethod
-    def load(cls, path: Path) -> Probes:
+    def load(cls, path: Path) -> AttributeClassifiers:
         """Reads `probes.safetensors`.
 
         Raises:
@@ -60,7 +60,7 @@ class Probes:
 
         weights = {name: value.float() for name, value in load_file(path).items()}
         if not weights.keys() <= REGIONS.keys():
-            raise ValueError(f"{path} must hold probes for {', '.join(REGIONS)}; got {', '.join(weights)}")
+            raise ValueError(f"{path} must hold classifiers for {', '.join(REGIONS)}; got {', '.join(weights)}")
         return cls(weights)
 
     def save(self, path: Path) -> None:
@@ -70,12 +70,12 @@ class Probes:
         save_file({name: value.float().contiguous() for name, value in self.weights.items()}, path)
 
     @torch.no_grad()
-    def read(self, images: torch.Tensor, landmarks: np.ndarray) -> dict[str, torch.Tensor]:
+    def __call__(self, images: torch.Tensor, landmarks: np.ndarray) -> dict[str, torch.Tensor]:
         """(B, 3, S, S) in [-1, 1], (B, 478, 3) crop pixels -> (B,) probabilities for each attribute."""
         points = torch.from_numpy(np.ascontiguousarray(landmarks, np.float32)).to(images)
         unit = images.clamp(-1, 1) / 2 + 0.5
         return {
-            name: apply_probe(weights.to(images), look(unit, points, REGIONS[name])).sigmoid()
+            name: apply_classifier(weights.to(images), look(unit, points, REGIONS[name])).sigmoid()
             for name, weights in self.weights.items()
         }
 
@@ -117,6 +117,6 @@ def describe(images: torch.Tensor) -> torch.Tensor:
     return torch.cat([part.flatten(1) for part in parts], 1)
 
 
-def apply_probe(probe: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+def apply_classifier(classifier: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
     """(D + 1,), (N, D) -> (N,) logits."""
-    return features @ probe[:-1] + probe[-1]
+    return features @ classifier[:-1] + classifier[-1]

@@ -9,9 +9,9 @@ import torch
 
 from ..pipelines.conditioning import FIELDS, attribute_vector
 
-# To the digit, these numbers are a fingerprint: a resting brow or an iris's height is bone and lids. In steps that a
+# Unquantized, these numbers are a fingerprint: a resting brow or an iris's height is bone and lids. In steps that a
 # viewer would name (half open, looking left, in the thirties) they describe thousands of people.
-GRAIN = {
+QUANTIZATION_STEP = {
     "yaw_deg": 7.5, "pitch_deg": 7.5, "roll_deg": 10.0, "mouth_open": 0.25, "smile": 0.25, "eyes_open": 0.34,
     "brow_raise": 0.34, "gaze_x": 0.34, "gaze_y": 0.34, "age": 10.0, "male": 1.0, "skin_l": 5.0, "skin_a": 4.0,
     "skin_b": 5.0, "light_x": 0.2, "light_y": 0.2, "glasses": 1.0, "facial_hair": 1.0,
@@ -60,9 +60,12 @@ class Attributes:
         check_attributes({name: value for name, value in changes.items() if value is not None})
         return replace(self, **changes)
 
-    def coarse(self) -> Attributes:
-        """A copy in the steps of `GRAIN`: what may pass from a source to the new face."""
-        steps = {name: round(value / GRAIN[name]) * GRAIN[name] for name, value in self.to_dict().items()}
+    def quantize(self) -> Attributes:
+        """A copy in the steps of `QUANTIZATION_STEP`: what may pass from a source to the new face."""
+        steps = {
+            name: round(value / QUANTIZATION_STEP[name]) * QUANTIZATION_STEP[name]
+            for name, value in self.to_dict().items()
+        }
         return Attributes(**{n: min(max(value, FIELDS[n].low), FIELDS[n].high) for n, value in steps.items()})
 
 

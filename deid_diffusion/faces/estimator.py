@@ -12,8 +12,8 @@ import torch.nn.functional as F
 
 from ..models.weights import weights_dir
 from ..pipelines.conditioning import FIELDS, POINTS
-from .attribute_classifiers import FILE as PROBES
-from .attribute_classifiers import Probes
+from .attribute_classifiers import FILE as CLASSIFIERS
+from .attribute_classifiers import AttributeClassifiers
 from .attributes import Attributes
 from .face_shape import (
     EXPRESSION_NAMES,
@@ -24,8 +24,8 @@ from .face_shape import (
     rotation_from_angles,
 )
 from .geometry import FIVE, apply, crop_from_image
-from .ood_score import FILE as LIKENESS
-from .ood_score import Likeness
+from .ood_score import FILE as OOD
+from .ood_score import OODScore
 from .skin import LIGHT_NAMES, read_light
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ _POSE = ("yaw_deg", "pitch_deg", "roll_deg")
 
 
 @dataclass(frozen=True, eq=False)
-class ReaderOutputs:
+class EstimatorOutputs:
     """The reader's head, cut into its parts.
 
     Attributes:
@@ -60,16 +60,16 @@ class ReaderOutputs:
     facial_hair: torch.Tensor
 
 
-def split_outputs(logits: torch.Tensor) -> ReaderOutputs:
+def split_outputs(logits: torch.Tensor) -> EstimatorOutputs:
     """(B, 1445) -> its parts."""
     points, age, male, expression, glasses, hair = logits.split(_PARTS, dim=-1)
-    return ReaderOutputs(
+    return EstimatorOutputs(
         points.view(-1, LANDMARKS, 3), 35 + 20 * age[:, 0], male[:, 0], expression, glasses[:, 0], hair[:, 0]
     )
 
 
 @dataclass(frozen=True, eq=False)
-class Reading:
+class FaceAnalysis:
     """What one crop says.
 
     Attributes:
@@ -77,36 +77,36 @@ class Reading:
         attributes: all of them set.
         placement: where the face stands in the crop.
         size: side of the crop in pixels.
-        oddity: how unlike photos it is, about 1 for a photo; 0 when nothing here can tell.
+        ood_score: how unlike photos it is, about 1 for a photo; 0 when nothing here can tell.
     """
 
     landmarks: np.ndarray
     attributes: Attributes
     placement: Placement
     size: int = 256
-    oddity: float = 0.0
+    ood_score: float = 0.0
 
 
-class FaceReader:
-    """Reads landmarks and attributes with the shipped network; glasses, facial hair, gender with probes."""
+class FaceEstimator:
+    """Reads landmarks and attributes with one network; glasses, facial hair and gender with linear classifiers."""
 
     def __init__(
         self,
         network: ResNetForImageClassification,
         shape: FaceShape,
-        probes: Probes | None = None,
-        likeness: Likeness | None = None,
+        classifiers: AttributeClassifiers | None = None,
+        ood: OODScore | None = None,
     ):
         self.network = network
         self.shape = shape
-        self.probes = probes
-        self.likeness = likeness
+        self.classifiers = classifiers
+        self.ood = ood
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path | None = None, device: str = "cpu") -> FaceReader:
-        """Loads `network/`, `face_shape.safetensors`, and probes and likeness if they are there, of a folder.
+    def from_pretrained(cls, folder: str | Path | None = None, device: str = "cpu") -> FaceEstimator:
+        """Loads `network/`, `face_shape.safetensors`, and classifiers and OOD score if they are there, of a folder.
 
-        By default the shipped reader. Without probes the network tells glasses, facial hair and gender, too.
+        By default the shipped reader. Without classifiers the network tells glasses, facial hair and gender, too.
 
         Raises:
             ValueError: a network of another width, from before an attribute was added or after.
@@ -120,9 +120,9 @@ class FaceReader:
                 f"the reader in {folder} gives {network.config.num_labels} numbers a face, wanted {OUTPUTS}; widen it "
                 f"with `deid train reader_head --start {folder / 'network'}`, or take the shipped one"
             )
-        probes = Probes.load(folder / PROBES) if (folder / PROBES).exists() else None
-        likeness = Likeness.load(folder / LIKENESS) if (folder / LIKENESS).exists() else None
-        return cls(network.eval().to(device), FaceShape.load(folder / "face_shape.safetensors"), probes, likeness)
+        classifiers = AttributeClassifiers.load(folder / CLASSIFIERS) if (folder / CLASSIFIERS).exists() else None
+        ood = OODScore.load(folder / OOD) if (folder / OOD).exists() else None
+        return cls(network.eval().to(device), FaceShape.load(folder / "face_shape.safetensors"), classifiers, ood)
 
     @torch.no_grad()
     def landmarks(self, crops: np.ndarray) -> np.ndarray:
@@ -130,21 +130,21 @@ class FaceReader:
         return self._run(as_unit(crops))[0]
 
     @torch.no_grad()
-    def read(self, crops: np.ndarray) -> list[Reading]:
+    def analyze(self, crops: np.ndarray) -> list[FaceAnalysis]:
         """(B, S, S, 3) uint8 -> everything about each face."""
         images = as_unit(crops)
         landmarks, outputs, states = self._run(images)
-        odd = [0.0] * len(images) if self.likeness is None else self.likeness.oddity(states).tolist()
+        odd = [0.0] * len(images) if self.ood is None else self.ood.ood_score(states).tolist()
         light = read_light(images, torch.from_numpy(landmarks[..., :2])).numpy()
         looks = {
             "smile": outputs.expression.softmax(-1)[:, HAPPY], "age": outputs.age, "male": outputs.male.sigmoid(),
             "glasses": outputs.glasses.sigmoid(), "facial_hair": outputs.facial_hair.sigmoid(),
         }  # fmt: skip
-        if self.probes is not None:
-            looks |= self.probes.read(images, landmarks)
+        if self.classifiers is not None:
+            looks |= self.classifiers(images, landmarks)
         rows = torch.stack([value.cpu() for value in looks.values()], -1).numpy()
         return [
-            self._reading(points, dict(zip((*looks, *LIGHT_NAMES), (*row, *lit), strict=True)), images.shape[-1], one)
+            self._analysis(points, dict(zip((*looks, *LIGHT_NAMES), (*row, *lit), strict=True)), images.shape[-1], one)
             for points, row, lit, one in zip(landmarks, rows, light, odd, strict=True)
         ]
 
@@ -153,45 +153,47 @@ class FaceReader:
         """(B, 3, S, S) in [-1, 1] -> the network's hidden states, (B, C, h, w) each."""
         return self._run(images)[2]
 
-    def _run(self, images: torch.Tensor) -> tuple[np.ndarray, ReaderOutputs, tuple[torch.Tensor, ...]]:
+    def _run(self, images: torch.Tensor) -> tuple[np.ndarray, EstimatorOutputs, tuple[torch.Tensor, ...]]:
         out = self.network(shrink(images).to(self.network.device), output_hidden_states=True)
         outputs = split_outputs(out.logits)
         return outputs.landmarks.cpu().numpy() * images.shape[-1], outputs, out.hidden_states
 
-    def _reading(self, points: np.ndarray, known: dict[str, float], size: int, oddity: float) -> Reading:
+    def _analysis(self, points: np.ndarray, known: dict[str, float], size: int, ood_score: float) -> FaceAnalysis:
         if not np.isfinite(points).all():
             raise ValueError("the reader gave landmarks that are not finite; its weights may be damaged")
         placement = self.shape.locate(points)
         known |= read_expression(placement.unplace(points))
         known |= dict(zip(_POSE, angles_from_rotation(placement.rotation), strict=True))
         clipped = {name: float(np.clip(value, FIELDS[name].low, FIELDS[name].high)) for name, value in known.items()}
-        return Reading(points, Attributes(**clipped), placement, size, oddity)
+        return FaceAnalysis(points, Attributes(**clipped), placement, size, ood_score)
 
-    def guide_points(self, reading: Reading, wanted: Attributes, person: np.ndarray | None = None) -> np.ndarray:
-        """(K, 2) float32: the points of `guide_mesh` that the embedded model sees, in the order of its `POINTS`."""
-        return self.guide_mesh(reading, wanted, person)[list(POINTS)]
+    def target_points(
+        self, analysis: FaceAnalysis, wanted: Attributes, person: np.ndarray | None = None
+    ) -> np.ndarray:
+        """(K, 2) float32: the points of `target_mesh` that the embedded model sees, in the order of its `POINTS`."""
+        return self.target_mesh(analysis, wanted, person)[list(POINTS)]
 
-    def guide_mesh(self, reading: Reading, wanted: Attributes, person: np.ndarray | None = None) -> np.ndarray:
+    def target_mesh(self, analysis: FaceAnalysis, wanted: Attributes, person: np.ndarray | None = None) -> np.ndarray:
         """The landmarks for the model: pose and expression as wanted, the source's own geometry left out.
 
         The face stands where a crop of it would put it (`geometry.crop_from_image`): its own proportions, not the
         source's, say how large it is and how high.
 
         Args:
-            reading: gives, in steps, whatever `wanted` leaves open.
+            analysis: gives, in steps, whatever `wanted` leaves open.
             wanted: pose and expression to draw.
             person: (P,) geometry of the target identity in standard deviations; None for the average face.
 
         Returns:
             (478, 2) float32 x y in crop pixels, in the order of FaceMesh. The outline is the target's, too.
         """
-        values = reading.attributes.coarse().to_dict() | wanted.to_dict()
+        values = analysis.attributes.quantize().to_dict() | wanted.to_dict()
         expression = np.array([values[name] for name in EXPRESSION_NAMES])
         yaw, pitch, roll = (values[name] for name in _POSE)
         turned = (self.shape.expressed(expression, person) @ rotation_from_angles(yaw, pitch, 0.0).T)[:, :2]
-        mesh = apply(crop_from_image(turned[list(FIVE)] * UNIT, reading.size), turned * UNIT)
+        mesh = apply(crop_from_image(turned[list(FIVE)] * UNIT, analysis.size), turned * UNIT)
         tilt = rotation_from_angles(0.0, 0.0, roll)[:2, :2]
-        return ((mesh - reading.size / 2) @ tilt.T + reading.size / 2).astype(np.float32)
+        return ((mesh - analysis.size / 2) @ tilt.T + analysis.size / 2).astype(np.float32)
 
 
 def shrink(images: torch.Tensor) -> torch.Tensor:

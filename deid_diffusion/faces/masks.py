@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from ..types import Face, FaceCrop, FaceReport, Outcome
+from ..types import Face, FaceCrop
 from .geometry import SIZE, apply, hull_distance
 
 
-def erased_mask(crop: FaceCrop, shape: tuple[int, ...], others: Sequence[Face]) -> np.ndarray:
-    """(S, S) mask of all that the model must not see: the face, its neighbours', and what is no picture at all.
+def make_inpaint_mask(crop: FaceCrop, shape: tuple[int, ...], others: Sequence[Face]) -> np.ndarray:
+    """(S, S) float32 mask of all that the model must not see: the face, its neighbours', and what is no picture.
 
     Beyond the picture's border a crop is reflected, and there the source face would look back from outside its mask.
     """
@@ -27,26 +27,24 @@ def erased_mask(crop: FaceCrop, shape: tuple[int, ...], others: Sequence[Face]) 
     return mask
 
 
-def blended(crop: FaceCrop, painted: np.ndarray) -> np.ndarray:
+def blended(crop: FaceCrop, generated: np.ndarray) -> np.ndarray:
     """(S, S, 3) uint8: what the pasted face looks like at crop resolution."""
     weight = crop.mask[..., None]
-    return np.rint(crop.image * (1 - weight) + painted * weight).astype(np.uint8)
+    return np.rint(crop.image * (1 - weight) + generated * weight).astype(np.uint8)
 
 
-def uncovered(touched: np.ndarray, faces: Sequence[Face], reports: dict[int, FaceReport]) -> list[int]:
-    """Numbers of REPLACED faces of which some pixel was left: the last check before anything is called done."""
-    left = []
-    for number, report in reports.items():
-        if report.outcome is Outcome.REPLACED:
-            ellipse = np.rint(box_ellipse(faces[number], share=0.75) - 0.5)
-            low = np.maximum(ellipse.min(0), 0).astype(int)
-            window = touched[
-                low[1] : int(max(ellipse[:, 1].max(), 0)) + 1, low[0] : int(max(ellipse[:, 0].max(), 0)) + 1
-            ]
-            face = cv2.fillConvexPoly(np.zeros(window.shape, np.uint8), (ellipse - low).astype(np.int32), 1) > 0
-            if window.size == 0 or (face & ~window).any():
-                left.append(number)
-    return left
+def is_covered(face: Face, changed: np.ndarray) -> bool:
+    """Whether every pixel of a face was replaced: the last check before anything is called done.
+
+    Args:
+        face: as it was detected; a part of it outside the picture does not count.
+        changed: (H, W) bool, what was painted over.
+    """
+    ellipse = np.rint(box_ellipse(face, share=0.75) - 0.5)
+    low = np.maximum(ellipse.min(0), 0).astype(int)
+    window = changed[low[1] : int(max(ellipse[:, 1].max(), 0)) + 1, low[0] : int(max(ellipse[:, 0].max(), 0)) + 1]
+    inside = cv2.fillConvexPoly(np.zeros(window.shape, np.uint8), (ellipse - low).astype(np.int32), 1) > 0
+    return bool(window.size) and not (inside & ~window).any()
 
 
 # The mask is the hull of landmarks and detection, grown by this share of the crop's side; the outer half is feather.

@@ -19,7 +19,7 @@ SMOOTH = 0.02  # of the mean variance is added to each: directions that hardly v
 
 
 @dataclass(frozen=True, eq=False)
-class Likeness:
+class OODScore:
     """Fitted by `deid train pack`.
 
     Attributes:
@@ -31,7 +31,7 @@ class Likeness:
     whiten: tuple[torch.Tensor, ...]
 
     @classmethod
-    def fit(cls, rows: Sequence[torch.Tensor]) -> Likeness:
+    def fit(cls, rows: Sequence[torch.Tensor]) -> OODScore:
         """(N, C) features of photos for each stage; N well above C."""
         means, whiten = [], []
         for found in rows:
@@ -42,7 +42,7 @@ class Likeness:
         return cls(tuple(means), tuple(whiten))
 
     @classmethod
-    def load(cls, path: Path) -> Likeness:
+    def load(cls, path: Path) -> OODScore:
         """Reads `likeness.safetensors`."""
         from safetensors.torch import load_file
 
@@ -60,7 +60,7 @@ class Likeness:
         arrays |= {f"whiten_{n}": whiten for n, whiten in enumerate(self.whiten)}
         save_file({name: value.half().contiguous() for name, value in arrays.items()}, path)
 
-    def oddity(self, states: Sequence[torch.Tensor]) -> torch.Tensor:
+    def ood_score(self, states: Sequence[torch.Tensor]) -> torch.Tensor:
         """All hidden states of the reader -> (B,): about 1 for photos, more the less a face is like one."""
         rows = zip(pooled(states), self.means, self.whiten, strict=True)
         return torch.stack([((found - mean) @ whiten).square().mean(1).sqrt() for found, mean, whiten in rows]).mean(0)

@@ -7,9 +7,9 @@ import numpy as np
 
 from .geometry import IRIS_LEFT, IRIS_RIGHT, MOUTH_LEFT, MOUTH_RIGHT
 
-# Levels: the steps in which roughness passes from a source to the new face. To the digit, the three amplitudes name
+# Levels: the steps in which roughness passes from a source to the new face. Unquantized, the three amplitudes name
 # one person in five among 51; in steps of one level they add nothing to what attributes tell already.
-GRAIN = 1.0
+TEXTURE_STEP = 1.0
 BLURS = (0.7, 1.4, 2.8)  # px, sigma: each octave lies between one blur and the one before, the first above all
 # An octave counts as texture whose blur is at most this share of the eye distance, and not at all half as much again:
 # coarser ones are features, and as noise they look like a rash.
@@ -37,8 +37,8 @@ def skin_texture(image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
         landmarks: (478, 2) x y in its pixels.
 
     Returns:
-        (3,) float32, standard deviation of each octave in levels, in steps of `GRAIN`, of the patch in the middle
-        among both cheeks and the forehead; 0 where the face is no larger than a painter's crop, and for octaves that
+        (3,) float32, standard deviation of each octave in levels, in steps of `TEXTURE_STEP`, of the patch in the
+        middle among both cheeks and the forehead; 0 where the face is no larger than a painter's crop, and for octaves that
         are too coarse for its size.
     """
     eyes, mouth = landmarks[[IRIS_LEFT, IRIS_RIGHT]], landmarks[[MOUTH_LEFT, MOUTH_RIGHT]]
@@ -53,7 +53,7 @@ def skin_texture(image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     fine = np.clip(3 - np.array(BLURS) * 2 / (_FINE * size), 0, 1) * np.clip(size / _PAINTED - 1, 0, 1)
     # The lower of two, the middle of three: a fringe, a beard or a shadow is in one of them at most.
     typical = fine * np.sort(np.stack(rough), axis=0)[(len(rough) - 1) // 2]
-    return (np.rint(typical / GRAIN) * GRAIN).astype(np.float32)
+    return (np.rint(typical / TEXTURE_STEP) * TEXTURE_STEP).astype(np.float32)
 
 
 def _roughness(image: np.ndarray, place: np.ndarray, radius: float) -> np.ndarray | None:

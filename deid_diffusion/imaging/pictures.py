@@ -213,6 +213,11 @@ def _from_pil(image: Image.Image, data: bytes, name: str, max_pixels: int) -> Pi
     )
 
 
+def merge_deep(deep: np.ndarray, edited: np.ndarray, changed: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint16 with the changed pixels taken from the 8-bit edited picture, and the others at full depth."""
+    return np.where(changed[..., None], edited.astype(np.uint16) * 257, deep)
+
+
 def _eight_bit(deep: np.ndarray) -> np.ndarray:
     # 257 = 65535 / 255: the nearest level, so that 8-bit data widened to 16 comes back as it was.
     return ((deep.astype(np.uint32) + 128) // 257).astype(np.uint8)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..compositing.colour import seam_jump
-from ..faces.estimator import Reading
+from ..faces.estimator import FaceAnalysis
 from ..faces.geometry import EYES, IRIS_LEFT, IRIS_RIGHT
 from ..faces.skin import skin_mask
 from ..pipelines.conditioning import FIELDS, POINTS
@@ -37,39 +37,39 @@ _PATCHES = 32  # in a crop's side
 SEAM_COST = 0.05  # of one level between the two sides of the mask's edge
 
 
-def misfit(
-    painted: np.ndarray,
+def candidate_score(
+    generated: np.ndarray,
     source: np.ndarray,
-    erased: np.ndarray,
+    inpaint_mask: np.ndarray,
     mesh: np.ndarray,
     wanted: Mapping[str, float],
-    seen: Reading,
+    found: FaceAnalysis,
     similarity: float = 0.0,
 ) -> float:
     """The cost of what was not granted and of what is unlike a photo; 0 = nothing of that.
 
     Args:
-        painted: (S, S, 3) uint8 RGB.
-        source: (S, S, 3) uint8 RGB, the crop; what is erased is not read.
-        erased: (S, S) above 0 = painted.
+        generated: (S, S, 3) uint8 RGB.
+        source: (S, S, 3) uint8 RGB, the crop; what is inpainted is not read.
+        inpaint_mask: (S, S) above 0 = generated.
         mesh: (478, 2) x y in crop pixels, where the landmarks were asked to be.
         wanted: attributes that were asked for, by name.
-        seen: what the reader says of what was painted.
+        found: what the estimator says of what was generated.
         similarity: cosine to the source, by the guide: among those that fit alike, the one less like it is taken.
     """
-    points, found = list(POINTS), seen.attributes.to_dict()
+    points, values = list(POINTS), found.attributes.to_dict()
     eyes = float(np.linalg.norm(mesh[IRIS_RIGHT] - mesh[IRIS_LEFT]))
-    off = float(np.linalg.norm(seen.landmarks[points, :2] - mesh[points, :2], axis=1).mean())
+    off = float(np.linalg.norm(found.landmarks[points, :2] - mesh[points, :2], axis=1).mean())
     # In profile the eyes nearly coincide; a crop's side is about four eye distances.
-    cost = PLACE_COST * off / max(eyes, len(painted) / 8) + SEAM_COST * _seam(painted, source, erased)
-    cost += ODD_COST * seen.oddity + SOURCE_COST * max(similarity, 0.0)
-    cost += EYE_COST * max(EYE_WHITE - eye_white(painted, seen.landmarks[:, :2]), 0.0)
-    cost += GLARE_COST * max(glare(painted, seen.landmarks) - GLARE, 0.0)
+    cost = PLACE_COST * off / max(eyes, len(generated) / 8) + SEAM_COST * _seam(generated, source, inpaint_mask)
+    cost += ODD_COST * found.ood_score + SOURCE_COST * max(similarity, 0.0)
+    cost += EYE_COST * max(EYE_WHITE - eye_white(generated, found.landmarks[:, :2]), 0.0)
+    cost += GLARE_COST * max(glare(generated, found.landmarks) - GLARE, 0.0)
     if wanted.get("facial_hair", 0.0) < 0.5:  # a beard is no furrow
-        cost += FURROW_COST * max(furrows(painted, seen.landmarks[:, :2]) - FURROW, 0.0)
+        cost += FURROW_COST * max(furrows(generated, found.landmarks[:, :2]) - FURROW, 0.0)
     for name, price in COSTS.items():
         if name in wanted:
-            cost += price * abs(found[name] - wanted[name]) / FIELDS[name].scale
+            cost += price * abs(values[name] - wanted[name]) / FIELDS[name].scale
     return cost
 
 
@@ -124,7 +124,7 @@ def furrows(image: np.ndarray, landmarks: np.ndarray) -> float:
 
     Returns:
         standard deviation, in levels, of what is between S / 365 and S / 64 wide: the median over the cheek; 0 where
-        no cheek is seen. The far cheek of a turned head is not looked at, for there is none. On photos that is the
+        no cheek is found. The far cheek of a turned head is not looked at, for there is none. On photos that is the
         same for light and dark skin, while as a share of the skin's lightness it would be twice as much for dark.
     """
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
@@ -147,8 +147,8 @@ def furrows(image: np.ndarray, landmarks: np.ndarray) -> float:
     return max(found)
 
 
-def _seam(painted: np.ndarray, source: np.ndarray, erased: np.ndarray) -> float:
+def _seam(generated: np.ndarray, source: np.ndarray, inpaint_mask: np.ndarray) -> float:
     """Mean difference in levels across the edge of what was painted: hair that does not go on shows there."""
-    jump, seam = seam_jump(painted.astype(np.float32), source, erased > 0, erased <= 0)
+    jump, seam = seam_jump(generated.astype(np.float32), source, inpaint_mask > 0, inpaint_mask <= 0)
     total = float(seam.sum())
     return float((np.abs(jump).mean(-1) * seam).sum() / total) if total > 0 else 0.0

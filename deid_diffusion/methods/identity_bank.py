@@ -8,25 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from ..faces.attributes import Attributes
+from ..faces.task import Target
 
 # Distances that count as "one step away" when people are matched.
 _STEP = {"age": 10.0, "male": 0.25, "skin_l": 8.0, "skin_a": 4.0, "skin_b": 5.0}
 MATCHED = tuple(_STEP)
-
-
-@dataclass(frozen=True, eq=False)
-class Target:
-    """Somebody who does not exist.
-
-    Attributes:
-        embedding: (D,) float32 unit norm, in the guide's space.
-        person: (P,) float32, face geometry in standard deviations of `FaceShape.person_basis`.
-        number: place in the bank.
-    """
-
-    embedding: np.ndarray
-    person: np.ndarray
-    number: int
 
 
 @dataclass(frozen=True, eq=False)

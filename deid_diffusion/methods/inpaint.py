@@ -1,150 +1,157 @@
-"""Paints faces until the guide no longer knows the source, and takes the one that fits best; the rest fails closed."""
+"""Inpaints a new face: samples candidates, verifies them, takes the best, and tries again; the rest fails closed."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
-from ..faces.analyze import ReadyFace, redacted
-from ..faces.estimator import FaceReader
 from ..faces.masks import blended
-from ..settings import Settings
-from ..timing import Watch
-from ..types import FaceReport, Outcome
-from .candidates import misfit
-from .generate import batch_size, candidates, paint_people
-from .identity_bank import IdentityBank, Target
+from ..faces.task import FaceTask, Target
+from ..types import Outcome
+from .candidates import candidate_score
+from .protocol import Context, register
+from .sampling import batch_size, candidate_count, sample, target_meshes
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
-class Shot:
-    """One of the faces that were painted for a source.
+class Candidate:
+    """One of the faces that were generated for a source.
 
     Attributes:
         image: (S, S, 3) uint8.
-        seed: of its noise and its target.
+        seed: of its noise.
         target: who it was to become.
-        similarity: cosine to the source, by the guide.
-        misfit: what it costs to take this one, see `fit.misfit`; 0 when nobody had to choose.
+        similarity: cosine to the source by the identity encoder.
+        score: what it costs to take this one, see `candidates.candidate_score`; 0 when nobody had to choose.
     """
 
     image: np.ndarray
     seed: int
     target: Target
     similarity: float
-    misfit: float
+    score: float
 
 
 @dataclass(frozen=True, eq=False)
-class VerifiedPainter:
-    """Paints and checks.
+class _Draw:
+    """A candidate that is to be generated."""
 
-    Attributes:
-        pipeline: of any family.
-        reader: landmarks and attributes.
-        bank: identities to become.
-        embed: the guide, (B, S, S, 3) uint8 -> (B, D) unit norm.
-    """
-
-    pipeline: Any
-    reader: FaceReader
-    bank: IdentityBank
-    embed: Callable[[np.ndarray], np.ndarray]
-
-    def __call__(
-        self, ready: Sequence[ReadyFace], settings: Settings, threshold: float, seed: int, watch: Watch
-    ) -> tuple[dict[int, np.ndarray], dict[int, FaceReport]]:
-        """Runs at most `settings.tries` rounds.
-
-        Args:
-            ready: faces of one picture.
-            settings: of the picture.
-            threshold: a similarity to the source that is no longer accepted.
-            seed: of the picture.
-            watch: adds up the time.
-
-        Returns:
-            by face number, (S, S, 3) uint8 for those that passed; the reports of all.
-        """
-        painted: dict[int, np.ndarray] = {}
-        reports: dict[int, FaceReport] = {}
-        waiting, taken = list(ready), set()
-        for attempt in range(settings.tries):
-            shots, failed = self._round(waiting, settings, attempt, seed, taken, watch)
-            for r in waiting:
-                passed = [shot for shot in shots[r.number] if shot.similarity < threshold]
-                if passed:
-                    best = min(passed, key=lambda shot: shot.misfit)
-                    painted[r.number] = best.image
-                    reports[r.number] = FaceReport(
-                        r.face, Outcome.REPLACED, best.seed, best.similarity, "", r.wanted.to_dict(), attempt + 1
-                    )
-                    # Who was not taken may be somebody else in the next round.
-                    taken -= {shot.target.number for shot in shots[r.number] if shot is not best}
-                elif shots[r.number]:
-                    score = min(shot.similarity for shot in shots[r.number])
-                    reason = f"too similar to the source: {score:.2f}, threshold {threshold:.2f}"
-                    reports[r.number] = replace(redacted(r.face, reason, attempt + 1), similarity=score)
-                else:
-                    reports[r.number] = redacted(r.face, f"inpainting failed: {failed}", attempt + 1)
-            waiting = [r for r in waiting if r.number not in painted]
-        return painted, reports
-
-    def _round(
-        self, faces: list[ReadyFace], settings: Settings, attempt: int, seed: int, taken: set[int], watch: Watch
-    ) -> tuple[dict[int, list[Shot]], str]:
-        """What was painted for each face, by its number, and what the last failure said. Adds to `taken`."""
-        count, at_once = candidates(self.pipeline, settings), batch_size(self.pipeline, settings)
-        wishes = [(r, face_seed(seed, r.number, attempt, n)) for r in faces for n in range(count)]
-        shots: dict[int, list[Shot]] = {r.number: [] for r in faces}
-        failed = ""
-        for batch in [wishes[first : first + at_once] for first in range(0, len(wishes), at_once)]:
-            try:
-                for (r, _), shot in zip(batch, self._shoot(batch, settings, attempt, taken, watch), strict=True):
-                    shots[r.number].append(shot)
-            except Exception as error:
-                log.exception("inpainting failed")
-                failed = str(error)
-        return shots, failed
-
-    def _shoot(
-        self, batch: list[tuple[ReadyFace, int]], settings: Settings, attempt: int, taken: set[int], watch: Watch
-    ) -> list[Shot]:
-        """One pipeline call and what the guide says of it."""
-        faces, seeds = [r for r, _ in batch], [own for _, own in batch]
-        with watch("inpaint"):
-            targets = []
-            for r, own in batch:
-                # Nobody whom the guide takes for the least bit alike, if others match: what is alike is painted alike.
-                targets.append(self.bank.choose(r.wanted, r.embedding, own, margin=-0.1 * attempt, exclude=taken))
-                taken.add(targets[-1].number)
-            push = settings.strength * 2**attempt
-            images, meshes = paint_people(self.pipeline, self.reader, faces, targets, seeds, settings, push)
-        with watch("verify"):
-            looks = np.stack([blended(r.crop, image) for r, image in zip(faces, images, strict=True)])
-            similarity = (self.embed(looks) * np.stack([r.embedding for r in faces])).sum(1)
-            one = candidates(self.pipeline, settings) == 1
-            costs = [0.0] * len(batch) if one else self._misfits(faces, images, meshes, similarity)
-        rows = zip(images, seeds, targets, similarity, costs, strict=True)
-        return [Shot(image, own, target, float(score), cost) for image, own, target, score, cost in rows]
-
-    def _misfits(
-        self, faces: list[ReadyFace], images: np.ndarray, meshes: list[np.ndarray], similarity: np.ndarray
-    ) -> list[float]:
-        rows = zip(faces, images, meshes, self.reader.read(images), similarity, strict=True)
-        return [
-            misfit(image, r.crop.image, r.erased, mesh, r.wanted.to_dict(), seen, float(score))
-            for r, image, mesh, seen, score in rows
-        ]
+    task: FaceTask
+    seed: int
+    target: Target
 
 
-def face_seed(seed: int, number: int, attempt: int, candidate: int = 0) -> int:
-    """A seed for each face, round and candidate, from the user's seed and the face's place: never from its pixels."""
-    entropy = [seed, number, attempt] + [candidate] * (candidate > 0)
-    return int(np.random.SeedSequence(entropy).generate_state(1)[0] >> 1)
+@register("inpaint")
+@dataclass(frozen=True)
+class Inpaint:
+    """A new face for each one: somebody who does not exist."""
+
+    name: str = "inpaint"
+    reads_faces: bool = True
+    uses_targets: bool = True
+
+    def __call__(self, tasks: Sequence[FaceTask], context: Context) -> list[FaceTask]:
+        """Runs at most `settings.tries` rounds, each with other targets and a stronger repulsion."""
+        done: list[FaceTask] = list(tasks)
+        taken = _taken(tasks)
+        for attempt in range(context.settings.tries):
+            waiting = [place for place, task in enumerate(done) if task.outcome is not Outcome.REPLACED]
+            found, failure = _round([tasks[place] for place in waiting], context, attempt, taken)
+            for place, candidates in zip(waiting, found, strict=True):
+                done[place] = _verdict(tasks[place], candidates, failure, context, attempt, taken)
+        return done
+
+
+def _taken(tasks: Sequence[FaceTask]) -> dict[int, set[int]]:
+    """Bank numbers that are given away, by picture."""
+    taken: dict[int, set[int]] = {task.picture: set() for task in tasks}
+    for task in tasks:
+        taken[task.picture] |= {target.number for target in task.targets}
+    return taken
+
+
+def _verdict(
+    task: FaceTask,
+    candidates: Sequence[Candidate],
+    failure: Exception | None,
+    context: Context,
+    attempt: int,
+    taken: dict[int, set[int]],
+) -> FaceTask:
+    """Takes the best candidate that passes; says why there is none."""
+    passed = [one for one in candidates if not context.policy.rejection(task, one.similarity)]
+    if passed:
+        best = min(passed, key=lambda one: one.score)
+        # Who was not taken may be somebody else in the next round.
+        taken[task.picture] -= {one.target.number for one in candidates if one is not best}
+        return task.decided(
+            Outcome.REPLACED,
+            generated=best.image,
+            targets=(best.target,),
+            similarity=best.similarity,
+            result_seed=best.seed,
+            tries=attempt + 1,
+        )
+    if candidates:
+        closest = min(one.similarity for one in candidates)
+        reason = context.policy.rejection(task, closest)
+        return task.decided(Outcome.REDACTED, reason, similarity=closest, tries=attempt + 1)
+    return task.decided(Outcome.FAILED, f"inpainting failed: {failure}", tries=attempt + 1)
+
+
+def _round(
+    tasks: Sequence[FaceTask], context: Context, attempt: int, taken: dict[int, set[int]]
+) -> tuple[list[list[Candidate]], Exception | None]:
+    """What was generated for each face, and the last failure."""
+    at_once, failure = batch_size(context.pipeline, context.settings), None
+    draws, found = list(_draws(tasks, context, attempt, taken)), {id(task): [] for task in tasks}
+    for batch in [draws[first : first + at_once] for first in range(0, len(draws), at_once)]:
+        try:
+            for draw, candidate in zip(batch, _generate(batch, context, attempt), strict=True):
+                found[id(draw.task)].append(candidate)
+        except Exception as error:
+            log.exception("inpainting failed")
+            failure = error
+    return [found[id(task)] for task in tasks], failure
+
+
+def _draws(tasks: Sequence[FaceTask], context: Context, attempt: int, taken: dict[int, set[int]]) -> Iterator[_Draw]:
+    """The first round takes the targets that the tasks bring; later ones ask the policy for others."""
+    for task in tasks:
+        for candidate in range(candidate_count(context.pipeline, context.settings)):
+            if attempt == 0 and candidate < len(task.targets):
+                target = task.targets[candidate]
+            else:
+                target = context.policy.choose(task, attempt, candidate, taken[task.picture])
+                taken[task.picture].add(target.number)
+            yield _Draw(task, task.draw_seed(attempt, candidate), target)
+
+
+def _generate(batch: Sequence[_Draw], context: Context, attempt: int) -> list[Candidate]:
+    """One pipeline call and what the identity encoder says of it."""
+    tasks, seeds, targets = (list(column) for column in zip(*((d.task, d.seed, d.target) for d in batch), strict=True))
+    settings = context.settings
+    repulsion = replace(settings.repulsion, scale=settings.repulsion.scale * settings.strength * 2**attempt)
+    with context.timing("inpaint"):
+        meshes = target_meshes(context.estimator, tasks, targets)
+        with context.turn:
+            images = sample(context.pipeline, tasks, targets, meshes, seeds, settings, repulsion)
+    with context.timing("verify"):
+        blends = np.stack([blended(task.crop, image) for task, image in zip(tasks, images, strict=True)])
+        similarity = (context.embed(blends) * np.stack([task.embedding for task in tasks])).sum(1)
+        scores = [0.0] * len(batch)
+        if candidate_count(context.pipeline, settings) > 1:
+            rows = zip(tasks, images, meshes, context.estimator.analyze(images), similarity, strict=True)
+            scores = [
+                candidate_score(
+                    image, task.crop.image, task.inpaint_mask, mesh, task.wanted.to_dict(), found, float(cosine)
+                )
+                for task, image, mesh, found, cosine in rows
+            ]
+    rows = zip(images, seeds, targets, similarity.tolist(), scores, strict=True)
+    return [Candidate(*row) for row in rows]

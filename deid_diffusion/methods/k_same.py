@@ -12,13 +12,18 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 import cv2
 import numpy as np
 
-from ..types import FaceCrop
+from ..errors import DeidError
+from ..faces.masks import blended
+from ..faces.task import FaceTask
+from ..types import FaceCrop, Outcome
+from .protocol import Context, register
 
 # FaceMesh numbers: face oval, eyes and irises, brows, nose, lips.
 # fmt: off
@@ -31,12 +36,12 @@ ANCHORS = (
 # fmt: on
 
 
-class TooFewPeopleError(ValueError):
+class TooFewPeopleError(DeidError, ValueError):
     """There are not k people to average."""
 
 
-class Crowd:
-    """The people of a set and the averages they share. `gather` makes it.
+class Cohort:
+    """The people of a set and the averages they share. `fit_cohort` makes it.
 
     Attributes:
         people: how many were told apart.
@@ -70,9 +75,9 @@ class Crowd:
         Returns:
             the average (S, S, 3) uint8 and how many people it is of; None for somebody who is not in the set.
         """
-        likeness = self._leaders @ embedding
-        nearest = int(likeness.argmax())
-        if likeness[nearest] < self._same:
+        similarity = self._leaders @ embedding
+        nearest = int(similarity.argmax())
+        if similarity[nearest] < self._same:
             return None
         group = int(self._group_of[nearest])
         self._means.seek(group * size * size * 3)
@@ -83,7 +88,42 @@ class Crowd:
         return f"{self.people} people in {len(self._sizes)} groups, {self._digest}"
 
 
-def gather(faces: Iterable[tuple[FaceCrop, np.ndarray]], k: int, same: float) -> Crowd:
+@register("k-same")
+@dataclass(frozen=True)
+class KSame:
+    """The average face of each one's group of k people."""
+
+    name: str = "k-same"
+    reads_faces: bool = True
+    uses_targets: bool = False
+
+    def __call__(self, tasks: Sequence[FaceTask], context: Context) -> list[FaceTask]:
+        """Groups the people of the settings' cohort, or of each picture by itself where there is none.
+
+        Raises:
+            TooFewPeopleError: fewer than k people.
+        """
+        with context.timing("average"):
+            cohorts = {}
+            for number in dict.fromkeys(task.picture for task in tasks):
+                own = [(task.crop, task.embedding) for task in tasks if task.picture == number]
+                settings = context.settings
+                cohorts[number] = settings.cohort or fit_cohort(own, settings.k, context.threshold)
+            return [self._averaged(task, cohorts[task.picture], context) for task in tasks]
+
+    @staticmethod
+    def _averaged(task: FaceTask, cohort: Cohort, context: Context) -> FaceTask:
+        shared = cohort.face_for(task.embedding, len(task.crop.image))
+        if shared is None:
+            return task.decided(Outcome.REDACTED, "is none of the people that were averaged")
+        image, people = shared
+        # Told, not tested: a share of 1 / k of the source is what this method leaves, and k people have it.
+        similarity = float(context.embed(blended(task.crop, image)[None])[0] @ task.embedding)
+        task = replace(task, generated=image, similarity=similarity, result_seed=task.draw_seed())
+        return task.decided(Outcome.REPLACED, f"mean of {people} people")
+
+
+def fit_cohort(faces: Iterable[tuple[FaceCrop, np.ndarray]], k: int, same: float) -> Cohort:
     """Looks at every face of a set once and averages it in groups.
 
     Crops wait in a nameless temporary file, which is gone when this returns, however it ends; in memory a person takes
@@ -121,7 +161,7 @@ def gather(faces: Iterable[tuple[FaceCrop, np.ndarray]], k: int, same: float) ->
         for group in groups:
             crops = (_read(spool, int(number), size) for number in group)
             means.write(mean_face(crops, np.stack([points[number] for number in group])).tobytes())
-    return Crowd(same, leaders, groups, count, means)
+    return Cohort(same, leaders, groups, count, means)
 
 
 def nearest_groups(embeddings: np.ndarray, k: int) -> list[np.ndarray]:
@@ -135,9 +175,9 @@ def nearest_groups(embeddings: np.ndarray, k: int) -> list[np.ndarray]:
     """
     waiting, groups = np.arange(len(embeddings)), []
     while len(waiting) >= 2 * k:
-        likeness = embeddings[waiting] @ embeddings[waiting[0]]
-        likeness[0] = np.inf
-        chosen = np.argsort(-likeness, kind="stable")[:k]
+        similarity = embeddings[waiting] @ embeddings[waiting[0]]
+        similarity[0] = np.inf
+        chosen = np.argsort(-similarity, kind="stable")[:k]
         groups.append(waiting[chosen])
         waiting = np.delete(waiting, chosen)
     return [*groups, waiting]

@@ -11,14 +11,34 @@ What is left of a redacted region, whatever its size in pixels:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
 import cv2
 import numpy as np
 
-from ..types import Face, Redaction
+from ..faces.task import FaceTask
+from ..types import Face, Outcome, Redaction
+from .protocol import Context, register
 
 CELLS = 6  # across the longer side of the region
 ENLARGE = 1.3  # side of the redacted box over the side of the face's box
 GREY = 128
+
+
+@register(*(how.value for how in Redaction))
+@dataclass(frozen=True)
+class Redact:
+    """Hides every face, the classical way. Runs no model but the detector."""
+
+    name: str
+    reads_faces: bool = False
+    uses_targets: bool = False
+
+    def __call__(self, tasks: Sequence[FaceTask], context: Context) -> list[FaceTask]:
+        """Every task REDACTED."""
+        how = Redaction(self.name)
+        return [replace(task, redaction=how).decided(Outcome.REDACTED, f"method {self.name}") for task in tasks]
 
 
 def redact_face(image: np.ndarray, face: Face, how: Redaction) -> tuple[np.ndarray, np.ndarray]:
@@ -30,10 +50,10 @@ def redact_face(image: np.ndarray, face: Face, how: Redaction) -> tuple[np.ndarr
         how: one of `Redaction`.
 
     Returns:
-        a new image; touched (H, W) bool, False where it is bit-equal to the old.
+        a new image; changed (H, W) bool, False where it is bit-equal to the old.
     """
-    touched = face_region(face, image.shape[:2])
-    return redact(image, touched, how), touched
+    changed = face_region(face, image.shape[:2])
+    return redact(image, changed, how), changed
 
 
 def redact(image: np.ndarray, region: np.ndarray, how: Redaction) -> np.ndarray:

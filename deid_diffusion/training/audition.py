@@ -19,10 +19,10 @@ import torch
 from tqdm import tqdm
 
 from deid_diffusion.anonymizer import FaceAnonymizer
-from deid_diffusion.faces.analyze import ReadyFace
+from deid_diffusion.faces.analyze import FaceTask
 from deid_diffusion.methods.candidates import FURROW, furrows
-from deid_diffusion.methods.generate import paint_people
 from deid_diffusion.methods.identity_bank import IdentityBank
+from deid_diffusion.methods.sampling import paint_people
 from deid_diffusion.models.loading import IDENTITIES
 from deid_diffusion.models.weights import write_hashes
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
@@ -50,7 +50,7 @@ class Options:
     threads: int = option(0, "CPU threads, 0 for torch's choice")
 
 
-def pick_photos(anonymize: FaceAnonymizer, faces: FaceSet, count: int) -> list[ReadyFace]:
+def pick_photos(anonymize: FaceAnonymizer, faces: FaceSet, count: int) -> list[FaceTask]:
     """Bare faces of the training split that look ahead, as many women as men, read as for painting.
 
     Raises:
@@ -58,7 +58,7 @@ def pick_photos(anonymize: FaceAnonymizer, faces: FaceSet, count: int) -> list[R
     """
     column = ATTRIBUTE_NAMES.index
     ahead = faces.train & (faces.attributes[:, column("yaw_deg")].abs() < 12)
-    picked: list[ReadyFace] = []
+    picked: list[FaceTask] = []
     for man in (False, True):
         numbers = torch.nonzero(ahead & ((faces.attributes[:, column("male")] > 0.5) == man))[:, 0]
         order = numbers[torch.randperm(len(numbers), generator=torch.Generator().manual_seed(0))]
@@ -77,7 +77,7 @@ def pick_photos(anonymize: FaceAnonymizer, faces: FaceSet, count: int) -> list[R
     return picked
 
 
-def roughness(anonymize: FaceAnonymizer, photos: Sequence[ReadyFace], pairs: Sequence[tuple[int, int]]) -> np.ndarray:
+def roughness(anonymize: FaceAnonymizer, photos: Sequence[FaceTask], pairs: Sequence[tuple[int, int]]) -> np.ndarray:
     """(P,) furrows of everybody painted onto a photo, for pairs of a number in the bank and one among the photos."""
     found: list[float] = []
     settings = Settings(repulsion=Repulsion(scale=0))
@@ -86,7 +86,7 @@ def roughness(anonymize: FaceAnonymizer, photos: Sequence[ReadyFace], pairs: Seq
         faces = [photos[photo] for _, photo in part]
         seeds = [number for number, _ in part]
         targets = [anonymize.bank.target(number) for number in seeds]
-        painted, meshes = paint_people(anonymize.pipeline, anonymize.reader, faces, targets, seeds, settings)
+        painted, meshes = paint_people(anonymize.pipeline, anonymize.estimator, faces, targets, seeds, settings)
         found += map(furrows, painted, meshes)
     return np.array(found)
 

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from deid_diffusion.faces.attribute_classifiers import REGIONS, Probes, Region, apply_probe, look
+from deid_diffusion.faces.attribute_classifiers import REGIONS, AttributeClassifiers, Region, apply_classifier, look
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
 from deid_diffusion.training.data import FaceSet, Jitter, cut, load_faces
 from deid_diffusion.training.run import option, parse_options, write_json
@@ -125,7 +125,7 @@ def fit_probe(features: torch.Tensor, target: torch.Tensor, decay: float) -> tor
 
     def loss() -> torch.Tensor:
         optimiser.zero_grad()
-        value = F.binary_cross_entropy_with_logits(apply_probe(probe, features), target)
+        value = F.binary_cross_entropy_with_logits(apply_classifier(probe, features), target)
         value = value + decay / 2 * probe[:-1].square().sum()
         value.backward()
         return value
@@ -152,7 +152,7 @@ def fit_calibrated(
     unseen = torch.zeros(len(target))
     for fold in range(FOLDS):
         probe = fit_probe(features[folds != fold], target[folds != fold], decay)
-        unseen[folds == fold] = apply_probe(probe, features[folds == fold])
+        unseen[folds == fold] = apply_classifier(probe, features[folds == fold])
     scale, shift = fit_probe(unseen[:, None], target, 0.0).tolist()
     probe = fit_probe(features, target, decay) * scale
     probe[-1] += shift
@@ -195,7 +195,7 @@ def gender_probe(faces: FaceSet) -> tuple[torch.Tensor, dict[str, dict[str, floa
     target, held = target[sure] > 0.5, held[torch.from_numpy(sure)]
     if target.all() or not target.any():
         return probe, {}
-    logits = apply_probe(probe, look_plainly(faces, held, REGIONS["male"])).numpy()
+    logits = apply_classifier(probe, look_plainly(faces, held, REGIONS["male"])).numpy()
     shift = even_threshold(logits, target) + MARGIN
     probe[-1] -= shift
     read = 1 / (1 + np.exp(shift - logits))
@@ -273,7 +273,7 @@ def label(options: Options) -> dict[str, dict[str, float]]:
         known = (rows >= 0) & np.isfinite(values)
         fitted, kept = known & ~hand.holdout, known & hand.holdout
         probe = fit_calibrated(features[rows[fitted]], torch.from_numpy(values[fitted]), region.decay)
-        probability = apply_probe(probe, features).sigmoid().numpy()
+        probability = apply_classifier(probe, features).sigmoid().numpy()
         scores[name] = score(probability[rows[kept]], values[kept])
         log.info("%s on the hold-out: %s", name, scores[name])
         probability[rows[known]] = values[known]
@@ -281,11 +281,11 @@ def label(options: Options) -> dict[str, dict[str, float]]:
         probes[name] = fit_reading_probe(faces, rows[fitted], values[fitted], region)
         probes[name][-1] -= SURE.get(name, 0.0)
         seen = look_plainly(faces, torch.from_numpy(rows[kept]), region)
-        read = apply_probe(probes[name], seen).sigmoid().numpy()
+        read = apply_classifier(probes[name], seen).sigmoid().numpy()
         scores[f"{name}, by the reader's probe"] = score(read, values[kept])
     probes["male"], score_of_male = gender_probe(faces)
     scores |= score_of_male
-    Probes(probes).save(Path(options.out).with_suffix(".safetensors"))
+    AttributeClassifiers(probes).save(Path(options.out).with_suffix(".safetensors"))
     np.savez(options.out, key=np.array(faces.keys), **columns)
     write_json(scores, Path(options.out).with_suffix(".json"))
     return scores

@@ -16,10 +16,10 @@ from diffusers import FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
 from transformers import ResNetForImageClassification
 
 from deid_diffusion.faces.attribute_classifiers import FILE as PROBES
-from deid_diffusion.faces.estimator import FaceReader
+from deid_diffusion.faces.estimator import FaceEstimator
 from deid_diffusion.faces.face_shape import EXPRESSION_NAMES, FaceShape
 from deid_diffusion.faces.ood_score import FILE as LIKENESS
-from deid_diffusion.faces.ood_score import Likeness, pooled
+from deid_diffusion.faces.ood_score import OODScore, pooled
 from deid_diffusion.faces.skin import LIGHT_NAMES, read_light
 from deid_diffusion.methods.identity_bank import MATCHED, IdentityBank
 from deid_diffusion.models.weights import write_hashes
@@ -106,14 +106,14 @@ def calibrate(guide: ResNetForImageClassification, faces: FaceSet) -> dict[str, 
 
 
 @torch.no_grad()
-def fit_likeness(reader: FaceReader, faces: FaceSet, count: int = 1500) -> Likeness:
+def fit_likeness(reader: FaceEstimator, faces: FaceSet, count: int = 1500) -> OODScore:
     """What the crops of the training split look like to the reader."""
     generator = torch.Generator().manual_seed(0)
     rows: list[list[torch.Tensor]] = []
     for _ in range(0, count, 50):
         crops = cut(faces, faces.draw(50, generator), Jitter(degrade=0.0), generator).image.clamp(-1, 1)
         rows.append(pooled(reader.states(crops)))
-    return Likeness.fit([torch.cat(stage) for stage in zip(*rows, strict=True)])
+    return OODScore.fit([torch.cat(stage) for stage in zip(*rows, strict=True)])
 
 
 def pack(options: Options) -> None:
@@ -133,7 +133,7 @@ def pack(options: Options) -> None:
     probes = Path(options.labels).with_suffix(".safetensors")
     if options.labels and probes.exists():
         shutil.copy(probes, reader / PROBES)
-    eyes = FaceReader.from_pretrained(reader)
+    eyes = FaceEstimator.from_pretrained(reader)
     fit_likeness(eyes, faces).save(reader / LIKENESS)
     write_hashes(reader)
     folder = out / "face256"

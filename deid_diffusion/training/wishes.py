@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from transformers import ResNetForImageClassification
 
-from deid_diffusion.faces.attribute_classifiers import REGIONS, Probes, apply_probe, look
+from deid_diffusion.faces.attribute_classifiers import REGIONS, AttributeClassifiers, apply_classifier, look
 from deid_diffusion.faces.estimator import HAPPY, shrink, split_outputs
 from deid_diffusion.faces.geometry import EYES, FIVE, NOSE_TIP, OMZ_TEMPLATE, fit_similarity
 from deid_diffusion.faces.skin import skin_mask
@@ -73,7 +73,7 @@ class Witnesses:
     reader: ResNetForImageClassification
     guide: ResNetForImageClassification
     teacher: torch.nn.Module | None = None
-    probes: Probes | None = None
+    probes: AttributeClassifiers | None = None
 
     @classmethod
     def load(
@@ -98,7 +98,7 @@ class Witnesses:
             script = torch.jit.load(str(teacher), map_location=device).eval()
             for weight in script.parameters():
                 weight.requires_grad_(False)  # a ScriptModule knows no requires_grad_ of its own
-        fitted = Probes.load(Path(probes)) if probes and Path(probes).exists() else None
+        fitted = AttributeClassifiers.load(Path(probes)) if probes and Path(probes).exists() else None
         return cls(*nets, teacher=script, probes=fitted)
 
     def states(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -236,7 +236,9 @@ def disobedience(
         unit = painted.clamp(-1, 1) / 2 + 0.5
         for name in witnesses.probes.weights.keys() & {"glasses", "facial_hair"}:
             column, by_network = said[name]
-            logits = apply_probe(witnesses.probes.weights[name].to(unit), look(unit, batch.landmarks, REGIONS[name]))
+            logits = apply_classifier(
+                witnesses.probes.weights[name].to(unit), look(unit, batch.landmarks, REGIONS[name])
+            )
             said[name] = column, (by_network + unsure(logits, batch.attributes[:, column])) / 2
     person = embed(witnesses.guide, *glance(painted, generator))
     named = vector[:, -1]  # whether it was told who

@@ -6,7 +6,7 @@ import pytest
 from deid_diffusion.faces import analyze as preparing
 from deid_diffusion.settings import Settings
 from deid_diffusion.types import Face, Outcome
-from tests.tiny import DIM, tiny_reader
+from tests.tiny import DIM, tiny_estimator
 
 FIVE = np.array([[-0.5, 0], [0.5, 0], [0, 0.5], [-0.4, 1.1], [0.4, 1.1]]) * 30
 FACES = [Face(np.array([x - 33, 73, x + 33, 151]), FIVE + [x, 100]) for x in (90.0, 230.0, 370.0)]
@@ -24,7 +24,7 @@ def prepare(reader):
 
 
 def test_the_faces_of_a_picture_are_read_in_one_go_and_as_they_would_be_alone(monkeypatch):
-    reader, sizes = tiny_reader(), []
+    reader, sizes = tiny_estimator(), []
     read = reader.read
     monkeypatch.setattr(reader, "read", lambda crops: sizes.append(len(crops)) or read(crops))
     together, reports = prepare(reader)
@@ -41,7 +41,7 @@ def test_the_faces_of_a_picture_are_read_in_one_go_and_as_they_would_be_alone(mo
 
 @pytest.mark.parametrize("how", ["raises", "not finite"])
 def test_one_face_that_cannot_be_read_is_redacted_alone(monkeypatch, how):
-    reader = tiny_reader()
+    reader = tiny_estimator()
     clean, _ = prepare(reader)
     bad = clean[1].crop.image
     read, run = reader.read, reader._run

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from deid_diffusion.faces.estimator import FaceReader
-from deid_diffusion.faces.ood_score import STAGES, Likeness, pooled
-from tests.tiny import tiny_reader
+from deid_diffusion.faces.estimator import FaceEstimator
+from deid_diffusion.faces.ood_score import STAGES, OODScore, pooled
+from tests.tiny import tiny_estimator
 
 
 def states(count: int, shift: float = 0.0, seed: int = 0) -> list[torch.Tensor]:
@@ -21,33 +21,33 @@ def nchw(rows: list[torch.Tensor]) -> list[torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def likeness() -> Likeness:
-    return Likeness.fit(pooled(nchw(states(400))))
+def likeness() -> OODScore:
+    return OODScore.fit(pooled(nchw(states(400))))
 
 
 def test_what_it_was_fitted_on_is_odd_by_one(likeness):
-    assert likeness.oddity(nchw(states(300, seed=2))).mean() == pytest.approx(1, abs=0.1)
+    assert likeness.ood_score(nchw(states(300, seed=2))).mean() == pytest.approx(1, abs=0.1)
 
 
 def test_the_further_off_the_odder(likeness):
-    odd = [float(likeness.oddity(nchw(states(50, shift, seed=3))).mean()) for shift in (0, 2, 4)]
+    odd = [float(likeness.ood_score(nchw(states(50, shift, seed=3))).mean()) for shift in (0, 2, 4)]
     assert odd[0] < odd[1] < odd[2]
 
 
 def test_it_survives_its_file(likeness, tmp_path):
     likeness.save(tmp_path / "likeness.safetensors")
-    again = Likeness.load(tmp_path / "likeness.safetensors")
+    again = OODScore.load(tmp_path / "likeness.safetensors")
     some = nchw(states(10, 1.0, seed=4))
-    assert again.oddity(some) == pytest.approx(likeness.oddity(some), rel=0.01)
+    assert again.ood_score(some) == pytest.approx(likeness.ood_score(some), rel=0.01)
 
 
 def test_a_reader_with_it_says_how_odd_each_face_is():
-    plain = tiny_reader()
+    plain = tiny_estimator()
     crops = np.random.default_rng(0).integers(0, 255, (3, 64, 64, 3), np.uint8)
-    assert [reading.oddity for reading in plain.read(crops)] == [0.0] * 3
+    assert [reading.ood_score for reading in plain.read(crops)] == [0.0] * 3
     widths = [state.shape[1] for state in plain.states(torch.zeros(1, 3, 64, 64))]
-    known = Likeness(tuple(torch.zeros(widths[n]) for n in STAGES), tuple(torch.eye(widths[n]) for n in STAGES))
-    odd = [reading.oddity for reading in FaceReader(plain.network, plain.shape, None, known).read(crops)]
+    known = OODScore(tuple(torch.zeros(widths[n]) for n in STAGES), tuple(torch.eye(widths[n]) for n in STAGES))
+    odd = [reading.ood_score for reading in FaceEstimator(plain.network, plain.shape, None, known).read(crops)]
     assert len(odd) == 3
     assert min(odd) > 0
     assert len(set(odd)) == 3

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from deid_diffusion.faces.attributes import Attributes
-from deid_diffusion.faces.estimator import Reading
+from deid_diffusion.faces.estimator import FaceAnalysis
 from deid_diffusion.faces.face_shape import Placement
 from deid_diffusion.methods.candidates import (
     COSTS,
@@ -18,7 +18,7 @@ from deid_diffusion.methods.candidates import (
     eye_white,
     furrows,
     glare,
-    misfit,
+    candidate_score,
 )
 from deid_diffusion.pipelines.conditioning import FIELDS
 from tests.tiny import tiny_shape
@@ -37,36 +37,36 @@ def granted() -> dict:
             "seen": seen_as(mesh, asked)}  # fmt: skip
 
 
-def seen_as(mesh: np.ndarray, found: dict, oddity: float = 0.0) -> Reading:
-    return Reading(mesh, Attributes(**found), Placement(1.0, np.eye(3), np.zeros(3)), SIZE, oddity)
+def seen_as(mesh: np.ndarray, found: dict, ood_score: float = 0.0) -> FaceAnalysis:
+    return FaceAnalysis(mesh, Attributes(**found), Placement(1.0, np.eye(3), np.zeros(3)), SIZE, ood_score)
 
 
 def test_what_was_granted_costs_nothing(granted):
-    assert misfit(**granted) == pytest.approx(0, abs=1e-4)
+    assert candidate_score(**granted) == pytest.approx(0, abs=1e-4)
 
 
 @pytest.mark.parametrize("name", list(COSTS))
 def test_an_attribute_missed_by_half_its_scale_costs_half_its_price(granted, name):
     found = granted["wanted"] | {name: granted["wanted"][name] + 0.5 * FIELDS[name].scale}
-    assert misfit(**granted | {"seen": seen_as(granted["mesh"], found)}) == pytest.approx(0.5 * COSTS[name], abs=1e-4)
+    assert candidate_score(**granted | {"seen": seen_as(granted["mesh"], found)}) == pytest.approx(0.5 * COSTS[name], abs=1e-4)
     unasked = {other: value for other, value in granted["wanted"].items() if other != name}
-    assert misfit(**granted | {"seen": seen_as(granted["mesh"], found), "wanted": unasked}) == pytest.approx(
+    assert candidate_score(**granted | {"seen": seen_as(granted["mesh"], found), "wanted": unasked}) == pytest.approx(
         0, abs=1e-4
     )
 
 
 def test_skin_and_light_are_not_held_against_a_face(granted):
     found = granted["wanted"] | {"skin_l": 10.0, "light_x": 1.0}
-    assert misfit(**granted | {"seen": seen_as(granted["mesh"], found)}) == pytest.approx(0, abs=1e-4)
+    assert candidate_score(**granted | {"seen": seen_as(granted["mesh"], found)}) == pytest.approx(0, abs=1e-4)
 
 
 def test_what_is_unlike_photos_costs(granted):
-    costs = [misfit(**granted | {"seen": seen_as(granted["mesh"], granted["wanted"], odd)}) for odd in (0.8, 1.2)]
+    costs = [candidate_score(**granted | {"seen": seen_as(granted["mesh"], granted["wanted"], odd)}) for odd in (0.8, 1.2)]
     assert costs[1] == pytest.approx(1.5 * costs[0], rel=1e-3)
 
 
 def test_the_source_s_own_look_costs_and_being_its_opposite_gains_nothing(granted):
-    costs = [misfit(**granted, similarity=cosine) for cosine in (-0.5, 0.0, 0.1)]
+    costs = [candidate_score(**granted, similarity=cosine) for cosine in (-0.5, 0.0, 0.1)]
     assert costs[0] == costs[1]
     assert costs[2] - costs[1] == pytest.approx(0.1 * SOURCE_COST)
 
@@ -79,14 +79,14 @@ def test_black_eyes_cost_and_dark_irises_do_not(granted):
         return picture
 
     assert eye_white(with_eyes(3, 0), granted["mesh"]) == pytest.approx(1)
-    assert misfit(**granted | {"painted": with_eyes(3, 0)}) == pytest.approx(0, abs=1e-4)
+    assert candidate_score(**granted | {"painted": with_eyes(3, 0)}) == pytest.approx(0, abs=1e-4)
     assert eye_white(with_eyes(25, 30), granted["mesh"]) == pytest.approx(30 / 120)
-    black = misfit(**granted | {"painted": with_eyes(25, 30)})
+    black = candidate_score(**granted | {"painted": with_eyes(25, 30)})
     assert black == pytest.approx(EYE_COST * (EYE_WHITE - 30 / 120), abs=1e-4)
 
 
 def test_landmarks_cost_by_how_far_they_lie_off(granted):
-    costs = [misfit(**granted | {"seen": seen_as(granted["mesh"] + [by, 0], granted["wanted"])}) for by in (1, 2, 4)]
+    costs = [candidate_score(**granted | {"seen": seen_as(granted["mesh"] + [by, 0], granted["wanted"])}) for by in (1, 2, 4)]
     assert costs[1] == pytest.approx(2 * costs[0], rel=1e-3)
     assert costs[2] == pytest.approx(4 * costs[0], rel=1e-3)
 
@@ -94,14 +94,14 @@ def test_landmarks_cost_by_how_far_they_lie_off(granted):
 def test_hair_that_does_not_go_on_costs_and_what_is_erased_is_not_read(granted):
     dark = granted["painted"].copy()
     dark[:, :100] = 20
-    assert misfit(**granted | {"painted": dark}) > 0.5
+    assert candidate_score(**granted | {"painted": dark}) > 0.5
     hidden = np.where(granted["erased"][..., None] > 0, 255 - granted["source"], granted["source"])
-    assert misfit(**granted | {"painted": dark, "source": hidden}) == misfit(**granted | {"painted": dark})
+    assert candidate_score(**granted | {"painted": dark, "source": hidden}) == candidate_score(**granted | {"painted": dark})
 
 
 def test_a_crop_that_is_all_erased_has_no_edge(granted):
     everywhere = np.ones((SIZE, SIZE), np.float32)
-    assert misfit(**granted | {"erased": everywhere, "painted": granted["painted"] // 2}) == pytest.approx(0, abs=1e-4)
+    assert candidate_score(**granted | {"erased": everywhere, "painted": granted["painted"] // 2}) == pytest.approx(0, abs=1e-4)
 
 
 def test_a_glare_costs_and_light_from_the_side_does_not(granted):
@@ -109,7 +109,7 @@ def test_a_glare_costs_and_light_from_the_side_does_not(granted):
     x, y = mesh[[168, 1]].mean(0).astype(int)  # halfway down the nose
     picture[y - 8 : y + 8, x - 8 : x + 8] = 255
     assert glare(picture, mesh) > GLARE
-    cost = misfit(**granted | {"painted": picture, "source": picture})
+    cost = candidate_score(**granted | {"painted": picture, "source": picture})
     assert cost == pytest.approx(GLARE_COST * (glare(picture, mesh) - GLARE), abs=1e-3)
     lit = np.linspace(60, 200, SIZE).astype(np.uint8)[None, :, None].repeat(SIZE, 0).repeat(3, 2)
     assert glare(lit, mesh) < GLARE
@@ -132,7 +132,7 @@ def test_scars_cost_and_smooth_shade_does_not(granted):
     for beard in (0.0, 1.0):  # a beard is rough, and no scar
         asked = granted["wanted"] | {"facial_hair": beard}
         costs.append(
-            misfit(**granted | {"painted": picture, "source": picture, "wanted": asked, "seen": seen_as(mesh, asked)})
+            candidate_score(**granted | {"painted": picture, "source": picture, "wanted": asked, "seen": seen_as(mesh, asked)})
         )
     assert costs[0] - costs[1] == pytest.approx(FURROW_COST * (deep - FURROW), abs=1e-3)
 

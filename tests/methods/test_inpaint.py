@@ -16,7 +16,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from PIL import Image
 
 from deid_diffusion import FaceAnonymizer, Repulsion, cli
-from deid_diffusion.methods.generate import batch_size
+from deid_diffusion.methods.sampling import batch_size
 from deid_diffusion.models import checkpoint
 from deid_diffusion.settings import Settings
 from deid_diffusion.types import Outcome
@@ -65,7 +65,7 @@ def check_replaced(result, photo: np.ndarray) -> None:
     """The one face is new, and nothing else is."""
     (face,) = result.faces
     assert face.outcome is Outcome.REPLACED, face.reason
-    assert np.array_equal(result.image[~result.touched], photo[~result.touched])
+    assert np.array_equal(result.image[~result.changed_mask], photo[~result.changed_mask])
     x0, y0, x1, y1 = (round(float(v)) for v in face.face.box)
     middle = np.s_[(3 * y0 + y1) // 4 : (y0 + 3 * y1) // 4, (3 * x0 + x1) // 4 : (x0 + 3 * x1) // 4]
     assert (result.image[middle] == photo[middle]).all(-1).mean() < 0.01

@@ -8,13 +8,13 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from deid_diffusion.faces.attribute_classifiers import REGIONS, Probes, look
+from deid_diffusion.faces.attribute_classifiers import REGIONS, AttributeClassifiers, look
 from deid_diffusion.faces.estimator import as_unit
 from deid_diffusion.faces.face_shape import Placement, rotation_from_angles
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
 from deid_diffusion.training import label
 from deid_diffusion.training.data import load_faces
-from tests.tiny import tiny_reader, tiny_shape
+from tests.tiny import tiny_estimator, tiny_shape
 
 PEOPLE, LABELLED = 48, 32
 
@@ -79,7 +79,7 @@ def test_labels_reach_the_crops_that_nobody_looked_at(crops, tmp_path):
     faces = load_faces(crops, labels=str(out))
     assert torch.isfinite(faces.attributes[:, ATTRIBUTE_NAMES.index("glasses")]).all()
     # A reader that is given the probes tells as much, from any size of crop, and its own network no more.
-    reader, probes = tiny_reader(), Probes.load(out.with_suffix(".safetensors"))
+    reader, probes = tiny_estimator(), AttributeClassifiers.load(out.with_suffix(".safetensors"))
     images = faces.images[new].permute(0, 2, 3, 1).numpy()
     for size in (256, 320):
         shown = np.stack([np.asarray(Image.fromarray(image).resize((size, size), Image.BICUBIC)) for image in images])
@@ -157,9 +157,9 @@ def test_a_region_without_an_edge_has_a_gradient(name):
 
 
 def test_probes_for_something_else_are_refused(tmp_path):
-    Probes({"hat": torch.zeros(9)}).save(tmp_path / "probes.safetensors")
+    AttributeClassifiers({"hat": torch.zeros(9)}).save(tmp_path / "probes.safetensors")
     with pytest.raises(ValueError, match="must hold probes for glasses, facial_hair, male; got hat"):
-        Probes.load(tmp_path / "probes.safetensors")
+        AttributeClassifiers.load(tmp_path / "probes.safetensors")
 
 
 def test_an_even_threshold_mistakes_either_kind_as_often():

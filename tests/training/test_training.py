@@ -15,8 +15,8 @@ from PIL import Image
 from skimage.data import astronaut
 
 from deid_diffusion.anonymizer import FaceAnonymizer
-from deid_diffusion.faces.attribute_classifiers import Probes
-from deid_diffusion.faces.estimator import FaceReader
+from deid_diffusion.faces.attribute_classifiers import AttributeClassifiers
+from deid_diffusion.faces.estimator import FaceEstimator
 from deid_diffusion.faces.face_shape import Placement, rotation_from_angles
 from deid_diffusion.methods.identity_bank import IdentityBank
 from deid_diffusion.models.weights import write_hashes
@@ -255,7 +255,7 @@ def test_five_commands_make_weights_that_the_public_door_loads(data, features, t
         with pytest.raises(ValueError, match="--emphasise"):
             blend.main(["--before", runs["inpaint"], "--after", runs["distill"], "--emphasise", wrong])
     out = tmp_path / "weights"
-    Probes({"glasses": torch.zeros(1586)}).save(tmp_path / "labels.safetensors")
+    AttributeClassifiers({"glasses": torch.zeros(1586)}).save(tmp_path / "labels.safetensors")
     keys = np.load(Path(data) / "synthetic.npz")["key"]
     np.savez(tmp_path / "labels.npz", key=keys, glasses=np.zeros(len(keys), np.float32))
     pack.main(["--data", data, "--inpaint", blended, "--guide", runs["id_encoder"], "--people", "6",
@@ -263,11 +263,11 @@ def test_five_commands_make_weights_that_the_public_door_loads(data, features, t
     anonymize = FaceAnonymizer.from_pretrained(out / "face256", reader=out / "reader")
     assert anonymize.hashes["identities.safetensors"]
     assert len(anonymize.bank.embedding) == 6
-    assert set(anonymize.reader.probes.weights) == {"glasses"}
-    assert float(anonymize.reader.likeness.oddity(anonymize.reader.states(torch.zeros(1, 3, 256, 256)))) > 0
+    assert set(anonymize.estimator.probes.weights) == {"glasses"}
+    assert float(anonymize.estimator.likeness.ood_score(anonymize.estimator.states(torch.zeros(1, 3, 256, 256)))) > 0
     assert str(tmp_path) not in "".join(path.read_text() for path in (out / "face256").rglob("config.json"))
     assert "probes.safetensors" in (out / "reader" / "SHA256SUMS").read_text()
-    assert FaceReader.from_pretrained(out / "reader").landmarks(np.zeros((1, 256, 256, 3), np.uint8)).shape == (
+    assert FaceEstimator.from_pretrained(out / "reader").landmarks(np.zeros((1, 256, 256, 3), np.uint8)).shape == (
         1,
         478,
         3,
@@ -428,13 +428,13 @@ def test_a_head_learns_something_new_on_a_trunk_that_stays(data, worn, tmp_path)
     old.save_pretrained(tmp_path / "old" / "network")
     load_faces(data).shape.save(tmp_path / "old" / "face_shape.safetensors")
     with pytest.raises(ValueError, match="gives 1443 numbers a face, wanted 1445"):
-        FaceReader.from_pretrained(tmp_path / "old")
+        FaceEstimator.from_pretrained(tmp_path / "old")
     folders = ["--start", str(tmp_path / "old" / "network"), "--out", str(tmp_path / "new")]
     sizes = ["--pool", "10", "--steps", "30", "--minutes", "5", "--batch", "8", "--lr", "1e-2"]
     reader_head.main(["--data", data, "--labels", worn, *folders, *sizes])
     metrics = json.loads((tmp_path / "new" / "training.json").read_text())
     assert metrics["landmark_error_percent"] < metrics["before"]["landmark_error_percent"]
-    new = FaceReader.from_pretrained(tmp_path / "new").network.state_dict()
+    new = FaceEstimator.from_pretrained(tmp_path / "new").network.state_dict()
     kept = [name for name in new if "stages.3" not in name and "classifier" not in name]
     assert all(torch.allclose(new[name].float(), old.state_dict()[name].float(), atol=1e-3) for name in kept)
 

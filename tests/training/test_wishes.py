@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from deid_diffusion.faces.attribute_classifiers import REGIONS, Probes, look
+from deid_diffusion.faces.attribute_classifiers import REGIONS, AttributeClassifiers, look
 from deid_diffusion.faces.estimator import SIDE, split_outputs
 from deid_diffusion.faces.geometry import NOSE_TIP, OMZ_TEMPLATE
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, FIELDS
@@ -224,7 +224,7 @@ def test_probes_have_a_say_on_glasses_and_beards(faces, witnesses):
     sure = torch.zeros(look(unit, wish.batch.landmarks, REGIONS["glasses"]).shape[1] + 1)
     sure[-1] = 50.0
 
-    def glasses(wanted: float, **probes: Probes) -> float:
+    def glasses(wanted: float, **probes: AttributeClassifiers) -> float:
         attributes = wish.batch.attributes.clone()
         attributes[:, GLASSES] = wanted
         asked = replace(wish, batch=replace(wish.batch, attributes=attributes))
@@ -233,7 +233,7 @@ def test_probes_have_a_say_on_glasses_and_beards(faces, witnesses):
             disobedience(wish.batch.image, asked, told(2), seeing, torch.Generator().manual_seed(2))["glasses"]
         )
 
-    probes = Probes({"glasses": sure})
+    probes = AttributeClassifiers({"glasses": sure})
     assert glasses(1.0, probes=probes) == pytest.approx(glasses(1.0) / 2)
     assert glasses(0.0, probes=probes) == pytest.approx((glasses(0.0) + SAY["glasses"] * (SURE + 50)) / 2)
 
@@ -243,7 +243,7 @@ def test_probes_that_are_not_there_have_no_say(tmp_path):
     build_guide(WIDTHS, DIM).save_pretrained(tmp_path / "id_encoder")
     told, path = (tmp_path, tmp_path, torch.device("cpu"), ""), tmp_path / "labels.safetensors"
     assert Witnesses.load(*told, path).probes is None
-    Probes({"glasses": torch.ones(9)}).save(path)
+    AttributeClassifiers({"glasses": torch.ones(9)}).save(path)
     assert Witnesses.load(*told, path).probes.weights["glasses"].tolist() == [1.0] * 9
     assert Witnesses.load(*told).probes is None
 

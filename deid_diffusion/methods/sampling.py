@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,18 +10,19 @@ import torch
 
 from ..compositing.colour import below_eyes, dim_halo, match_skin
 from ..compositing.grain import crispen
-from ..faces.analyze import ReadyFace
-from ..faces.estimator import FaceReader, as_unit
+from ..faces.attributes import Attributes
+from ..faces.estimator import FaceAnalysis, FaceEstimator, as_unit
 from ..faces.geometry import hull_distance
 from ..faces.skin import LIGHT_NAMES
+from ..faces.task import FaceTask, Target
+from ..pipelines.repulsion import Repulsion
 from ..settings import Settings
-from .identity_bank import Target
 
 EDGE = 0.12  # of the crop's side: how far past the landmarks' hull the skin's colour is still corrected
 
 
 def reads_words(pipeline: Any) -> bool:
-    """Whether it is of the Stable Diffusion family, which is told what to paint in words."""
+    """Whether it is of the Stable Diffusion family, which is told in words."""
     return hasattr(pipeline, "tokenizer")
 
 
@@ -41,48 +41,45 @@ def batch_size(pipeline: Any, settings: Settings) -> int:
     return settings.batch or (1 if reads_words(pipeline) else 8)
 
 
-def candidates(pipeline: Any, settings: Settings) -> int:
-    """Faces that are painted for each source: as set, or what each family can afford."""
+def candidate_count(pipeline: Any, settings: Settings) -> int:
+    """Candidates that are generated for each face: as set, or what each family can afford."""
     return settings.candidates or (1 if reads_words(pipeline) else 2)
 
 
-def paint_people(
-    pipeline: Any,
-    reader: FaceReader,
-    faces: Sequence[ReadyFace],
-    targets: Sequence[Target],
-    seeds: Sequence[int],
-    settings: Settings,
-    push: float = 1.0,
-) -> tuple[np.ndarray, list[np.ndarray]]:
-    """`paint` with the targets' geometry: the pictures, and for each (478, 2) where its landmarks were asked to be."""
-    rows = zip(faces, targets, strict=True)
-    meshes = [reader.guide_mesh(face.reading, face.wanted, target.person) for face, target in rows]
-    return paint(pipeline, faces, targets, meshes, seeds, settings, push), meshes
+def wanted_attributes(analysis: FaceAnalysis, settings: Settings) -> Attributes:
+    """What the new face is to be like: the source's attributes in their steps, less what is dropped, as set."""
+    passed = analysis.attributes.quantize().with_changes(dict.fromkeys(settings.drop_attributes))
+    return passed.with_changes(settings.attributes)
 
 
-def paint(
+def target_meshes(estimator: FaceEstimator, tasks: Sequence[FaceTask], targets: Sequence[Target]) -> list[np.ndarray]:
+    """For each task (478, 2) x y in crop pixels: the target's geometry in the wanted pose and expression."""
+    rows = zip(tasks, targets, strict=True)
+    return [estimator.target_mesh(task.analysis, task.wanted, target.person) for task, target in rows]
+
+
+def sample(
     pipeline: Any,
-    faces: Sequence[ReadyFace],
+    tasks: Sequence[FaceTask],
     targets: Sequence[Target],
     meshes: Sequence[np.ndarray],
     seeds: Sequence[int],
     settings: Settings,
-    push: float = 1.0,
+    repulsion: Repulsion | None = None,
 ) -> np.ndarray:
-    """One call.
+    """One pipeline call and the colour corrections that belong to it.
 
     Args:
         pipeline: of any family.
-        faces: what to paint, B of them.
+        tasks: the faces, B of them, analyzed and with `wanted` set.
         targets: who each is to become.
         meshes: (478, 2) x y in crop pixels for each, with the target's geometry and never the source's.
-        seeds: of each face.
-        settings: of the picture.
-        push: factor on the repulsion's scale.
+        seeds: of each face's noise.
+        settings: of the run.
+        repulsion: instead of the settings' own.
 
     Returns:
-        (B, S, S, 3) uint8, new where `erased` is above 0.
+        (B, S, S, 3) uint8, new where `inpaint_mask` is above 0.
 
     Raises:
         RuntimeError: the model gave numbers that overflowed.
@@ -98,37 +95,37 @@ def paint(
     # Without a ControlNet there is nobody to read landmarks: pose then follows from surroundings and words.
     blind = reads_words(pipeline) and pipeline.controlnet is None
     out = pipeline(
-        image=np.stack([f.crop.image for f in faces]),
-        mask_image=torch.from_numpy(np.stack([f.erased for f in faces]))[:, None],
+        image=np.stack([t.crop.image for t in tasks]),
+        mask_image=torch.from_numpy(np.stack([t.inpaint_mask for t in tasks]))[:, None],
         landmarks=None if blind else np.stack(meshes),
-        attributes=[f.wanted.to_dict() for f in faces],
+        attributes=[t.wanted.to_dict() for t in tasks],
         identity=torch.from_numpy(np.stack([t.embedding for t in targets])),
-        repulsion=replace(settings.repulsion, scale=settings.repulsion.scale * push),
-        source_embedding=torch.from_numpy(np.stack([f.embedding for f in faces])),
+        repulsion=settings.repulsion if repulsion is None else repulsion,
+        source_embedding=torch.from_numpy(np.stack([t.embedding for t in tasks])),
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
         output_type="pt",
         **own,
     ).images
     if not torch.isfinite(out).all():
         raise RuntimeError("the model gave values that are not finite")
-    out = _toned(out.float(), faces, meshes)
+    out = _toned(out.float(), tasks, meshes)
     levels = ((out + 1) * 127.5).permute(0, 2, 3, 1).cpu().numpy()
     if not reads_words(pipeline):
-        levels = np.stack([crispen(one, face.erased > 0) for one, face in zip(levels, faces, strict=True)])
+        levels = np.stack([crispen(one, task.inpaint_mask > 0) for one, task in zip(levels, tasks, strict=True)])
     return np.clip(np.rint(levels), 0, 255).astype(np.uint8)
 
 
-def _toned(out: torch.Tensor, faces: Sequence[ReadyFace], meshes: Sequence[np.ndarray]) -> torch.Tensor:
+def _toned(out: torch.Tensor, tasks: Sequence[FaceTask], meshes: Sequence[np.ndarray]) -> torch.Tensor:
     """(B, 3, S, S): the skin in the colour that was asked for; what is beside it keeps its own, and does not glow."""
-    colours = [[getattr(f.wanted, name) for name in LIGHT_NAMES[:3]] for f in faces]
+    colours = [[getattr(t.wanted, name) for name in LIGHT_NAMES[:3]] for t in tasks]
     wanted = torch.tensor([[float("nan") if v is None else v for v in row] for row in colours])
     size, points = out.shape[-1], torch.from_numpy(np.stack(meshes)).to(out)
     beyond = torch.from_numpy(np.stack([hull_distance(mesh, size) for mesh in meshes])[:, None]).to(out) / (
         EDGE * size
     )
-    erased = torch.from_numpy(np.stack([face.erased > 0 for face in faces])[:, None]).to(out)
+    inpainted = torch.from_numpy(np.stack([task.inpaint_mask > 0 for task in tasks])[:, None]).to(out)
     # Within as much of the outline, on either side, there may be no skin.
-    outline = (1 + beyond).clamp(0, 1) * below_eyes(points, size) * erased
-    out = match_skin(out, points, wanted.to(out), (1 - beyond.clamp(0, 1)) * erased, outline)
-    known = as_unit(np.stack([face.crop.image for face in faces])).to(out)
-    return dim_halo(out, points, known, erased, outline)
+    outline = (1 + beyond).clamp(0, 1) * below_eyes(points, size) * inpainted
+    out = match_skin(out, points, wanted.to(out), (1 - beyond.clamp(0, 1)) * inpainted, outline)
+    known = as_unit(np.stack([task.crop.image for task in tasks])).to(out)
+    return dim_halo(out, points, known, inpainted, outline)

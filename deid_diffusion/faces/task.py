@@ -1,0 +1,122 @@
+"""One face on its way through the four stages, and what was found in one picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..imaging.pictures import Picture
+from ..timing import Timing
+from ..types import Face, FaceCrop, FaceReport, Outcome, Redaction
+from .attributes import Attributes
+
+if TYPE_CHECKING:
+    from .estimator import FaceAnalysis
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """Somebody who does not exist.
+
+    Attributes:
+        embedding: (D,) float32 unit norm, in the identity encoder's space.
+        person: (P,) float32, face shape in standard deviations of `FaceShape.person_basis`.
+        number: place in the bank; -1 for somebody who is in none.
+    """
+
+    embedding: np.ndarray
+    person: np.ndarray
+    number: int = -1
+
+
+@dataclass(frozen=True, eq=False)
+class FaceTask:
+    """One face, from detection to outcome. Stages return changed copies, so that a task can be generated again.
+
+    Attributes:
+        face: as it was detected.
+        number: its place among the faces of its picture or frame, from 0.
+        picture: which picture of a batch, or which frame of a clip, from 0.
+        seed: of the picture; what this face draws follows from it, see `draw_seed`.
+        crop: the aligned square; None where the landmarks do not fit the detection, or no method reads faces.
+        analysis: landmarks and attributes of the source.
+        embedding: (D,) float32 unit norm, of the source by the identity encoder.
+        inpaint_mask: (S, S) float32 in [0, 1], above 0 = the model must not see it.
+        skin_texture: (3,) float32 levels, see `skin_texture.skin_texture`.
+        wanted: attributes that the new face is asked to have.
+        targets: who it may become, one for each candidate.
+        generated: (S, S, 3) uint8, the new face in the crop's frame.
+        outcome: None until it is decided.
+        similarity: cosine in [-1, 1] of the result to the source by the identity encoder; None when not measured.
+        reason: why it was not replaced, or what it was made of.
+        result_seed: what the accepted candidate was drawn from.
+        tries: in how many rounds candidates were generated.
+        redaction: how it is hidden if it is; None for what the settings say.
+    """
+
+    face: Face
+    number: int
+    picture: int = 0
+    seed: int = 0
+    crop: FaceCrop | None = None
+    analysis: FaceAnalysis | None = None
+    embedding: np.ndarray | None = None
+    inpaint_mask: np.ndarray | None = None
+    skin_texture: np.ndarray | None = None
+    wanted: Attributes | None = None
+    targets: tuple[Target, ...] = ()
+    generated: np.ndarray | None = None
+    outcome: Outcome | None = None
+    similarity: float | None = None
+    reason: str = ""
+    result_seed: int = 0
+    tries: int = 0
+    redaction: Redaction | None = None
+
+    @property
+    def pending(self) -> bool:
+        """Whether nothing was decided yet."""
+        return self.outcome is None
+
+    @property
+    def hidden(self) -> bool:
+        """Whether it is to be redacted: it could not be replaced, for whatever reason."""
+        return self.outcome in (None, Outcome.REDACTED, Outcome.FAILED)
+
+    def draw_seed(self, attempt: int = 0, candidate: int = 0) -> int:
+        """31 bits for each round and candidate, from the picture's seed and the face's place: never from pixels."""
+        entropy = [self.seed, self.number, attempt] + [candidate] * (candidate > 0)
+        return int(np.random.SeedSequence(entropy).generate_state(1)[0] >> 1)
+
+    def decided(self, outcome: Outcome, reason: str = "", **changes: object) -> FaceTask:
+        """A copy with its outcome; what was generated goes unless it replaces the face."""
+        generated = self.generated if outcome is Outcome.REPLACED else None
+        return replace(self, **{"generated": generated, **changes}, outcome=outcome, reason=reason)
+
+    def report(self) -> FaceReport:
+        """Its line of the report: no embedding, no pixels."""
+        wanted = self.wanted.to_dict() if self.wanted is not None and self.outcome is Outcome.REPLACED else {}
+        outcome = Outcome.REDACTED if self.outcome is None else self.outcome
+        return FaceReport(self.face, outcome, self.result_seed, self.similarity, self.reason, wanted, self.tries)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageAnalysis:
+    """What was found in one picture.
+
+    Attributes:
+        picture: as it was loaded, with alpha, depth and profile.
+        tasks: one for each detected face, in order; none is left out.
+        timing: seconds by stage so far.
+    """
+
+    picture: Picture
+    tasks: tuple[FaceTask, ...]
+    timing: Timing = field(default_factory=Timing)
+
+    @property
+    def image(self) -> np.ndarray:
+        """(H, W, 3) uint8 RGB, upright."""
+        return self.picture.image
