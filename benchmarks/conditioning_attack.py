@@ -21,9 +21,10 @@ from deid_diffusion.evaluation.faces import YuNetFinder
 from deid_diffusion.evaluation.metrics import bootstrap_mean
 from deid_diffusion.evaluation.pictures import list_pictures, read_picture
 from deid_diffusion.faces.align import crop_faces
-from deid_diffusion.faces.estimator import FaceEstimator, FaceAnalysis
+from deid_diffusion.faces.estimator import FaceAnalysis, FaceEstimator
 from deid_diffusion.faces.geometry import apply, invert
 from deid_diffusion.faces.skin_texture import skin_texture
+from deid_diffusion.models.weights import weights_dir
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, POINTS
 from deid_diffusion.settings import DROPPABLE
 
@@ -45,45 +46,45 @@ class Seen:
     """What is read from one photo.
 
     Attributes:
-        reading: what the reader says.
+        analysis: what the estimator says.
         texture: (3,) how rough the skin is, as the new face gets it.
     """
 
-    reading: FaceAnalysis
+    analysis: FaceAnalysis
     texture: np.ndarray
 
 
-def readings(folder: Path, finder: YuNetFinder, reader: FaceEstimator) -> dict[str, Seen]:
+def readings(folder: Path, finder: YuNetFinder, estimator: FaceEstimator) -> dict[str, Seen]:
     """What is read from the largest face of each picture that has one, by name."""
     found = {}
     for key, path in list_pictures(folder).items():
         image = read_picture(path).pixels
         faces = sorted(finder(image), key=lambda face: -float(np.prod(face.box[2:] - face.box[:2])))[:1]
-        for crop in crop_faces(image, faces, reader):
+        for crop in crop_faces(image, faces, estimator):
             if crop is not None:
                 rough = skin_texture(image, apply(invert(crop.crop_from_image), crop.landmarks.astype(float)))
-                found[key] = Seen(reader.read(crop.image[None])[0], rough)
+                found[key] = Seen(estimator.analyze(crop.image[None])[0], rough)
     return found
 
 
-def features(seen: Seen, reader: FaceEstimator) -> dict[str, np.ndarray]:
+def features(seen: Seen, estimator: FaceEstimator) -> dict[str, np.ndarray]:
     """(F,) numbers by what an attacker may see."""
-    reading = seen.reading
-    canonical = reading.placement.unplace(reading.landmarks)
-    values = reading.attributes.quantize().to_dict()
+    analysis = seen.analysis
+    canonical = analysis.placement.unplace(analysis.landmarks)
+    values = analysis.attributes.quantize().to_dict()
     told = {name: np.array([values[n] for n in names if n in values]) for name, names in GROUPS.items()}
-    points = reader.target_points(reading, reading.attributes.quantize()).ravel()
-    exact = np.array([v for _, v in sorted(reading.attributes.to_dict().items())])
+    points = estimator.target_points(analysis, analysis.attributes.quantize()).ravel()
+    exact = np.array([v for _, v in sorted(analysis.attributes.to_dict().items())])
     attributes = np.array([values[name] for name in ATTRIBUTE_NAMES if name in values])
     kept = np.array([values[name] for name in ATTRIBUTE_NAMES if name in values and name not in DROPPABLE])
     return {
         "raw: 478 landmarks, pose removed": canonical.ravel(),
         f"raw: the painter's {len(POINTS)} points, pose removed": canonical[list(POINTS)].ravel(),
-        "read: attributes, to the digit": exact,
+        "read: attributes, unquantized": exact,
         f"told: {len(POINTS)} points, average person": points,
         "told: attributes": attributes,
         "told: points and attributes": np.concatenate([points, attributes]),
-        "told with everything forgettable forgotten": np.concatenate([points, kept]),
+        "told with everything dropped that can be": np.concatenate([points, kept]),
         **{f"attribute alone: {name}": row for name, row in told.items() if len(row)},
         "texture of the skin alone": seen.texture,
         "told: all of these": np.concatenate([points, attributes, seen.texture]),
@@ -142,14 +143,14 @@ def main() -> None:
     parser.add_argument("probes", type=Path, help="folder with a photo of each person")
     parser.add_argument("--gallery", type=Path, required=True, help="folder with another photo of each, same names")
     parser.add_argument("--yunet", type=Path, required=True, help="YuNet's ONNX file")
-    parser.add_argument("--reader", type=Path, help="the reader's weights (the shipped ones)")
+    parser.add_argument("--estimator", type=Path, default=weights_dir("reader"), help="folder of its weights")
     parser.add_argument("--rounds", type=int, default=20, help="random halves to average over (20)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    reader, finder = FaceEstimator.from_pretrained(options.reader), YuNetFinder(options.yunet)
-    sides = [readings(folder, finder, reader) for folder in (options.probes, options.gallery)]
+    estimator, finder = FaceEstimator.from_pretrained(options.estimator), YuNetFinder(options.yunet)
+    sides = [readings(folder, finder, estimator) for folder in (options.probes, options.gallery)]
     people = sorted(sides[0].keys() & sides[1].keys())
-    seen = [[features(side[person], reader) for person in people] for side in sides]
+    seen = [[features(side[person], estimator) for person in people] for side in sides]
     chance = 2 / len(people)
     print(f"{len(people)} people, gallery of {len(people) // 2}, chance {chance:.3f}\n")
     print("| what the attacker has | numbers | rank-1 | x chance |\n|---|---|---|---|")

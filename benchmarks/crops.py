@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from deid_diffusion.anonymizer import FaceAnonymizer
-from deid_diffusion.faces.analyze import FaceTask
 from deid_diffusion.faces.estimator import as_unit
 from deid_diffusion.faces.masks import blended
-from deid_diffusion.methods.sampling import paint_people
+from deid_diffusion.faces.task import FaceTask
 from deid_diffusion.methods.identity_bank import Target
+from deid_diffusion.methods.sampling import sample, target_meshes
 from deid_diffusion.pipelines.recognise import embed
 from deid_diffusion.settings import Settings
 from deid_diffusion.types import Face
@@ -38,7 +38,8 @@ class Studio:
         studio = cls(anonymize, [])
         for picture in pictures.values():
             faces = sorted(anonymize.detect(picture), key=lambda face: -np.prod(face.box[2:] - face.box[:2]))[:1]
-            studio.ready += anonymize.read_faces(picture, faces, Settings(), {})
+            tasks = anonymize.choose_targets(anonymize.analyze(picture, faces))
+            studio.ready += [task for task in tasks if task.pending]
             if len(studio.ready) == count:
                 return studio
         raise SystemExit(f"wanted {count} pictures with a readable face, got {len(studio.ready)}")
@@ -67,19 +68,20 @@ class Studio:
             targets: who each becomes; by default the bank's choice for its number and the seed.
             seed: of noise and choice; equal seeds differ in nothing but the wish.
         """
-        reader, out = self.anonymize.estimator, []
+        out: list[np.ndarray] = []
         faces = [replace(face, wanted=face.wanted.with_changes(changes or {})) for face in self.ready]
         targets = targets or [self.target(f, seed * 1000 + n) for n, f in enumerate(self.ready)]
         for start in range(0, len(faces), 8):
             part, becoming = faces[start : start + 8], targets[start : start + 8]
             seeds = [seed * 1000 + start + n for n in range(len(part))]
-            painted, _ = paint_people(self.anonymize.pipeline, reader, part, becoming, seeds, settings)
+            meshes = target_meshes(self.anonymize.estimator, part, becoming)
+            painted = sample(self.anonymize.pipeline, part, becoming, meshes, seeds, settings)
             out += [blended(face.crop, image) for face, image in zip(part, painted, strict=True)]
         return np.stack(out)
 
     def where(self, number: int) -> Face:
         """The face of a crop in crop pixels: its box around the source's landmarks, and five points."""
-        mesh = self.ready[number].reading.landmarks[:, :2]
+        mesh = self.ready[number].analysis.landmarks[:, :2]
         five = np.stack([mesh[[33, 133]].mean(0), mesh[[362, 263]].mean(0), mesh[1], mesh[61], mesh[291]])
         low, high = mesh.min(0), mesh.max(0)
         return Face(np.concatenate([low, high]).astype(np.float32), five.astype(np.float32), 1.0)

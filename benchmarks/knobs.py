@@ -87,7 +87,7 @@ def measure(image: np.ndarray, face: Face, nets: FaceNets) -> dict[str, float]:
 def table_of(crops: np.ndarray, studio: Studio, nets: FaceNets, judge: LooksJudge) -> np.ndarray:
     """(N, S, S, 3) uint8 -> (N, A) measurements in the order of SETTINGS."""
     rows = [measure(image, studio.where(number), nets) for number, image in enumerate(crops)]
-    meshes = np.stack([face.reading.landmarks for face in studio.ready])
+    meshes = np.stack([face.analysis.landmarks for face in studio.ready])
     for name, values in judge(crops, meshes).items():
         for row, value in zip(rows, values.tolist(), strict=True):
             row[name] = value

@@ -7,16 +7,28 @@ __version__ = "0.1.0"
 
 # Heavy modules load on first use, so that `import deid_diffusion` and `deid --help` stay free of torch.
 _WHERE = {
-    "FaceAnonymizer": "anonymizer",
-    "AnonymizedImage": "anonymizer",
-    "Attributes": "attributes",
-    "Repulsion": "pipelines.repulsion",
-    "FaceInpaintPipeline": "pipelines.face_inpaint",
+    "AnonymizedImage": "result",
+    "AnonymizerSpec": "spec",
+    "Attributes": "faces.attributes",
+    "DeidError": "errors",
     "Face": "types",
+    "FaceAnonymizer": "anonymizer",
     "FaceCrop": "types",
+    "FaceInpaintPipeline": "pipelines.face_inpaint",
     "FaceReport": "types",
+    "FaceTask": "faces.task",
+    "FixedTarget": "methods.targets",
+    "FreshTargets": "methods.targets",
+    "ImageAnalysis": "faces.task",
+    "Method": "methods.protocol",
     "Outcome": "types",
     "Redaction": "types",
+    "Repulsion": "pipelines.repulsion",
+    "Settings": "settings",
+    "StableDiffusionFaceInpaintPipeline": "pipelines.sd_face_inpaint",
+    "StableDiffusionXLFaceInpaintPipeline": "pipelines.sdxl_face_inpaint",
+    "Target": "faces.task",
+    "TargetPolicy": "methods.protocol",
 }
 __all__ = ["__version__", *_WHERE]
 

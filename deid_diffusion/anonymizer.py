@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from os import PathLike
+from pathlib import Path
 from threading import RLock
 from typing import Any
 
@@ -27,17 +29,19 @@ from .methods.protocol import Context, TargetPolicy, find_method
 from .methods.redact import redact_face
 from .methods.sampling import candidate_count, check_settings, wanted_attributes
 from .methods.targets import FreshTargets
-from .models.loading import check_guide
+from .models.backends import use_backend
+from .models.loading import IDENTITIES, THRESHOLDS, check_id_encoder, load_with_identities
+from .models.weights import check_hashes, weights_dir
 from .pipelines.recognise import embed
 from .result import AnonymizedImage
 from .settings import Settings
 from .spec import AnonymizerSpec
 from .timing import Timing
-from .types import Outcome
+from .types import Face, Outcome
 
 log = logging.getLogger(__name__)
 Source = str | PathLike | Image.Image | np.ndarray | Picture
-Boxes = Sequence[Sequence[float]]
+Boxes = Sequence[Sequence[float]] | Sequence[Face]
 
 
 class FaceAnonymizer:
@@ -77,7 +81,7 @@ class FaceAnonymizer:
         Raises:
             ValueError: bank and pipeline are of different identity encoders.
         """
-        check_guide(pipeline, bank.embedding.shape[1])
+        check_id_encoder(pipeline, bank.embedding.shape[1])
         self.pipeline, self.estimator, self.bank = pipeline, estimator, bank
         self.thresholds, self.hashes, self.origin, self.spec = thresholds, hashes or {}, origin or {}, spec
         self.size: int = pipeline.size
@@ -108,12 +112,42 @@ class FaceAnonymizer:
             components: finished components that replace the checkpoint's, such as `scheduler`.
 
         Raises:
-            FileNotFoundError, ValueError, BackendError: see `AnonymizerSpec.build`.
+            FileNotFoundError, ValueError, BackendError: see `from_spec`.
         """
         spec = AnonymizerSpec(
             model, device, estimator, id_encoder, backend, pipeline, revision, dtype, controlnet, preview_vae, variant
         )
-        return spec.build(**components)
+        return cls.from_spec(spec, **components)
+
+    @classmethod
+    def from_spec(cls, spec: AnonymizerSpec, **components: Any) -> FaceAnonymizer:
+        """Loads the weights that a spec names.
+
+        Args:
+            spec: what to load.
+            components: finished components that replace the checkpoint's; as objects, they are no part of a spec.
+
+        Raises:
+            FileNotFoundError: no such folder or repository, or a file is missing, with how to get it.
+            ValueError: damaged weights, another family, or components, precision or device that do not fit.
+            BackendError: a backend that was named cannot run here.
+        """
+        names = ("pipeline", "revision", "dtype", "controlnet", "preview_vae", "variant")
+        given = {name: getattr(spec, name) for name in names} | components
+        given = {name: value for name, value in given.items() if value is not None}
+        loaded, identities = load_with_identities(spec.model, spec.device, spec.id_encoder, **given)
+        loaded.pipe.set_progress_bar_config(disable=True)
+        folder = weights_dir("reader") if spec.estimator is None else Path(spec.estimator)
+        hashes = loaded.hashes | {f"estimator/{name}": value for name, value in check_hashes(folder).items()}
+        return cls(
+            loaded.pipe,
+            FaceEstimator.from_pretrained(folder, spec.device),
+            IdentityBank.load(identities / IDENTITIES),
+            json.loads((identities / THRESHOLDS).read_text()),
+            hashes=hashes,
+            origin=loaded.origin | {"backend": use_backend(loaded.pipe, spec.backend)},
+            spec=None if components else spec,
+        )
 
     def __call__(
         self,
@@ -129,7 +163,8 @@ class FaceAnonymizer:
         Args:
             image: path, PIL image, (H, W, 3) uint8 RGB array, or Picture.
             seed: the same seed gives the same picture.
-            boxes: faces to treat instead of detecting: x0 y0 x1 y1 in image pixels.
+            boxes: faces to treat instead of detecting: x0 y0 x1 y1 in image pixels; or whole Face objects, of a
+                detector of your own.
             settings: a whole Settings; defaults otherwise.
             policy: who becomes whom; a new somebody for every face by default.
             changes: single fields of Settings, e.g. `steps=12, attributes={"age": 60}`.
@@ -203,7 +238,7 @@ class FaceAnonymizer:
         picture = image if isinstance(image, Picture) else load_picture(image)
         timing = Timing()
         with timing("detect"):
-            faces = self.detect(picture.image) if boxes is None else faces_from_boxes(boxes, picture.image.shape)
+            faces = self._located(picture.image, boxes)
         tasks = [FaceTask(face, number) for number, face in enumerate(faces)]
         if find_method(settings.method).reads_faces or settings.keep is not None or settings.only is not None:
             with timing("read"):
@@ -362,6 +397,13 @@ class FaceAnonymizer:
 
     def _same_person(self, settings: Settings) -> float:
         return self.thresholds["far_0.01"] if settings.threshold is None else settings.threshold
+
+    def _located(self, image: np.ndarray, boxes: Boxes | None) -> list[Face]:
+        if boxes is None:
+            return self.detect(image)
+        if len(boxes) and all(isinstance(box, Face) for box in boxes):
+            return list(boxes)
+        return faces_from_boxes(boxes, image.shape)
 
     def _kept(self, task: FaceTask, settings: Settings) -> FaceTask:
         """KEPT for a person who is to be left alone."""

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from .anonymizer import FaceAnonymizer
 
 
 @dataclass(frozen=True)
 class AnonymizerSpec:
-    """What `FaceAnonymizer.from_pretrained` takes; picklable, and `build()` makes the same anonymizer anywhere.
+    """What `FaceAnonymizer.from_pretrained` takes; picklable, and `FaceAnonymizer.from_spec`
+    makes the same anonymizer of it anywhere.
 
     Attributes:
         model: "org/name" on the Hub, or the folder of a pipeline: face256 with its identities, as `deid train pack`
@@ -44,39 +39,3 @@ class AnonymizerSpec:
     controlnet: str | PathLike | None = None
     preview_vae: str | PathLike | None = None
     variant: str | None = None
-
-    def build(self, **components: Any) -> FaceAnonymizer:
-        """Loads the weights.
-
-        Args:
-            components: finished components that replace the checkpoint's, such as `scheduler`; these are objects, so
-                they are no part of a spec.
-
-        Raises:
-            FileNotFoundError: no such folder or repository, or a file is missing, with how to get it.
-            ValueError: damaged weights, another family, or components, precision or device that do not fit.
-            BackendError: a backend that was named cannot run here.
-        """
-        from .anonymizer import FaceAnonymizer
-        from .faces.estimator import FaceEstimator
-        from .methods.identity_bank import IdentityBank
-        from .models.backends import use_backend
-        from .models.loading import IDENTITIES, THRESHOLDS, load_with_guide
-        from .models.weights import check_hashes, weights_dir
-
-        names = ("pipeline", "revision", "dtype", "controlnet", "preview_vae", "variant")
-        given = {name: getattr(self, name) for name in names} | components
-        given = {name: value for name, value in given.items() if value is not None}
-        loaded, identities = load_with_guide(self.model, self.device, self.id_encoder, **given)
-        loaded.pipe.set_progress_bar_config(disable=True)
-        folder = weights_dir("reader") if self.estimator is None else Path(self.estimator)
-        hashes = loaded.hashes | {f"estimator/{name}": value for name, value in check_hashes(folder).items()}
-        return FaceAnonymizer(
-            loaded.pipe,
-            FaceEstimator.from_pretrained(folder, self.device),
-            IdentityBank.load(identities / IDENTITIES),
-            json.loads((identities / THRESHOLDS).read_text()),
-            hashes=hashes,
-            origin=loaded.origin | {"backend": use_backend(loaded.pipe, self.backend)},
-            spec=None if components else self,
-        )

@@ -24,16 +24,16 @@ class Inverter:
             raise self.error
         self.calls.append((image.name, seed, boxes, settings))
         picture = load_picture(image)
-        painted, touched = picture.image.copy(), np.zeros(picture.image.shape[:2], bool)
+        painted, changed = picture.image.copy(), np.zeros(picture.image.shape[:2], bool)
         painted[2:10, 2:10] = 255 - painted[2:10, 2:10]
-        touched[2:10, 2:10] = True
+        changed[2:10, 2:10] = True
         face = FaceReport(Face(np.array([2, 2, 10, 10]), FIVE), Outcome.REPLACED, seed + 1, 0.1, "", {"age": 40.0}, 1)
-        return AnonymizedImage(painted, (face,), {"detect": 0.01, "inpaint": 0.02}, touched, picture)
+        return AnonymizedImage(painted, (face,), {"detect": 0.01, "inpaint": 0.02}, changed, picture)
 
     def check(self, settings):
         pass
 
-    def people(self, photos):
+    def embed_references(self, photos):
         return np.eye(4, dtype=np.float32)[: len(photos)]
 
     def versions(self):

@@ -7,16 +7,16 @@ import pytest
 import torch
 
 from deid_diffusion.anonymizer import FaceAnonymizer
-from deid_diffusion.compositing.paste import paste_faces
+from deid_diffusion.compositing.paste import Patch, paste_faces
 from deid_diffusion.faces.align import crop_faces
 from deid_diffusion.faces.geometry import apply, invert
 from deid_diffusion.faces.masks import make_inpaint_mask
 from deid_diffusion.faces.skin_texture import skin_texture
-from deid_diffusion.methods.inpaint import face_seed
+from deid_diffusion.faces.task import FaceTask
 from deid_diffusion.pipelines.repulsion import Repulsion
 from deid_diffusion.settings import Settings
 from deid_diffusion.types import Face, Outcome, Redaction
-from tests.tiny import tiny_bank, tiny_pipeline, tiny_estimator
+from tests.tiny import tiny_bank, tiny_estimator, tiny_pipeline
 
 NEVER = {"far_0.001": 1.01, "far_0.01": 1.01, "far_0.05": 0.9}
 ALWAYS = dict.fromkeys(NEVER, -1.01)
@@ -33,7 +33,8 @@ def picture(height: int = 240, width: int = 320) -> np.ndarray:
 
 
 def build(faces: list[Face], thresholds: dict = NEVER) -> FaceAnonymizer:
-    return FaceAnonymizer(tiny_pipeline(256), tiny_estimator(), tiny_bank(), thresholds, detect=lambda image: list(faces))
+    parts = tiny_pipeline(256), tiny_estimator(), tiny_bank(), thresholds
+    return FaceAnonymizer(*parts, detect=lambda image: list(faces))
 
 
 ONE, TWO = [face(160, 100)], [face(90, 100), face(230, 110, 24)]
@@ -105,10 +106,10 @@ def test_of_several_candidates_the_best_fit_is_taken(monkeypatch):
         anonymize = build(ONE)
         result = anonymize(image, settings=FAST, candidates=3)
         assert len(seen) == 3
-        assert result.faces[0].seed == face_seed(0, 0, 0, wanted)
+        assert result.faces[0].seed == FaceTask(ONE[0], 0).draw_seed(0, wanted)
         crop = crop_faces(image, ONE, anonymize.estimator)[0]
         rough = skin_texture(image, apply(invert(crop.crop_from_image), crop.landmarks.astype(float)))
-        pasted, _ = paste_faces(image, [(seen[wanted], crop)], [result.faces[0].seed], [rough])
+        pasted, _ = paste_faces(image, [Patch(seen[wanted], crop, result.faces[0].seed, rough)])
         assert np.array_equal(result.image, pasted)
     assert len({one.tobytes() for one in seen}) == 3
 
@@ -164,9 +165,9 @@ def not_finite(**given):
     ("break_it", "reason"),
     [
         (lambda a: setattr(a.estimator, "landmarks", broken), "reading failed: out of memory"),
-        (lambda a: setattr(a.estimator, "read", broken), "reading failed: out of memory"),
+        (lambda a: setattr(a.estimator, "analyze", broken), "reading failed: out of memory"),
         (lambda a: setattr(a, "_embed", broken), "reading failed: out of memory"),
-        (lambda a: setattr(a.bank, "choose", broken), "inpainting failed: out of memory"),
+        (lambda a: setattr(a.bank, "choose", broken), "choosing a target failed: out of memory"),
     ],
 )
 def test_whatever_breaks_the_face_is_blanked_with_the_reason(break_it, reason):
@@ -175,19 +176,19 @@ def test_whatever_breaks_the_face_is_blanked_with_the_reason(break_it, reason):
     break_it(anonymize)
     result = anonymize(image, settings=FAST)
     (report,) = result.faces
-    assert report.outcome is Outcome.REDACTED
+    assert report.outcome is Outcome.FAILED
     assert reason in report.reason
     assert covered(image, result.image, ONE[0])
 
 
 @pytest.mark.parametrize("fail", [broken, not_finite])
-def test_a_model_that_crashes_or_gives_nan_is_redacted(fail):
+def test_a_model_that_crashes_or_gives_nan_is_a_failure_and_the_face_is_hidden(fail):
     anonymize, image = build(ONE), picture()
     real = anonymize.pipeline
     anonymize.pipeline = type("P", (), {"unet": real.unet, "id_encoder": real.id_encoder,
                                         "__call__": lambda self, **given: fail(**given)})()  # fmt: skip
     (report,) = anonymize(image, settings=FAST).faces
-    assert report.outcome is Outcome.REDACTED
+    assert report.outcome is Outcome.FAILED
     assert "inpainting failed" in report.reason
 
 
@@ -214,8 +215,8 @@ def test_k_same_gives_every_face_of_the_set_the_mean_and_says_of_how_many():
     # The tiny guide sees hardly a difference between people: only the very same face is one person here.
     settings = Settings(method="k-same", k=3, threshold=0.999999)
     photos = [np.random.default_rng(seed).integers(0, 256, (240, 320, 3), np.uint8) for seed in range(2)]
-    settings = replace(settings, crowd=anonymize.fit_cohort(((photo, None) for photo in photos), settings))
-    assert settings.crowd.faces == 4
+    settings = replace(settings, cohort=anonymize.fit_cohort(((photo, None) for photo in photos), settings))
+    assert settings.cohort.faces == 4
     for photo in photos:
         result = anonymize(photo, settings=settings)
         assert [f.outcome for f in result.faces] == [Outcome.REPLACED] * 2
@@ -232,11 +233,11 @@ def test_k_same_of_one_picture_averages_its_own_faces_and_needs_enough_of_them()
     assert build([])(picture(), **alone).faces == ()
 
 
-def test_k_same_redacts_whom_the_crowd_does_not_hold():
+def test_k_same_redacts_whom_the_cohort_does_not_hold():
     anonymize, image = build(TWO), picture()
-    crowd = anonymize.fit_cohort([(image, None)], Settings(k=2, threshold=0.999999))
-    object.__setattr__(crowd, "_same", 1.01)
-    result = anonymize(image, settings=Settings(method="k-same", k=2, crowd=crowd))
+    cohort = anonymize.fit_cohort([(image, None)], Settings(k=2, threshold=0.999999))
+    object.__setattr__(cohort, "_same", 1.01)
+    result = anonymize(image, settings=Settings(method="k-same", k=2, cohort=cohort))
     assert [f.reason for f in result.faces] == ["is none of the people that were averaged"] * 2
     assert all(covered(image, result.image, f) for f in TWO)
 
@@ -266,11 +267,11 @@ def test_only_the_people_asked_for_are_anonymized():
 
 def test_a_reference_without_a_face_is_an_error():
     with pytest.raises(ValueError, match="no readable face"):
-        build([]).people([picture()])
+        build([]).embed_references([picture()])
 
 
 def test_set_attributes_are_used_and_reported_and_forgotten_ones_are_not():
-    result = build(ONE)(picture(), settings=FAST, attributes={"age": 71.0}, forget=("male",))
+    result = build(ONE)(picture(), settings=FAST, attributes={"age": 71.0}, drop_attributes=("male",))
     assert result.faces[0].attributes["age"] == 71
     assert "male" not in result.faces[0].attributes
 
@@ -338,9 +339,8 @@ def test_a_result_that_misses_the_face_is_redacted(monkeypatch):
         ({"steps": 0}, "steps must be >= 1"),
         ({"candidates": 0}, "candidates must be >= 1"),
         ({"attributes": {"charm": 1}}, "unknown attribute"),
-        ({"forget": ("yaw_deg",)}, "forget takes any of"),
+        ({"drop_attributes": ("yaw_deg",)}, "drop_attributes takes any of"),
         ({"redact_with": "sticker"}, "sticker"),
-        ({"method": "swap"}, "swap is not available yet"),
         ({"method": "k-same", "k": 1}, "k must be >= 2"),
         ({"keep": np.zeros((1, 4)), "only": np.zeros((1, 4))}, "not both"),
     ],

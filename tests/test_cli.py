@@ -14,13 +14,14 @@ from deid_diffusion.cli import options
 from deid_diffusion.cli import run as run_command
 from deid_diffusion.imaging.pictures import load_picture
 from deid_diffusion.jobs.journal import NAME
+from deid_diffusion.methods import method_names
 from deid_diffusion.models.backends import BACKENDS
 from deid_diffusion.models.loading import DTYPES
 from deid_diffusion.models.registry import FAMILIES
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
 from deid_diffusion.pipelines.sd_landmarks import STYLES
 from deid_diffusion.settings import DROPPABLE
-from deid_diffusion.types import NOT_YET, Method, Redaction
+from deid_diffusion.types import Redaction
 
 from .fakes import Inverter, photo
 
@@ -170,7 +171,9 @@ def test_an_interrupted_glob_goes_on_although_it_now_finds_outputs(tmp_path, pai
         (["p.png", "--set", "age=300"], "age must lie in"),
         (["p.png", "--set", "age=nan"], "age must lie in"),
         (["p.png", "--set", "age"], "wanted NAME=NUMBER"),
-        (["p.png", "--forget", "yaw_deg"], "invalid choice"),
+        (["p.png", "--drop", "yaw_deg"], "invalid choice"),
+        (["p.png", "--forget", "age"], "--forget is called --drop now"),
+        (["p.png", "--method", "swop"], "method must be one of"),
         (["p.png", "--steps", "0"], "steps must be >= 1"),
         (["p.png", "--strength", "-1"], "strength must be >= 0"),
         (["p.png", "--strength", "nan"], "wanted a number"),
@@ -291,9 +294,14 @@ def test_the_names_in_the_help_are_those_of_the_model():
     assert options.DTYPES == tuple(DTYPES)
     assert options.BACKENDS == BACKENDS
     assert options.LANDMARK_STYLES == STYLES
-    assert (*options.HIDINGS,) == tuple(kind.value for kind in Redaction)
-    assert (*options.NOT_YET,) == tuple(kind.value for kind in NOT_YET)
-    assert {"inpaint", "k-same", *options.HIDINGS, *options.NOT_YET} == {kind.value for kind in Method}
+    assert (*options.REDACTIONS,) == tuple(kind.value for kind in Redaction)
+
+
+def test_every_method_of_the_folder_is_in_the_help(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["run", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert all(name in said for name in method_names())
 
 
 def test_attributes_are_listed(capsys):

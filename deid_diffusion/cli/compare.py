@@ -11,11 +11,11 @@ from typing import Any
 
 from . import complain, run
 from .eval import add_judging, judged
-from .options import HIDINGS, Parser
+from .options import REDACTIONS, Parser
 
-METHODS = ("inpaint", "k-same", *HIDINGS)
+METHODS = ("inpaint", "k-same", *REDACTIONS)
 # First parts of the names of the weight files that shape a method's outputs; inpaint depends on all.
-_WEIGHTS = {"k-same": ("id_encoder", "reader", "thresholds.json"), **dict.fromkeys(HIDINGS, ())}
+_WEIGHTS = {"k-same": ("id_encoder", "reader", "thresholds.json"), **dict.fromkeys(REDACTIONS, ())}
 
 
 def main(argv: list[str]) -> int:
@@ -71,8 +71,8 @@ def run_state(report: Path, method: str, originals: Path, given: Mapping[str, in
         return "anew, its report cannot be read"
     if any(weights.get(name) != value for name, value in _present(method).items()):
         return "anew, the weights have changed"
-    # A hiding knows no settings; but `deid run` goes on with nothing that was begun under others.
-    same = (complete and method in HIDINGS) or _plain(settings) == _settings(method, given)
+    # A redaction knows no settings; but `deid run` goes on with nothing that was begun under others.
+    same = (complete and method in REDACTIONS) or _plain(settings) == _settings(method, given)
     if seed != given["seed"] or not same:
         return "anew, with other settings than before"
     if not complete:
@@ -98,8 +98,8 @@ def _settings(method: str, given: Mapping[str, int]) -> dict[str, Any]:
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Without the crowd, which is known only when all pictures were looked at."""
-    return {name: value for name, value in settings.items() if name != "crowd"}
+    """Without the cohort, which is known only when all pictures were looked at."""
+    return {name: value for name, value in settings.items() if name != "cohort"}
 
 
 def _present(method: str) -> dict[str, str]:

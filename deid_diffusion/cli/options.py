@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-HIDINGS = ("blank", "blur", "pixelate")
-NOT_YET = ("swap", "perturb")
+REDACTIONS = ("blank", "blur", "pixelate")
 # Repeated here, because their home imports torch; a test compares them.
 ATTRIBUTES = """
 yaw_deg pitch_deg roll_deg mouth_open smile eyes_open brow_raise gaze_x gaze_y age male skin_l skin_a skin_b light_x
@@ -29,8 +29,18 @@ attributes:{attributes}
 """
 
 
+RENAMED = {"--forget": "--drop"}
+
+
 class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, without the usage above it."""
+
+    def parse_args(self, args: Sequence[str], namespace: None = None) -> argparse.Namespace:  # type: ignore[override]
+        """As argparse does, but an option of an earlier version is answered with its name of today."""
+        for name in (word.partition("=")[0] for word in args):
+            if name in RENAMED and name not in self._option_string_actions:
+                self.error(f"{name} is called {RENAMED[name]} now")
+        return super().parse_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"deid: {message} ({self.prog} --help lists the options)\n")
@@ -76,15 +86,15 @@ def _add_faces(group: argparse._ArgumentGroup) -> None:
 def _add_looks(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add(
-        "--method", choices=["inpaint", *HIDINGS, "k-same", *NOT_YET], default="inpaint",
-        help="a new face, the same hiding for all, or the mean of K people of the pictures given; "
-        f"not available yet: {', '.join(NOT_YET)}",
+        "--method", default="inpaint", metavar="NAME",
+        help="inpaint: a new face; k-same: the mean of K people of the pictures given; "
+        f"{', '.join(REDACTIONS)}: the same redaction for all (inpaint)",
     )  # fmt: skip
     add("--k", type=_natural, default=5, help="people that share one face by --method k-same (5)")
-    add("--redact-with", choices=HIDINGS, default="blank", help="how to hide a face that could not be replaced")
+    add("--redact-with", choices=REDACTIONS, default="blank", help="how to hide a face that could not be replaced")
     add("--set", action="append", default=[], type=_setting, metavar="NAME=VALUE", help="set an attribute")
     add(
-        "--forget", action="append", default=[], choices=DROPPABLE, metavar="NAME",
+        "--drop", action="append", default=[], choices=DROPPABLE, metavar="NAME",
         help=f"do not take this over from the source: {', '.join(DROPPABLE)}",
     )  # fmt: skip
     add("--seed", type=_natural, default=0, help="the same seed gives the same picture (0)")

@@ -19,8 +19,8 @@ def main(argv: list[str]) -> int:
     options = parse(argv)
     if ("help", None) in options.set:
         return _print_attributes()
+    from deid_diffusion.jobs import run as jobs
     from deid_diffusion.jobs.journal import Journal
-    from deid_diffusion.jobs.run import run as jobs
 
     try:
         plan = _plan(options)
@@ -30,11 +30,11 @@ def main(argv: list[str]) -> int:
         return complain(str(error), 2)
     journal = Journal(plan.folder)
     if not options.overwrite:
-        strangers = [result for job in plan.jobs if (result := jobs.stranger(job, journal))]
-        if len(strangers) == len(plan.jobs):
+        foreign = [result for job in plan.jobs if (result := jobs.foreign_output(job, journal))]
+        if len(foreign) == len(plan.jobs):
             # Nothing to do for the model: say so at once.
-            more = f" (and {len(strangers) - 1} more like it)" if len(strangers) > 1 else ""
-            return complain(strangers[0].error + more, 1)
+            more = f" (and {len(foreign) - 1} more like it)" if len(foreign) > 1 else ""
+            return complain(foreign[0].error + more, 1)
     anonymize = _load(options)
     try:
         settings = _completed(settings, anonymize, plan, references, options)
@@ -47,7 +47,7 @@ def main(argv: list[str]) -> int:
 
 def _work(plan: Any, anonymize: Any, settings: Any, journal: Any, options: argparse.Namespace) -> int:
     """Runs all jobs and writes the report, however it ends."""
-    from deid_diffusion.jobs.run import run as jobs
+    from deid_diffusion.jobs import run as jobs
 
     from .show import shown, summary
 
@@ -68,10 +68,13 @@ def _work(plan: Any, anonymize: Any, settings: Any, journal: Any, options: argpa
     if options.report:
         _report(options, plan, anonymize, settings, results)
     print(f"deid: {summary(results, len(plan.jobs), len(plan.skipped), took)}", file=sys.stderr)
-    failed = [result for result in results if not result.ok]
+    failed = [result for result in results if not result.ok or result.failed_faces]
     if len(results) > 1:
         for result in failed:
             print(f"deid: failed: {result.job.name}", file=sys.stderr)
+    broken = next((face["reason"] for result in results for face in result.faces if face["outcome"] == "failed"), "")
+    if broken:
+        complain(f"a model broke, and its faces were hidden; the first reason: {broken}", 1)
     if stopped:
         again = "the same command without --overwrite" if options.overwrite else "the same command"
         return complain(f"{stopped}; no output is half-written, and {again} goes on where this stopped", code)
@@ -99,7 +102,10 @@ def _plan(options: argparse.Namespace) -> Any:
 
 def _settings(options: argparse.Namespace) -> Any:
     """The anonymizer's Settings. Unknown attributes and values out of range end here, before a weight is read."""
+    from deid_diffusion.methods import find_method
     from deid_diffusion.settings import Repulsion, Settings
+
+    find_method(options.method)
 
     return Settings(
         steps=options.steps,
@@ -110,7 +116,7 @@ def _settings(options: argparse.Namespace) -> Any:
         repulsion=Repulsion() if options.repulsion is None else Repulsion(scale=options.repulsion),
         strength=options.strength,
         attributes=dict(options.set),
-        forget=tuple(options.forget),
+        drop_attributes=tuple(options.drop),
         redact_with=options.redact_with,
         method=options.method,
         threshold=options.threshold,
@@ -137,17 +143,17 @@ def _completed(settings: Any, anonymize: Any, plan: Any, references: list[str], 
     anonymize.check(settings)
     if references:
         settings = replace(settings, **{"only" if options.only else "keep": anonymize.embed_references(references)})
-    return _with_crowd(settings, anonymize, plan) if options.method == "k-same" else settings
+    return _with_cohort(settings, anonymize, plan) if options.method == "k-same" else settings
 
 
-def _with_crowd(settings: Any, anonymize: Any, plan: Any) -> Any:
+def _with_cohort(settings: Any, anonymize: Any, plan: Any) -> Any:
     """Looks at every picture, also at those that are done: whoever is published is averaged."""
     from dataclasses import replace
 
     print(f"deid: k-same looks at all {len(plan.jobs)} pictures first", file=sys.stderr)
-    crowd = anonymize.fit_cohort(((job.in_path, job.boxes) for job in plan.jobs), settings)
-    print(f"deid: {crowd.faces} faces, {crowd.people} people told apart", file=sys.stderr)
-    return replace(settings, crowd=crowd)
+    cohort = anonymize.fit_cohort(((job.in_path, job.boxes) for job in plan.jobs), settings)
+    print(f"deid: {cohort.faces} faces, {cohort.people} people told apart", file=sys.stderr)
+    return replace(settings, cohort=cohort)
 
 
 def _load(options: argparse.Namespace) -> Any:

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..models.weights import weights_dir
 from ..pipelines.conditioning import FIELDS, POINTS
 from .attribute_classifiers import FILE as CLASSIFIERS
 from .attribute_classifiers import AttributeClassifiers
@@ -31,7 +30,7 @@ from .skin import LIGHT_NAMES, read_light
 if TYPE_CHECKING:
     from transformers import ResNetForImageClassification
 
-SIDE = 128  # px, what the reader sees
+SIDE = 128  # px, what the estimator sees
 LANDMARKS = 478
 UNIT = 64.0  # px: any eye distance will do, of faces that are then fitted to their crop
 _PARTS = (LANDMARKS * 3, 1, 1, 7, 1, 1)
@@ -42,7 +41,7 @@ _POSE = ("yaw_deg", "pitch_deg", "roll_deg")
 
 @dataclass(frozen=True, eq=False)
 class EstimatorOutputs:
-    """The reader's head, cut into its parts.
+    """The estimator's head, cut into its parts.
 
     Attributes:
         landmarks: (B, 478, 3) x y z in units of the crop's side.
@@ -103,22 +102,22 @@ class FaceEstimator:
         self.ood = ood
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path | None = None, device: str = "cpu") -> FaceEstimator:
+    def from_pretrained(cls, folder: str | Path, device: str = "cpu") -> FaceEstimator:
         """Loads `network/`, `face_shape.safetensors`, and classifiers and OOD score if they are there, of a folder.
 
-        By default the shipped reader. Without classifiers the network tells glasses, facial hair and gender, too.
+        Without classifiers the network tells glasses, facial hair and gender, too.
 
         Raises:
             ValueError: a network of another width, from before an attribute was added or after.
         """
         from transformers import ResNetForImageClassification
 
-        folder = weights_dir("reader") if folder is None else Path(folder)
+        folder = Path(folder)
         network = ResNetForImageClassification.from_pretrained(folder / "network", dtype=torch.float32)
         if network.config.num_labels != OUTPUTS:
             raise ValueError(
-                f"the reader in {folder} gives {network.config.num_labels} numbers a face, wanted {OUTPUTS}; widen it "
-                f"with `deid train reader_head --start {folder / 'network'}`, or take the shipped one"
+                f"the estimator in {folder} gives {network.config.num_labels} numbers a face, wanted {OUTPUTS}; widen "
+                f"it with `deid train reader_head --start {folder / 'network'}`, or take the shipped one"
             )
         classifiers = AttributeClassifiers.load(folder / CLASSIFIERS) if (folder / CLASSIFIERS).exists() else None
         ood = OODScore.load(folder / OOD) if (folder / OOD).exists() else None
@@ -160,7 +159,7 @@ class FaceEstimator:
 
     def _analysis(self, points: np.ndarray, known: dict[str, float], size: int, ood_score: float) -> FaceAnalysis:
         if not np.isfinite(points).all():
-            raise ValueError("the reader gave landmarks that are not finite; its weights may be damaged")
+            raise ValueError("the estimator gave landmarks that are not finite; its weights may be damaged")
         placement = self.shape.locate(points)
         known |= read_expression(placement.unplace(points))
         known |= dict(zip(_POSE, angles_from_rotation(placement.rotation), strict=True))
@@ -197,7 +196,7 @@ class FaceEstimator:
 
 
 def shrink(images: torch.Tensor) -> torch.Tensor:
-    """(B, 3, S, S) -> (B, 3, SIDE, SIDE), as the reader sees them."""
+    """(B, 3, S, S) -> (B, 3, SIDE, SIDE), as the estimator sees them."""
     return F.interpolate(images, size=(SIDE, SIDE), mode="bilinear", align_corners=False, antialias=True)
 
 

@@ -38,8 +38,8 @@ def skin_texture(image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
 
     Returns:
         (3,) float32, standard deviation of each octave in levels, in steps of `TEXTURE_STEP`, of the patch in the
-        middle among both cheeks and the forehead; 0 where the face is no larger than a painter's crop, and for octaves that
-        are too coarse for its size.
+        middle among both cheeks and the forehead; 0 where the face is no larger than a generated crop, and for
+        octaves that are too coarse for its size.
     """
     eyes, mouth = landmarks[[IRIS_LEFT, IRIS_RIGHT]], landmarks[[MOUTH_LEFT, MOUTH_RIGHT]]
     across, down = eyes[1] - eyes[0], mouth.mean(0) - eyes.mean(0)

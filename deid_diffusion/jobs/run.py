@@ -17,7 +17,7 @@ from ..imaging.pictures import Picture, PictureError, save_picture
 from .journal import Journal, fingerprint
 from .plan import Job, Plan, PlanError, plan
 
-__all__ = ["Job", "JobResult", "JobsStopped", "Plan", "PlanError", "do_job", "plan", "run", "stranger"]
+__all__ = ["Job", "JobResult", "JobsStopped", "Plan", "PlanError", "do_job", "foreign_output", "plan", "run"]
 log = logging.getLogger(__name__)
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
@@ -48,6 +48,11 @@ class JobResult:
     def ok(self) -> bool:
         """Whether the output is there."""
         return not self.error
+
+    @property
+    def failed_faces(self) -> int:
+        """Faces that were hidden because a model broke, and not by a verdict."""
+        return sum(face["outcome"] == "failed" for face in self.faces)
 
 
 def run(
@@ -110,7 +115,7 @@ def do_job(job: Job, anonymize: Callable[..., Any], settings: Any = None) -> Job
         return JobResult(job, error=str(error) if said else f"{job.in_path}: {type(error).__name__}: {error}")
 
 
-def stranger(job: Job, journal: Journal | None) -> JobResult | None:
+def foreign_output(job: Job, journal: Journal | None) -> JobResult | None:
     """A failure when something lies at the output's place that no run of ours wrote."""
     if not job.out_path.exists():
         return None
@@ -126,7 +131,7 @@ def _earlier(job: Job, journal: Journal | None, made_with: str) -> JobResult | N
     """The result of an earlier run, a failure when the output is not to be touched, None when there is work to do."""
     if not job.out_path.exists():
         return None
-    if failure := stranger(job, journal):
+    if failure := foreign_output(job, journal):
         return failure
     line = journal.line(job.out_path)
     # "begun": an interrupted run may or may not have finished it.
@@ -134,7 +139,8 @@ def _earlier(job: Job, journal: Journal | None, made_with: str) -> JobResult | N
         return None
     if line["made_with"] != fingerprint(made_with, job.seed, job.boxes):
         return JobResult(job, error=f"{job.out_path} was made with other settings; --overwrite makes it anew")
-    return JobResult(job, tuple(line["faces"]), line["seconds"], earlier=True)
+    earlier = JobResult(job, tuple(line["faces"]), line["seconds"], earlier=True)
+    return None if earlier.failed_faces else earlier  # a model that broke may be whole again
 
 
 def _line(result: JobResult, made_with: str) -> dict[str, Any]:

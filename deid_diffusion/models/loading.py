@@ -55,12 +55,12 @@ def load_pipeline(
         model: folder of a diffusers checkpoint, or its name on the Hub ("org/name").
         pipeline: "face256", "sd" or "sdxl"; by default told from the checkpoint.
         revision: commit of a Hub checkpoint; pin it, a branch can change or vanish.
-        dtype: precision of the weights, as a torch.dtype or its name; the guide stays in float32.
+        dtype: precision of the weights, as a torch.dtype or its name; the identity encoder stays in float32.
         device: where it is to run.
         parts: components that replace or complete the checkpoint's: `controlnet`, `preview_vae`, `id_encoder`,
             `scheduler` ..., as objects, or the first three as folder, "org/name" or "org/name@revision/subfolder".
-            The guide defaults to the checkpoint's own for face256, else to the shipped one. Also `variant="fp16"` and
-            `use_safetensors=True`, as diffusers knows them.
+            The identity encoder defaults to the checkpoint's own for face256, else to the shipped one. Also
+            `variant="fp16"` and `use_safetensors=True`, as diffusers knows them.
 
     Raises:
         FileNotFoundError: no such folder or repository, a file that is missing, or offline and not in the cache.
@@ -94,7 +94,7 @@ def load_checkpoint(
     origin = {"pipeline": key, "model": checkpoint.name, "revision": checkpoint.revision, "dtype": str(dtype)[6:]}
     own = [name for name in components(checkpoint.index, takes) if name not in parts]
     if key != "face256" and "id_encoder" not in parts:
-        parts["id_encoder"] = _shipped_guide()
+        parts["id_encoder"] = _shipped_id_encoder()
     parts, labels, hashes = load_parts(parts, dtype)
     checkpoint = _fetch(checkpoint, key, maker, parts)
     check_weights(checkpoint.folder, checkpoint.index, parts, takes, checkpoint.remedy)
@@ -116,46 +116,53 @@ def load_checkpoint(
     return Loaded(pipe, checkpoint, origin | labels, hashes)
 
 
-def load_with_guide(
-    model: str | PathLike | None, device: str | torch.device = "cpu", guide: str | PathLike | None = None, **how: Any
+def load_with_identities(
+    model: str | PathLike | None,
+    device: str | torch.device = "cpu",
+    id_encoder: str | PathLike | None = None,
+    **given: Any,
 ) -> tuple[Loaded, Path]:
-    """A pipeline with its recogniser, and the folder of the identities and thresholds that belong to it.
+    """A pipeline with its identity encoder, and the folder of the identities and thresholds that belong to it.
 
     Args:
         model: as in `load_pipeline`; None for the shipped one.
         device: where it is to run.
-        guide: folder of the recogniser; by default the model's own for face256, else the shipped one.
-        how: as in `load_pipeline`.
+        id_encoder: folder of encoder, identities and thresholds; by default the model's own for face256, else the
+            shipped one.
+        given: as in `load_pipeline`.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_pipeline`; also a folder without one of the three.
     """
-    if model is None and how.get("revision"):
-        raise ValueError(f"revision pins a Hub checkpoint, got {how['revision']!r} and no model; name one")
-    if how.get("id_encoder") is not None:
+    if model is None and given.get("revision"):
+        raise ValueError(f"revision pins a Hub checkpoint, got {given['revision']!r} and no model; name one")
+    if not isinstance(id_encoder, str | PathLike | None):
         raise ValueError(
-            "identities and thresholds belong to one recogniser, got another as id_encoder; pass the folder of all "
-            "three as guide=..."
+            "id_encoder must be the folder of an identity encoder with its identities and thresholds, got "
+            f"{type(id_encoder).__name__}; the three belong together"
         )
     model = weights_dir("face256") if model is None else model
-    own = find_checkpoint(model, how.get("revision")).index.get("_class_name") == FAMILIES["face256"].pipeline
-    if guide is None and own:
-        loaded = load_checkpoint(model, device=device, **how)
-        _check_guide_files(loaded.checkpoint.folder, loaded.checkpoint.remedy)
+    own = find_checkpoint(model, given.get("revision")).index.get("_class_name") == FAMILIES["face256"].pipeline
+    if id_encoder is None and own:
+        loaded = load_checkpoint(model, device=device, **given)
+        _check_identities(loaded.checkpoint.folder, loaded.checkpoint.remedy)
         return loaded, loaded.checkpoint.folder
-    folder = weights_dir("face256") if guide is None else Path(guide)
-    _check_guide_files(folder, "give a folder that `deid train pack` wrote")
+    folder = weights_dir("face256") if id_encoder is None else Path(id_encoder)
+    _check_identities(folder, "give a folder that `deid train pack` wrote")
     listed = check_hashes(folder, ("id_encoder", IDENTITIES, THRESHOLDS))
-    hashes = {f"guide/{name}": listed[name] for name in (IDENTITIES, THRESHOLDS) if name in listed}
-    loaded = load_checkpoint(model, device=device, **how, id_encoder=folder / "id_encoder")
+    hashes = {f"id_encoder/{name}": listed[name] for name in (IDENTITIES, THRESHOLDS) if name in listed}
+    loaded = load_checkpoint(model, device=device, **given, id_encoder=folder / "id_encoder")
     return replace(loaded, hashes=loaded.hashes | hashes), folder
 
 
-def _check_guide_files(folder: Path, remedy: str) -> None:
+def _check_identities(folder: Path, remedy: str) -> None:
     for name in (IDENTITIES, THRESHOLDS, "id_encoder"):
         if not (folder / name).exists():
             raise FileNotFoundError(f"{folder} must hold {name}, it does not; {remedy}")
 
 
-def check_guide(pipe: Any, dim: int) -> None:
-    """Raises ValueError unless the pipeline has a guide whose embeddings are as long as the bank's, `dim`."""
+def check_id_encoder(pipe: Any, dim: int) -> None:
+    """Raises ValueError unless the pipeline has an identity encoder of `dim` outputs, as many as the bank's."""
     got = None if pipe.id_encoder is None else pipe.id_encoder.config.num_labels
     if got != dim:
         raise ValueError(
@@ -166,7 +173,7 @@ def check_guide(pipe: Any, dim: int) -> None:
     if reads != dim:
         raise ValueError(
             f"the unet must read identities of {dim} numbers, got room for {reads}; it was trained with another "
-            "guide or other attributes: take the weights and the code of one version"
+            "identity encoder or other attributes: take the weights and the code of one version"
         )
 
 
@@ -220,9 +227,9 @@ def _fetch(checkpoint: Checkpoint, key: str, maker: type, given: dict[str, Any])
     return replace(checkpoint, folder=Path(folder))
 
 
-def _shipped_guide() -> Path | None:
+def _shipped_id_encoder() -> Path | None:
     try:
         return weights_dir("face256") / "id_encoder"
     except FileNotFoundError:
-        log.info("no shipped guide: repulsion needs id_encoder=...")
+        log.info("no shipped identity encoder: repulsion needs id_encoder=...")
         return None

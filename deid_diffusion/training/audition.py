@@ -19,10 +19,10 @@ import torch
 from tqdm import tqdm
 
 from deid_diffusion.anonymizer import FaceAnonymizer
-from deid_diffusion.faces.analyze import FaceTask
+from deid_diffusion.faces.task import FaceTask
 from deid_diffusion.methods.candidates import FURROW, furrows
 from deid_diffusion.methods.identity_bank import IdentityBank
-from deid_diffusion.methods.sampling import paint_people
+from deid_diffusion.methods.sampling import sample, target_meshes
 from deid_diffusion.models.loading import IDENTITIES
 from deid_diffusion.models.weights import write_hashes
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
@@ -65,9 +65,9 @@ def pick_photos(anonymize: FaceAnonymizer, faces: FaceSet, count: int) -> list[F
         wanted = (count + man) // 2
         for number in order.tolist() if wanted else ():
             image = faces.images[number].permute(1, 2, 0).numpy()
-            ready = anonymize.read_faces(image, anonymize.detect(image)[:1], Settings(), {})
+            tasks = anonymize.choose_targets(anonymize.analyze(image, anonymize.detect(image)[:1]))
             # Bare, or beards would be taken for furrows, and rims for scars.
-            ready = [f for f in ready if max(f.wanted.glasses or 0, f.wanted.facial_hair or 0) < 0.5]
+            ready = [t for t in tasks if t.pending and max(t.wanted.glasses or 0, t.wanted.facial_hair or 0) < 0.5]
             picked += ready
             wanted -= len(ready)
             if not wanted:
@@ -86,7 +86,8 @@ def roughness(anonymize: FaceAnonymizer, photos: Sequence[FaceTask], pairs: Sequ
         faces = [photos[photo] for _, photo in part]
         seeds = [number for number, _ in part]
         targets = [anonymize.bank.target(number) for number in seeds]
-        painted, meshes = paint_people(anonymize.pipeline, anonymize.estimator, faces, targets, seeds, settings)
+        meshes = target_meshes(anonymize.estimator, faces, targets)
+        painted = sample(anonymize.pipeline, faces, targets, meshes, seeds, settings)
         found += map(furrows, painted, meshes)
     return np.array(found)
 

@@ -6,8 +6,9 @@ import pytest
 
 from deid_diffusion.compositing.colour import match_colour
 from deid_diffusion.compositing.grain import edge_blur, grain
-from deid_diffusion.compositing.paste import feather, merge_deep, paste_crop, paste_faces
+from deid_diffusion.compositing.paste import Patch, feather, paste_faces
 from deid_diffusion.faces.geometry import apply, crop_from_image, invert
+from deid_diffusion.imaging.pictures import merge_deep
 from deid_diffusion.types import FaceCrop
 
 SIDE = 128
@@ -70,33 +71,35 @@ def test_no_source_pixel_of_the_face_survives_and_none_outside_the_mask_changes(
     matrix = crop_from_image(PLACES[place][0], SIDE)
     crop = crop_of(canvas, matrix, soft=soft)
     painted = smooth_noise(SIDE, SIDE, 3.0, seed=1)
-    out, touched = paste_crop(canvas, painted, crop)
+    out, changed = paste_faces(canvas, [Patch(painted, crop)])
     face = inside_hull(crop, canvas.shape[:2])
     assert face.any()
-    assert touched[face].all()
+    assert changed[face].all()
     # Whatever the source face was, the result is the same, bit for bit, everywhere.
     other = canvas.copy()
     other[face] = 255 - other[face]
-    out_of_other, touched_of_other = paste_crop(other, painted, replace(crop, image=crop_of(other, matrix).image))
+    out_of_other, changed_of_other = paste_faces(
+        other, [Patch(painted, replace(crop, image=crop_of(other, matrix).image))]
+    )
     assert np.array_equal(out, out_of_other)
-    assert np.array_equal(touched, touched_of_other)
-    # Untouched pixels keep their bits, and pixels a crop pixel away from the mask are untouched.
-    assert np.array_equal(out[~touched], canvas[~touched])
+    assert np.array_equal(changed, changed_of_other)
+    # Unchanged pixels keep their bits, and pixels a crop pixel away from the mask are unchanged.
+    assert np.array_equal(out[~changed], canvas[~changed])
     y, x = np.mgrid[: canvas.shape[0], : canvas.shape[1]] + 0.5
     at = apply(matrix, np.stack([x, y], -1))
     reach = 1.5 * max(np.sqrt(np.linalg.det(matrix[:, :2])), 1) + 1
     distance = np.pad(cv2.distanceTransform((crop.mask == 0).astype(np.uint8), cv2.DIST_L2, 5), 200, mode="edge")
     index = np.clip(np.floor(at).astype(int) + 200, 0, SIDE + 399)
-    assert not touched[distance[index[..., 1], index[..., 0]] > reach].any()
-    assert not touched[((at < -reach) | (at > SIDE + reach)).any(-1)].any()
+    assert not changed[distance[index[..., 1], index[..., 0]] > reach].any()
+    assert not changed[((at < -reach) | (at > SIDE + reach)).any(-1)].any()
 
 
 def test_the_face_hidden_under_the_canvas_is_the_painted_one(canvas):
     crop = crop_of(canvas, crop_from_image(five_points((80, 70), 60), SIDE))
     white, black = np.full((SIDE, SIDE, 3), 250, np.uint8), np.full((SIDE, SIDE, 3), 5, np.uint8)
     face = inside_hull(crop, canvas.shape[:2])
-    assert paste_crop(canvas, white, crop)[0][face].min() > 225
-    assert paste_crop(canvas, black, crop)[0][face].max() < 30
+    assert paste_faces(canvas, [Patch(white, crop)])[0][face].min() > 225
+    assert paste_faces(canvas, [Patch(black, crop)])[0][face].max() < 30
 
 
 @pytest.mark.parametrize("place", ["small rolled", "on its side", "larger than the crop", "over the corner"])
@@ -104,9 +107,9 @@ def test_pasting_a_crop_onto_itself_changes_little(place):
     canvas = smooth_noise(140, 160, 4.0)
     matrix = crop_from_image(PLACES[place][0], SIDE)
     crop = crop_of(canvas, matrix)
-    out, touched = paste_crop(canvas, crop.image, crop)
+    out, changed = paste_faces(canvas, [Patch(crop.image, crop)])
     # Half a pixel of shift would cost about 6 levels here.
-    assert np.abs(out[touched].astype(int) - canvas[touched]).mean() < 3.5
+    assert np.abs(out[changed].astype(int) - canvas[changed]).mean() < 3.5
 
 
 @pytest.mark.parametrize("scale", [0.3, 0.5, 1.0, 1.7, 3.0, 6.4])
@@ -117,9 +120,9 @@ def test_a_crop_lands_without_a_shift(scale):
     matrix = np.array([[scale, 0, (SIDE - scale * side) / 2], [0, scale, (SIDE - scale * side) / 2]])
     canvas = np.full((side, side, 3), (128, 120, 128), np.uint8)
     crop = crop_of(canvas, matrix)
-    out, touched = paste_crop(canvas, painted, replace(crop, image=painted))
+    out, changed = paste_faces(canvas, [Patch(painted, replace(crop, image=painted))])
     # The crop's centre is the picture's centre, so the ramp must be symmetric about it.
-    face = inside_hull(crop, (side, side)) & touched
+    face = inside_hull(crop, (side, side)) & changed
     x = np.mgrid[:side, :side][1] + 0.5
     wanted = 125 + (210 / (SIDE - 1)) * scale * (x - side / 2)
     assert np.abs(out[..., 0][face] - wanted[face]).mean() < 2.0
@@ -128,38 +131,30 @@ def test_a_crop_lands_without_a_shift(scale):
 
 def test_a_crop_beside_the_picture_changes_nothing(canvas):
     crop = crop_of(canvas, crop_from_image(five_points((900, 900), 40), SIDE))
-    out, touched = paste_crop(canvas, np.zeros((SIDE, SIDE, 3), np.uint8), crop)
+    out, changed = paste_faces(canvas, [Patch(np.zeros((SIDE, SIDE, 3), np.uint8), crop)])
     assert np.array_equal(out, canvas)
-    assert not touched.any()
+    assert not changed.any()
 
 
 def test_an_empty_mask_changes_nothing(canvas):
     crop = crop_of(canvas, crop_from_image(five_points((80, 70), 40), SIDE))
-    out, touched = paste_crop(canvas, np.zeros((SIDE, SIDE, 3), np.uint8), replace(crop, mask=0 * crop.mask))
+    out, changed = paste_faces(canvas, [Patch(np.zeros((SIDE, SIDE, 3), np.uint8), replace(crop, mask=0 * crop.mask))])
     assert np.array_equal(out, canvas)
-    assert not touched.any()
+    assert not changed.any()
 
 
 def test_a_painted_crop_of_another_size_is_refused(canvas):
     crop = crop_of(canvas, crop_from_image(five_points((80, 70), 40), SIDE))
     with pytest.raises(ValueError, match="resize it"):
-        paste_crop(canvas, np.zeros((64, 64, 3), np.uint8), crop)
+        paste_faces(canvas, [Patch(np.zeros((64, 64, 3), np.uint8), crop)])
 
 
 def test_a_mask_that_fills_the_crop_is_pasted_whole(canvas):
     crop = crop_of(canvas, crop_from_image(five_points((80, 70), 40), SIDE))
-    out, _ = paste_crop(canvas, np.full((SIDE, SIDE, 3), 250, np.uint8), replace(crop, mask=np.ones_like(crop.mask)))
+    out, _ = paste_faces(
+        canvas, [Patch(np.full((SIDE, SIDE, 3), 250, np.uint8), replace(crop, mask=np.ones_like(crop.mask)))]
+    )
     assert out[inside_hull(crop, canvas.shape[:2])].min() > 225
-
-
-def test_finished_pixels_of_a_nearer_face_stay(canvas):
-    crop = crop_of(canvas, crop_from_image(five_points((80, 70), 60), SIDE))
-    already = np.zeros(canvas.shape[:2], bool)
-    already[:, 80:] = True
-    out, touched = paste_crop(canvas, np.full((SIDE, SIDE, 3), 250, np.uint8), crop, already)
-    assert np.array_equal(out[:, 80:], canvas[:, 80:])
-    assert touched[:, :80].any()
-    assert not touched[:, 80:].any()
 
 
 @pytest.mark.parametrize("turn", [1, -1], ids=["near first", "far first"])
@@ -167,19 +162,19 @@ def test_the_nearer_face_is_in_front_whatever_the_order(canvas, turn):
     near = crop_of(canvas, crop_from_image(five_points((70, 70), 60), SIDE))
     far = crop_of(canvas, crop_from_image(five_points((95, 60), 30), SIDE))
     white, black = np.full((SIDE, SIDE, 3), 250, np.uint8), np.full((SIDE, SIDE, 3), 5, np.uint8)
-    out, touched = paste_faces(canvas, [(white, near), (black, far)][::turn])
+    out, changed = paste_faces(canvas, [Patch(white, near), Patch(black, far)][::turn])
     in_near, in_far = inside_hull(near, canvas.shape[:2]), inside_hull(far, canvas.shape[:2])
     assert (in_near & in_far).any()
     assert out[in_near].min() > 225
-    assert touched[in_near | in_far].all()
-    assert np.array_equal(out[~touched], canvas[~touched])
+    assert changed[in_near | in_far].all()
+    assert np.array_equal(out[~changed], canvas[~changed])
 
 
 def test_no_face_same_pixels(canvas):
-    out, touched = paste_faces(canvas, [])
+    out, changed = paste_faces(canvas, [])
     assert np.array_equal(out, canvas)
     assert out is not canvas
-    assert not touched.any()
+    assert not changed.any()
 
 
 def test_the_same_seed_gives_the_same_bytes_and_the_canvas_is_left_alone(canvas):
@@ -188,7 +183,7 @@ def test_the_same_seed_gives_the_same_bytes_and_the_canvas_is_left_alone(canvas)
     before = canvas.copy()
     crop = crop_of(canvas, crop_from_image(five_points((80, 70), 60), SIDE))
     painted = np.full((SIDE, SIDE, 3), 128, np.uint8)
-    one, two, other = (paste_crop(canvas, painted, crop, seed=seed)[0] for seed in (1, 1, 2))
+    one, two, other = (paste_faces(canvas, [Patch(painted, crop, seed)])[0] for seed in (1, 1, 2))
     assert np.array_equal(one, two)
     assert not np.array_equal(one, other)
     assert np.array_equal(canvas, before)
@@ -197,15 +192,15 @@ def test_the_same_seed_gives_the_same_bytes_and_the_canvas_is_left_alone(canvas)
 def test_a_grey_picture_stays_grey(canvas):
     canvas = np.repeat(canvas[..., :1], 3, 2)
     crop = crop_of(canvas, crop_from_image(five_points((80, 70), 60), SIDE))
-    out, _ = paste_crop(canvas, smooth_noise(SIDE, SIDE, 3.0, seed=1), crop)
+    out, _ = paste_faces(canvas, [Patch(smooth_noise(SIDE, SIDE, 3.0, seed=1), crop)])
     assert (out == out[..., :1]).all()
 
 
 def test_a_sepia_picture_stays_sepia(canvas):
     canvas = np.rint(canvas[..., :1] * np.array([1.0, 0.8, 0.6])).astype(np.uint8)
     crop = crop_of(canvas, crop_from_image(five_points((80, 70), 60), SIDE))
-    out, touched = paste_crop(canvas, smooth_noise(SIDE, SIDE, 3.0, seed=1), crop)
-    face = out[touched].astype(float)
+    out, changed = paste_faces(canvas, [Patch(smooth_noise(SIDE, SIDE, 3.0, seed=1), crop)])
+    face = out[changed].astype(float)
     assert np.abs(face[:, 1] - 0.8 * face[:, 0]).mean() < 4
     assert np.abs(face[:, 2] - 0.6 * face[:, 0]).mean() < 4
 
@@ -265,20 +260,20 @@ def test_a_sharp_face_in_a_soft_grainy_photo_gets_soft_and_grainy():
     canvas = np.clip(photo, 0, 255).astype(np.uint8)
     crop = crop_of(canvas, crop_from_image(five_points((240, 240), 100), 256), side=256)
     crisp = np.kron(np.random.default_rng(3).integers(60, 190, (8, 8, 1)), np.ones((32, 32, 3))).astype(np.uint8)
-    out, _ = paste_crop(canvas, crisp, crop)
+    out, _ = paste_faces(canvas, [Patch(crisp, crop)])
     grey, face = cv2.cvtColor(out, cv2.COLOR_RGB2GRAY).astype(np.float32), inside_hull(crop, (480, 480))
-    raw, _ = paste_crop(canvas * 0 + 128, crisp, crop)
+    raw, _ = paste_faces(canvas * 0 + 128, [Patch(crisp, crop)])
     raw = cv2.cvtColor(raw, cv2.COLOR_RGB2GRAY).astype(np.float32)
     assert grain(grey, face) == pytest.approx(grain(grey, ~face), rel=0.4)
     assert edge_blur(grey, face) > 1.3 * edge_blur(raw, face)
 
 
-def test_16_bit_pixels_are_kept_where_nothing_was_touched():
+def test_16_bit_pixels_are_kept_where_nothing_was_changed():
     deep = np.random.default_rng(0).integers(0, 65536, (8, 9, 3)).astype(np.uint16)
     edited = np.random.default_rng(1).integers(0, 256, (8, 9, 3)).astype(np.uint8)
-    touched = np.zeros((8, 9), bool)
-    touched[2:5, 3:7] = True
-    merged = merge_deep(deep, edited, touched)
+    changed = np.zeros((8, 9), bool)
+    changed[2:5, 3:7] = True
+    merged = merge_deep(deep, edited, changed)
     assert merged.dtype == np.uint16
-    assert np.array_equal(merged[~touched], deep[~touched])
-    assert np.array_equal(merged[touched], edited[touched].astype(int) * 257)
+    assert np.array_equal(merged[~changed], deep[~changed])
+    assert np.array_equal(merged[changed], edited[changed].astype(int) * 257)

@@ -6,7 +6,7 @@ import pytest
 
 from deid_diffusion.compositing.grain import crispen, match_detail
 from deid_diffusion.compositing.texture import MOST, add_texture
-from deid_diffusion.faces.skin_texture import BLURS, GRAIN, octaves, skin_texture
+from deid_diffusion.faces.skin_texture import BLURS, TEXTURE_STEP, octaves, skin_texture
 from tests.tiny import tiny_shape
 
 RNG = np.random.default_rng(0)
@@ -31,8 +31,8 @@ def test_skin_is_read_as_rough_as_it_is_in_whole_steps(amplitude):
     picture = rough_picture(amplitude, 700)
     found = skin_texture(np.rint(picture).astype(np.uint8), landmarks(150, 700))
     true = [one.std() for one in octaves(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY))]
-    assert found == pytest.approx(true, rel=0.15, abs=0.5 * GRAIN + 0.1)
-    assert (found % GRAIN == 0).all()
+    assert found == pytest.approx(true, rel=0.15, abs=0.5 * TEXTURE_STEP + 0.1)
+    assert (found % TEXTURE_STEP == 0).all()
 
 
 def test_octaves_as_coarse_as_features_are_not_texture_nor_those_that_a_painter_can_paint():

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from deid_diffusion.faces import analyze as preparing
-from deid_diffusion.settings import Settings
+from deid_diffusion.faces import analyze
+from deid_diffusion.faces.task import FaceTask
 from deid_diffusion.types import Face, Outcome
 from tests.tiny import DIM, tiny_estimator
 
@@ -12,39 +12,37 @@ FIVE = np.array([[-0.5, 0], [0.5, 0], [0, 0.5], [-0.4, 1.1], [0.4, 1.1]]) * 30
 FACES = [Face(np.array([x - 33, 73, x + 33, 151]), FIVE + [x, 100]) for x in (90.0, 230.0, 370.0)]
 IMAGE = np.random.default_rng(0).integers(0, 256, (240, 460, 3), np.uint8)
 PEOPLE = np.full(DIM, DIM**-0.5, np.float32)
-THRESHOLDS = {"far_0.001": 1.01, "far_0.05": 1.01}
 
 
 def embed(crops: np.ndarray) -> np.ndarray:
     return np.tile(PEOPLE, (len(crops), 1))
 
 
-def prepare(reader):
-    return preparing.prepare(IMAGE, FACES, Settings(), reader, embed, THRESHOLDS, 256)
+def analyzed(estimator):
+    return analyze.analyze_faces(IMAGE, [FaceTask(f, n) for n, f in enumerate(FACES)], estimator, embed, 256)
 
 
 def test_the_faces_of_a_picture_are_read_in_one_go_and_as_they_would_be_alone(monkeypatch):
-    reader, sizes = tiny_estimator(), []
-    read = reader.read
-    monkeypatch.setattr(reader, "read", lambda crops: sizes.append(len(crops)) or read(crops))
-    together, reports = prepare(reader)
+    estimator, sizes = tiny_estimator(), []
+    read = estimator.analyze
+    monkeypatch.setattr(estimator, "analyze", lambda crops: sizes.append(len(crops)) or read(crops))
+    together = analyzed(estimator)
     assert sizes == [3]
-    assert not reports
-    monkeypatch.setattr(preparing, "AT_ONCE", 1)
-    alone, _ = prepare(reader)
+    assert all(task.pending for task in together)
+    monkeypatch.setattr(analyze, "AT_ONCE", 1)
+    alone = analyzed(estimator)
     assert sizes == [3, 1, 1, 1]
     for one, other in zip(together, alone, strict=True):
-        assert np.allclose(one.reading.landmarks, other.reading.landmarks, atol=1e-3)
-        for name, value in one.wanted.to_dict().items():
-            assert value == pytest.approx(other.wanted.to_dict()[name], abs=1e-3)
+        assert np.allclose(one.analysis.landmarks, other.analysis.landmarks, atol=1e-3)
+        for name, value in one.analysis.attributes.to_dict().items():
+            assert value == pytest.approx(other.analysis.attributes.to_dict()[name], abs=1e-3)
 
 
 @pytest.mark.parametrize("how", ["raises", "not finite"])
-def test_one_face_that_cannot_be_read_is_redacted_alone(monkeypatch, how):
-    reader = tiny_estimator()
-    clean, _ = prepare(reader)
-    bad = clean[1].crop.image
-    read, run = reader.read, reader._run
+def test_one_face_that_cannot_be_read_fails_alone(monkeypatch, how):
+    estimator = tiny_estimator()
+    bad = analyzed(estimator)[1].crop.image
+    read, run = estimator.analyze, estimator._run
 
     def raising(crops):
         if any(np.array_equal(crop, bad) for crop in crops):
@@ -59,20 +57,18 @@ def test_one_face_that_cannot_be_read_is_redacted_alone(monkeypatch, how):
         return landmarks, *rest
 
     if how == "raises":
-        monkeypatch.setattr(reader, "read", raising)
+        monkeypatch.setattr(estimator, "analyze", raising)
     else:
         # While reading only: the landmarks that crops are cut by come from the same network.
-        monkeypatch.setattr(reader, "read", lambda crops: _with(reader, poisoned, read, crops))
-    ready, reports = prepare(reader)
-    assert [r.number for r in ready] == [0, 2]
-    assert list(reports) == [1]
-    assert reports[1].outcome is Outcome.REDACTED
-    assert "not finite" in reports[1].reason
+        monkeypatch.setattr(estimator, "analyze", lambda crops: _with(estimator, poisoned, read, crops))
+    tasks = analyzed(estimator)
+    assert [task.outcome for task in tasks] == [None, Outcome.FAILED, None]
+    assert "not finite" in tasks[1].reason
 
 
-def _with(reader, run, read, crops):
-    plain, reader._run = reader._run, run
+def _with(estimator, run, read, crops):
+    plain, estimator._run = estimator._run, run
     try:
         return read(crops)
     finally:
-        reader._run = plain
+        estimator._run = plain

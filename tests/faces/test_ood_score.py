@@ -21,33 +21,33 @@ def nchw(rows: list[torch.Tensor]) -> list[torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def likeness() -> OODScore:
+def fitted() -> OODScore:
     return OODScore.fit(pooled(nchw(states(400))))
 
 
-def test_what_it_was_fitted_on_is_odd_by_one(likeness):
-    assert likeness.ood_score(nchw(states(300, seed=2))).mean() == pytest.approx(1, abs=0.1)
+def test_what_it_was_fitted_on_is_odd_by_one(fitted):
+    assert fitted.ood_score(nchw(states(300, seed=2))).mean() == pytest.approx(1, abs=0.1)
 
 
-def test_the_further_off_the_odder(likeness):
-    odd = [float(likeness.ood_score(nchw(states(50, shift, seed=3))).mean()) for shift in (0, 2, 4)]
+def test_the_further_off_the_odder(fitted):
+    odd = [float(fitted.ood_score(nchw(states(50, shift, seed=3))).mean()) for shift in (0, 2, 4)]
     assert odd[0] < odd[1] < odd[2]
 
 
-def test_it_survives_its_file(likeness, tmp_path):
-    likeness.save(tmp_path / "likeness.safetensors")
-    again = OODScore.load(tmp_path / "likeness.safetensors")
+def test_it_survives_its_file(fitted, tmp_path):
+    fitted.save(tmp_path / "ood_score.safetensors")
+    again = OODScore.load(tmp_path / "ood_score.safetensors")
     some = nchw(states(10, 1.0, seed=4))
-    assert again.ood_score(some) == pytest.approx(likeness.ood_score(some), rel=0.01)
+    assert again.ood_score(some) == pytest.approx(fitted.ood_score(some), rel=0.01)
 
 
-def test_a_reader_with_it_says_how_odd_each_face_is():
+def test_an_estimator_with_it_says_how_odd_each_face_is():
     plain = tiny_estimator()
     crops = np.random.default_rng(0).integers(0, 255, (3, 64, 64, 3), np.uint8)
-    assert [reading.ood_score for reading in plain.read(crops)] == [0.0] * 3
+    assert [one.ood_score for one in plain.analyze(crops)] == [0.0] * 3
     widths = [state.shape[1] for state in plain.states(torch.zeros(1, 3, 64, 64))]
     known = OODScore(tuple(torch.zeros(widths[n]) for n in STAGES), tuple(torch.eye(widths[n]) for n in STAGES))
-    odd = [reading.ood_score for reading in FaceEstimator(plain.network, plain.shape, None, known).read(crops)]
+    odd = [one.ood_score for one in FaceEstimator(plain.network, plain.shape, None, known).analyze(crops)]
     assert len(odd) == 3
     assert min(odd) > 0
     assert len(set(odd)) == 3

@@ -6,8 +6,8 @@ import pytest
 from huggingface_hub.errors import LocalTokenNotFoundError
 
 from deid_diffusion.cli import main
-from deid_diffusion.hub.folder import Card, card_text, check_in_fresh_process, pipeline_files
 from deid_diffusion.hub import folder as hub_folder
+from deid_diffusion.hub.folder import Card, card_text, check_in_fresh_process, pipeline_files
 from deid_diffusion.hub.publish import publish
 from deid_diffusion.hub.publish import publish as hub
 from deid_diffusion.models import loading

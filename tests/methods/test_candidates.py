@@ -18,8 +18,8 @@ from deid_diffusion.methods.candidates import (
     eye_white,
     furrows,
     glare,
-    candidate_score,
 )
+from deid_diffusion.methods.candidates import candidate_score as score
 from deid_diffusion.pipelines.conditioning import FIELDS
 from tests.tiny import tiny_shape
 
@@ -33,8 +33,8 @@ def granted() -> dict:
     y, x = np.mgrid[:SIZE, :SIZE]
     erased = (np.hypot(x - 128, y - 120) < 90).astype(np.float32)
     asked = {name: field.centre for name, field in FIELDS.items()}
-    return {"painted": picture, "source": picture, "erased": erased, "mesh": mesh, "wanted": asked,
-            "seen": seen_as(mesh, asked)}  # fmt: skip
+    return {"generated": picture, "source": picture, "inpaint_mask": erased, "mesh": mesh, "wanted": asked,
+            "found": seen_as(mesh, asked)}  # fmt: skip
 
 
 def seen_as(mesh: np.ndarray, found: dict, ood_score: float = 0.0) -> FaceAnalysis:
@@ -42,31 +42,31 @@ def seen_as(mesh: np.ndarray, found: dict, ood_score: float = 0.0) -> FaceAnalys
 
 
 def test_what_was_granted_costs_nothing(granted):
-    assert candidate_score(**granted) == pytest.approx(0, abs=1e-4)
+    assert score(**granted) == pytest.approx(0, abs=1e-4)
 
 
 @pytest.mark.parametrize("name", list(COSTS))
 def test_an_attribute_missed_by_half_its_scale_costs_half_its_price(granted, name):
     found = granted["wanted"] | {name: granted["wanted"][name] + 0.5 * FIELDS[name].scale}
-    assert candidate_score(**granted | {"seen": seen_as(granted["mesh"], found)}) == pytest.approx(0.5 * COSTS[name], abs=1e-4)
+    assert score(**granted | {"found": seen_as(granted["mesh"], found)}) == pytest.approx(0.5 * COSTS[name], abs=1e-4)
     unasked = {other: value for other, value in granted["wanted"].items() if other != name}
-    assert candidate_score(**granted | {"seen": seen_as(granted["mesh"], found), "wanted": unasked}) == pytest.approx(
+    assert score(**granted | {"found": seen_as(granted["mesh"], found), "wanted": unasked}) == pytest.approx(
         0, abs=1e-4
     )
 
 
 def test_skin_and_light_are_not_held_against_a_face(granted):
     found = granted["wanted"] | {"skin_l": 10.0, "light_x": 1.0}
-    assert candidate_score(**granted | {"seen": seen_as(granted["mesh"], found)}) == pytest.approx(0, abs=1e-4)
+    assert score(**granted | {"found": seen_as(granted["mesh"], found)}) == pytest.approx(0, abs=1e-4)
 
 
 def test_what_is_unlike_photos_costs(granted):
-    costs = [candidate_score(**granted | {"seen": seen_as(granted["mesh"], granted["wanted"], odd)}) for odd in (0.8, 1.2)]
+    costs = [score(**granted | {"found": seen_as(granted["mesh"], granted["wanted"], odd)}) for odd in (0.8, 1.2)]
     assert costs[1] == pytest.approx(1.5 * costs[0], rel=1e-3)
 
 
 def test_the_source_s_own_look_costs_and_being_its_opposite_gains_nothing(granted):
-    costs = [candidate_score(**granted, similarity=cosine) for cosine in (-0.5, 0.0, 0.1)]
+    costs = [score(**granted, similarity=cosine) for cosine in (-0.5, 0.0, 0.1)]
     assert costs[0] == costs[1]
     assert costs[2] - costs[1] == pytest.approx(0.1 * SOURCE_COST)
 
@@ -74,42 +74,44 @@ def test_the_source_s_own_look_costs_and_being_its_opposite_gains_nothing(grante
 def test_black_eyes_cost_and_dark_irises_do_not(granted):
     def with_eyes(radius: float, level: int) -> np.ndarray:
         y, x = np.mgrid[:SIZE, :SIZE] + 0.5
-        picture, irises = granted["painted"].copy(), granted["mesh"][[468, 473]]
+        picture, irises = granted["generated"].copy(), granted["mesh"][[468, 473]]
         picture[np.any([np.hypot(x - a, y - b) < radius for a, b in irises], axis=0)] = level
         return picture
 
     assert eye_white(with_eyes(3, 0), granted["mesh"]) == pytest.approx(1)
-    assert candidate_score(**granted | {"painted": with_eyes(3, 0)}) == pytest.approx(0, abs=1e-4)
+    assert score(**granted | {"generated": with_eyes(3, 0)}) == pytest.approx(0, abs=1e-4)
     assert eye_white(with_eyes(25, 30), granted["mesh"]) == pytest.approx(30 / 120)
-    black = candidate_score(**granted | {"painted": with_eyes(25, 30)})
+    black = score(**granted | {"generated": with_eyes(25, 30)})
     assert black == pytest.approx(EYE_COST * (EYE_WHITE - 30 / 120), abs=1e-4)
 
 
 def test_landmarks_cost_by_how_far_they_lie_off(granted):
-    costs = [candidate_score(**granted | {"seen": seen_as(granted["mesh"] + [by, 0], granted["wanted"])}) for by in (1, 2, 4)]
+    costs = [score(**granted | {"found": seen_as(granted["mesh"] + [by, 0], granted["wanted"])}) for by in (1, 2, 4)]
     assert costs[1] == pytest.approx(2 * costs[0], rel=1e-3)
     assert costs[2] == pytest.approx(4 * costs[0], rel=1e-3)
 
 
 def test_hair_that_does_not_go_on_costs_and_what_is_erased_is_not_read(granted):
-    dark = granted["painted"].copy()
+    dark = granted["generated"].copy()
     dark[:, :100] = 20
-    assert candidate_score(**granted | {"painted": dark}) > 0.5
-    hidden = np.where(granted["erased"][..., None] > 0, 255 - granted["source"], granted["source"])
-    assert candidate_score(**granted | {"painted": dark, "source": hidden}) == candidate_score(**granted | {"painted": dark})
+    assert score(**granted | {"generated": dark}) > 0.5
+    hidden = np.where(granted["inpaint_mask"][..., None] > 0, 255 - granted["source"], granted["source"])
+    assert score(**granted | {"generated": dark, "source": hidden}) == score(**granted | {"generated": dark})
 
 
 def test_a_crop_that_is_all_erased_has_no_edge(granted):
     everywhere = np.ones((SIZE, SIZE), np.float32)
-    assert candidate_score(**granted | {"erased": everywhere, "painted": granted["painted"] // 2}) == pytest.approx(0, abs=1e-4)
+    assert score(**granted | {"inpaint_mask": everywhere, "generated": granted["generated"] // 2}) == pytest.approx(
+        0, abs=1e-4
+    )
 
 
 def test_a_glare_costs_and_light_from_the_side_does_not(granted):
-    mesh, picture = granted["mesh"], granted["painted"].copy()
+    mesh, picture = granted["mesh"], granted["generated"].copy()
     x, y = mesh[[168, 1]].mean(0).astype(int)  # halfway down the nose
     picture[y - 8 : y + 8, x - 8 : x + 8] = 255
     assert glare(picture, mesh) > GLARE
-    cost = candidate_score(**granted | {"painted": picture, "source": picture})
+    cost = score(**granted | {"generated": picture, "source": picture})
     assert cost == pytest.approx(GLARE_COST * (glare(picture, mesh) - GLARE), abs=1e-3)
     lit = np.linspace(60, 200, SIZE).astype(np.uint8)[None, :, None].repeat(SIZE, 0).repeat(3, 2)
     assert glare(lit, mesh) < GLARE
@@ -132,7 +134,9 @@ def test_scars_cost_and_smooth_shade_does_not(granted):
     for beard in (0.0, 1.0):  # a beard is rough, and no scar
         asked = granted["wanted"] | {"facial_hair": beard}
         costs.append(
-            candidate_score(**granted | {"painted": picture, "source": picture, "wanted": asked, "seen": seen_as(mesh, asked)})
+            score(
+                **granted | {"generated": picture, "source": picture, "wanted": asked, "found": seen_as(mesh, asked)}
+            )
         )
     assert costs[0] - costs[1] == pytest.approx(FURROW_COST * (deep - FURROW), abs=1e-3)
 

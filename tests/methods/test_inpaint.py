@@ -93,7 +93,7 @@ def test_a_controlnet_is_shown_the_targets_face_and_never_the_sources(controlled
     result = controlled(photo, seed=1, settings=FAST)
     check_replaced(result, photo)
     (mesh,) = shown[0]["landmarks"]
-    source = controlled.reader.landmarks(shown[0]["image"])[0, :, :2]
+    source = controlled.estimator.landmarks(shown[0]["image"])[0, :, :2]
     assert mesh.shape == (478, 2)
     assert 0 < mesh.min() < mesh.max() < sd.size
     # The outline is the target's: far from the source's in pixels of this small crop, though in the same place.
@@ -132,7 +132,7 @@ def test_too_similar_is_redacted_whatever_the_family(sd, photo):
 def test_a_model_that_overflows_is_redacted(sd, photo, monkeypatch):
     monkeypatch.setattr(sd.pipeline.vae, "decode", lambda z, **_: (torch.full_like(z, float("nan")),))
     result = sd(photo, settings=FAST, repulsion=Repulsion(scale=0))
-    assert result.faces[0].outcome is Outcome.REDACTED
+    assert result.faces[0].outcome is Outcome.FAILED
     assert "inpainting failed" in result.faces[0].reason
 
 
@@ -174,7 +174,7 @@ def test_the_report_says_which_checkpoint(controlled):
         ("controlnet", "control"),
         ("id_encoder", "face256/id_encoder"),
     }
-    wanted = ("unet/", "vae/", "text_encoder/", "controlnet/", "id_encoder/", "guide/identities", "reader/")
+    wanted = ("unet/", "vae/", "text_encoder/", "controlnet/", "id_encoder/", "id_encoder/identities", "estimator/")
     for start in wanted:
         assert any(name.startswith(start) and len(value) == 64 for name, value in told["weights"].items()), start
 
@@ -356,7 +356,7 @@ def test_a_hub_name_that_does_not_exist(weights, tmp_path, capsys, monkeypatch, 
         ({"revision": "abc"}, "got 'abc' and no model; name one"),
         ({"pipeline": "sd"}, "got FaceInpaintPipeline; take pipeline='face256'"),
         ({"controlnet": "acme/x"}, "FaceInpaintPipeline takes unet, .*; got controlnet"),
-        ({"id_encoder": "acme/x"}, "belong to one recogniser, got another as id_encoder"),
+        ({"id_encoder": object()}, "id_encoder must be the folder of an identity encoder"),
     ],
 )
 def test_options_that_the_shipped_model_does_not_take(weights, how, message):
@@ -368,8 +368,8 @@ def test_nothing_is_downloaded_unless_a_repository_is_named(weights, folders, mo
     def refuse(*_args, **_options):
         pytest.fail("asked the Hub")
 
-    for place in ("checkpoint.hf_hub_download", "parts.hf_hub_download", "loading.snapshot_download"):
-        monkeypatch.setattr(f"deid_diffusion.{place}", refuse)
+    for place in ("checkpoint.hf_hub_download", "components.hf_hub_download", "loading.snapshot_download"):
+        monkeypatch.setattr(f"deid_diffusion.models.{place}", refuse)
     monkeypatch.setattr("diffusers.DiffusionPipeline.download", refuse)
     FaceAnonymizer.from_pretrained()
     FaceAnonymizer.from_pretrained(folders["sd"], controlnet=folders["control"])

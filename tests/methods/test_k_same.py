@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from deid_diffusion.jobs.journal import fingerprint
-from deid_diffusion.methods.k_same import ANCHORS, TooFewPeopleError, gather, mean_face, nearest_groups, thin_plate
+from deid_diffusion.methods.k_same import ANCHORS, TooFewPeopleError, fit_cohort, mean_face, nearest_groups, thin_plate
 from deid_diffusion.settings import Settings
 from deid_diffusion.types import FaceCrop
 
@@ -40,9 +40,9 @@ def test_a_group_holds_those_who_are_alike():
 
 def test_k_people_share_one_face_to_the_byte_and_it_is_their_mean():
     rows, shades = people(8), [10, 20, 30, 40, 110, 120, 130, 140]
-    crowd = gather(((crop(shade), row) for shade, row in zip(shades, rows, strict=True)), 4, 0.9999)
-    assert (crowd.people, crowd.faces) == (8, 8)
-    faces = [crowd.face_for(row, SIZE) for row in rows]
+    cohort = fit_cohort(((crop(shade), row) for shade, row in zip(shades, rows, strict=True)), 4, 0.9999)
+    assert (cohort.people, cohort.faces) == (8, 8)
+    faces = [cohort.face_for(row, SIZE) for row in rows]
     assert [people for _, people in faces] == [4] * 8
     assert len({image.tobytes() for image, _ in faces}) == 2
     assert {int(image.mean()) for image, _ in faces} == {25, 125}
@@ -51,26 +51,26 @@ def test_k_people_share_one_face_to_the_byte_and_it_is_their_mean():
 def test_two_photos_of_one_person_count_once():
     rows = people(4)
     photos = [(crop(100), row) for row in (*rows, *rows)]
-    assert gather(photos, 4, 0.9999).people == 4
+    assert fit_cohort(photos, 4, 0.9999).people == 4
     with pytest.raises(TooFewPeopleError, match="needs 5 people to average, got 4 told apart in 8 faces"):
-        gather(photos, 5, 0.9999)
+        fit_cohort(photos, 5, 0.9999)
 
 
 @pytest.mark.parametrize("faces", [[], [(crop(0), people(2)[0])]])
 def test_too_few_people_is_an_error_that_says_what_to_do(faces):
     with pytest.raises(TooFewPeopleError, match="give more pictures at once, or a smaller k"):
-        gather(faces, 2, 0.9)
+        fit_cohort(faces, 2, 0.9)
 
 
 def test_somebody_who_is_not_in_the_set_gets_no_face():
     rows = people(4)
-    crowd = gather([(crop(0), row) for row in rows], 2, 0.9)
-    assert crowd.face_for(np.array([0, -1], np.float32), SIZE) is None
+    cohort = fit_cohort([(crop(0), row) for row in rows], 2, 0.9)
+    assert cohort.face_for(np.array([0, -1], np.float32), SIZE) is None
 
 
 def test_what_a_report_says_changes_with_the_set_and_shows_nobody():
     rows = people(6)
-    three, four, again = (str(gather([(crop(0), r) for r in rows[:n]], 2, 0.9999)) for n in (4, 5, 4))
+    three, four, again = (str(fit_cohort([(crop(0), r) for r in rows[:n]], 2, 0.9999)) for n in (4, 5, 4))
     assert three == again != four
     assert three.startswith("4 people in 2 groups, ")
     assert len(three) < 50
@@ -78,8 +78,8 @@ def test_what_a_report_says_changes_with_the_set_and_shows_nobody():
 
 def test_the_same_set_goes_on_where_a_run_stopped_and_another_set_does_not():
     rows = people(6)
-    three, four, again = (gather([(crop(0), r) for r in rows[:n]], 2, 0.9999) for n in (4, 5, 4))
-    made_with = [fingerprint(Settings(method="k-same", k=2, crowd=crowd)) for crowd in (three, four, again)]
+    three, four, again = (fit_cohort([(crop(0), r) for r in rows[:n]], 2, 0.9999) for n in (4, 5, 4))
+    made_with = [fingerprint(Settings(method="k-same", k=2, cohort=cohort)) for cohort in (three, four, again)]
     assert made_with[0] == made_with[2] != made_with[1]
 
 
@@ -91,7 +91,7 @@ def test_the_sources_leave_the_disk_when_something_fails(tmp_path, monkeypatch):
         raise RuntimeError("stop")
 
     with pytest.raises(RuntimeError, match="stop"):
-        gather(faces(), 2, 0.9)
+        fit_cohort(faces(), 2, 0.9)
     assert not list(tmp_path.iterdir())
 
 
