@@ -9,7 +9,7 @@ import pytest
 CHECKOUT = Path(__file__).parent.parent
 # From bottom to top. A module imports from rows below its own, never a sibling of its row.
 ROWS = [
-    "types paths journal decode encode centerface light probes likeness monochrome families watch",
+    "types paths journal decode encode centerface light probes likeness monochrome families watch telemetry",
     "geometry pictures checkpoint backends",
     "face_shape plan parts texture",
     "detail",
@@ -38,6 +38,7 @@ ISLAND_MAY_TRY = {"xformers"}
 # Only what must answer at once is held to this: `deid --help` and `import deid_diffusion`.
 LIGHT = [
     "__init__.py",
+    "telemetry.py",
     "cli/__init__.py",
     "cli/options.py",
     "cli/run.py",
