@@ -23,9 +23,9 @@ def main(argv: list[str]) -> int:
     from deid_diffusion.journal import Journal
 
     try:
-        plan = _plan(options)
         settings = _settings(options)
         references = _references([*options.only, *options.keep])
+        plan = _plan(options)
     except ValueError as error:
         return complain(str(error), 2)
     journal = Journal(plan.folder)
@@ -92,8 +92,13 @@ def _plan(options: argparse.Namespace) -> Any:
     planned = plan(options.inputs, options.out, options.seed, bool(options.preview))
     if options.report and (options.report.suffix.lower() in FORMATS or options.report.is_dir()):
         raise PlanError(f"--report {options.report}: wanted the name of a JSON file; give one such as report.json")
+    if options.boxes_format and not options.boxes:
+        raise PlanError("--boxes-format says what the numbers of --boxes are; give --boxes too")
     if options.boxes:
-        planned = replace(planned, jobs=with_boxes(planned.jobs, options.boxes))
+        boxed, notes = with_boxes(planned.jobs, options.boxes, options.boxes_format)
+        planned = replace(planned, jobs=boxed)
+        for note in notes:
+            print(f"deid: {note}", file=sys.stderr)
     return planned
 
 
