@@ -9,6 +9,8 @@ from PIL import Image
 
 from deid_diffusion import cli
 from deid_diffusion.cli import run as run_command
+from deid_diffusion.cli.show import faces_in_words
+from deid_diffusion.jobs import Job, JobResult
 from deid_diffusion.pictures import load_picture, picture_size
 
 from .fakes import Inverter, photo
@@ -190,6 +192,12 @@ def test_a_name_that_two_inputs_have_is_refused(tmp_path, painter, capsys):
     assert painter.calls == []
 
 
+def test_nobody_says_that_no_face_was_found_where_none_was_looked_for(tmp_path):
+    done = [JobResult(Job(tmp_path / "a.png", tmp_path / "b.png", 0, "a.png", boxes=boxes)) for boxes in ((), None)]
+    assert faces_in_words(done[:1]) == "no face, as the boxes say"
+    assert faces_in_words(done[1:]) == "no face found"
+
+
 def test_an_empty_list_is_followed_and_said(folder, painter, capsys):
     assert run(folder, given(folder, '{"g.jpg": []}')) == 0
     assert painter.calls[0][2] == ()
@@ -222,6 +230,17 @@ def test_the_size_from_the_header_is_that_of_the_loaded_picture(tmp_path, suffix
     path = tmp_path / f"p{suffix}"
     Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(path, exif=exif)
     assert picture_size(path) == load_picture(path).image.shape[1::-1]
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_the_size_of_a_heic_is_that_of_the_loaded_picture(tmp_path, orientation):
+    heif = pytest.importorskip("pillow_heif", reason="needs pillow-heif; pip install 'deid-diffusion[heic]'")
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture = Image.fromarray(np.zeros((40, 60, 3), np.uint8))
+    picture.info["exif"] = exif.tobytes()
+    heif.from_pillow(picture).save(tmp_path / "p.heic")
+    assert picture_size(tmp_path / "p.heic") == load_picture(tmp_path / "p.heic").image.shape[1::-1]
 
 
 def test_of_what_is_no_picture_there_is_no_size(tmp_path):
