@@ -25,5 +25,5 @@ def switch_off() -> None:
     for name in ("huggingface_hub.constants", "diffusers.utils.hub_utils"):
         if name in sys.modules:
             sys.modules[name].HF_HUB_DISABLE_TELEMETRY = True
-    if (onnxruntime := sys.modules.get("onnxruntime")) is not None:
-        onnxruntime.disable_telemetry_events()
+    if stop := getattr(sys.modules.get("onnxruntime"), "disable_telemetry_events", None):
+        stop()
