@@ -3,7 +3,11 @@
 from importlib import import_module
 from typing import Any
 
+from .telemetry import switch_off
+
 __version__ = "0.1.0"
+
+switch_off()
 
 # Heavy modules load on first use, so that `import deid_diffusion` and `deid --help` stay free of torch.
 _WHERE = {

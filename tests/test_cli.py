@@ -12,12 +12,14 @@ from PIL import Image
 from deid_diffusion import cli
 from deid_diffusion.cli import options
 from deid_diffusion.cli import run as run_command
+from deid_diffusion.cli.boxes import HEADERS
 from deid_diffusion.imaging.pictures import load_picture
 from deid_diffusion.jobs.journal import NAME
 from deid_diffusion.methods import method_names
 from deid_diffusion.models.backends import BACKENDS
 from deid_diffusion.models.loading import DTYPES
 from deid_diffusion.models.registry import FAMILIES
+from deid_diffusion.models.weights import sha256_of
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
 from deid_diffusion.pipelines.sd_landmarks import STYLES
 from deid_diffusion.settings import DROPPABLE
@@ -120,6 +122,9 @@ def test_a_folder_with_one_bad_file_is_reported_whole_and_exits_1(tmp_path, pain
     assert told["files"][0]["seconds"].keys() == {"detect", "inpaint", "write"}
     assert "no picture" not in told["files"][1]["error"]
     assert told["files"][1]["output"] is None
+    assert told["files"][1]["sha256"] is None
+    assert told["files"][0]["sha256"] == sha256_of(tmp_path / "in" / "a.png")
+    assert (told["files"][0]["width"], told["files"][0]["height"]) == (24, 24)
     face = told["faces"][0]
     assert face.keys() >= {"file", "box", "outcome", "seed", "similarity", "attributes", "reason"}
     assert sum(line.startswith(' {"file"') and "outcome" in line for line in report.read_text().splitlines()) == 2
@@ -186,6 +191,7 @@ def test_an_interrupted_glob_goes_on_although_it_now_finds_outputs(tmp_path, pai
         (["p.png", "-o", "p.png"], "got the input"),
         (["p.png", "--report", "p.png"], "wanted the name of a JSON file"),
         (["p.png", "--boxes", "nope.csv"], "No such file"),
+        (["p.png", "--boxes-format", "xyxy"], "give --boxes too"),
         (["p.png", "--only", "nope.jpg"], "found nothing there"),
         (["p.png", "--only", "p.png", "--except", "p.png"], "not allowed with"),
         (["clip.mp4"], "video, which is not supported yet"),
@@ -217,42 +223,6 @@ def test_unexpected_errors_are_one_line_too_unless_debug(tmp_path, monkeypatch, 
     assert capsys.readouterr().err == "deid: no shipped weights 'face256' (--debug shows where)\n"
     with pytest.raises(FileNotFoundError):
         run(source, "--debug")
-
-
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("boxes.json", '{"a.png": [[1, 2, 9, 9], [3, 3, 8, 8.5]]}'),
-        ("boxes.csv", "file,x0,y0,x1,y1\na.png,1,2,9,9\na.png,3,3,8,8.5\n"),
-        ("report.json", '{"files": [{"file": "a.png"}], "faces": [{"file": "a.png", "box": [1, 2, 9, 9]}, '
-                        '{"file": "a.png", "box": [3, 3, 8, 8.5]}]}'),
-    ],
-)  # fmt: skip
-def test_boxes_replace_detection_where_they_are_given(tmp_path, painter, name, text):
-    for picture in ("a.png", "b.png"):
-        photo(tmp_path / "in" / picture)
-    (tmp_path / name).write_text(text)
-    assert run(tmp_path / "in", "-o", tmp_path / "out", "--boxes", tmp_path / name) == 0
-    assert [call[2] for call in painter.calls] == [((1, 2, 9, 9), (3, 3, 8, 8.5)), None]
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "said"),
-    [
-        ("b.json", '{"typo.png": []}', "'typo.png' is none of the 1 pictures"),
-        ("b.json", '{"p.png": [[1, 2, 3]]}', "wanted four numbers"),
-        ("b.json", '{"p.png": [[9, 2, 3, 4]]}', "wanted a box with x1 > x0"),
-        ("b.json", '{"p.png": [[1, 2, NaN, 4]]}', "wanted a box with x1 > x0"),
-        ("b.json", "[[1, 2, 3, 4]]", "got something else"),
-        ("b.json", "no json", "got something else"),
-        ("b.csv", "x,y\n1,2\n", "got something else"),
-    ],
-)
-def test_wrong_boxes_are_refused(tmp_path, painter, capsys, name, text, said):
-    (tmp_path / name).write_text(text)
-    assert run(photo(tmp_path / "p.png"), "--boxes", tmp_path / name) == 2
-    assert said in capsys.readouterr().err
-    assert painter.calls == []
 
 
 @pytest.mark.parametrize(("option", "field"), [("--only", "only"), ("--except", "keep")])
@@ -295,6 +265,7 @@ def test_the_names_in_the_help_are_those_of_the_model():
     assert options.BACKENDS == BACKENDS
     assert options.LANDMARK_STYLES == STYLES
     assert (*options.REDACTIONS,) == tuple(kind.value for kind in Redaction)
+    assert set(options.BOX_FORMATS) == set(HEADERS.values())
 
 
 def test_every_method_of_the_folder_is_in_the_help(capsys):

@@ -9,7 +9,7 @@ import pytest
 CHECKOUT = Path(__file__).parent.parent
 # From bottom to top, by the folder or file right below `deid_diffusion/`. Imports go to rows below, or stay at home.
 ROWS = [
-    "types errors timing",
+    "types errors timing telemetry",
     "settings imaging",
     "faces",
     "compositing models",
@@ -31,6 +31,7 @@ ISLAND_MAY_TRY = {"xformers"}
 # Only what must answer at once is held to this: `deid --help` and `import deid_diffusion`.
 LIGHT = [
     "__init__.py",
+    "telemetry.py",
     "cli/__init__.py",
     "cli/options.py",
     "cli/run.py",

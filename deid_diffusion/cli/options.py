@@ -18,6 +18,7 @@ DTYPES = ("float32", "float16", "bfloat16")
 LANDMARK_STYLES = ("mediapipe", "dlib68")
 BACKENDS = ("auto", "torch", "compile", "onnx")
 DROPPABLE = ("age", "male", "skin_l", "skin_a", "skin_b", "light_x", "light_y", "glasses", "facial_hair")
+BOX_FORMATS = ("xyxy", "xywh")
 _TEXT = """\
 Gives every face of pictures to somebody who does not exist, and hides those it cannot replace.
 
@@ -72,6 +73,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def _add_faces(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--boxes", type=Path, metavar="FILE", help="your own boxes instead of detection: JSON or CSV, or a report")
+    add("--boxes-format", choices=BOX_FORMATS, help="what a box there is: x0 y0 x1 y1 or x y width height, in pixels")
     people = group.add_mutually_exclusive_group()
     people.add_argument(
         "--only", type=Path, action="append", default=[], metavar="REF",

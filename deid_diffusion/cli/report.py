@@ -24,6 +24,7 @@ def write_report(path: Path, results: Sequence[JobResult], about: Mapping[str, A
     files = [
         {
             "file": result.job.name,
+            **{name: result.picture.get(name) for name in ("width", "height", "sha256")},
             "output": str(result.job.out_path) if result.ok else None,
             "seed": result.job.seed,
             "faces": len(result.faces),

@@ -23,9 +23,9 @@ def main(argv: list[str]) -> int:
     from deid_diffusion.jobs.journal import Journal
 
     try:
-        plan = _plan(options)
         settings = _settings(options)
         references = _references([*options.only, *options.keep])
+        plan = _plan(options)
     except ValueError as error:
         return complain(str(error), 2)
     journal = Journal(plan.folder)
@@ -68,6 +68,17 @@ def _work(plan: Any, anonymize: Any, settings: Any, journal: Any, options: argpa
     if options.report:
         _report(options, plan, anonymize, settings, results)
     print(f"deid: {summary(results, len(plan.jobs), len(plan.skipped), took)}", file=sys.stderr)
+    failed = _say_failures(results)
+    if stopped:
+        again = "the same command without --overwrite" if options.overwrite else "the same command"
+        return complain(f"{stopped}; no output is half-written, and {again} goes on where this stopped", code)
+    if not failed and not plan.keeps_journal:
+        journal.remove()
+    return 1 if failed else 0
+
+
+def _say_failures(results: Sequence[Any]) -> bool:
+    """Names on stderr what failed: pictures, and pictures with faces on which a model broke; whether there were any."""
     failed = [result for result in results if not result.ok or result.failed_faces]
     if len(results) > 1:
         for result in failed:
@@ -75,12 +86,7 @@ def _work(plan: Any, anonymize: Any, settings: Any, journal: Any, options: argpa
     broken = next((face["reason"] for result in results for face in result.faces if face["outcome"] == "failed"), "")
     if broken:
         complain(f"a model broke, and its faces were hidden; the first reason: {broken}", 1)
-    if stopped:
-        again = "the same command without --overwrite" if options.overwrite else "the same command"
-        return complain(f"{stopped}; no output is half-written, and {again} goes on where this stopped", code)
-    if not failed and not plan.keeps_journal:
-        journal.remove()
-    return 1 if failed else 0
+    return bool(failed)
 
 
 def _plan(options: argparse.Namespace) -> Any:
@@ -95,8 +101,13 @@ def _plan(options: argparse.Namespace) -> Any:
     planned = plan(options.inputs, options.out, options.seed, bool(options.preview))
     if options.report and (options.report.suffix.lower() in FORMATS or options.report.is_dir()):
         raise PlanError(f"--report {options.report}: wanted the name of a JSON file; give one such as report.json")
+    if options.boxes_format and not options.boxes:
+        raise PlanError("--boxes-format says what the numbers of --boxes are; give --boxes too")
     if options.boxes:
-        planned = replace(planned, jobs=with_boxes(planned.jobs, options.boxes))
+        boxed, notes = with_boxes(planned.jobs, options.boxes, options.boxes_format)
+        planned = replace(planned, jobs=boxed)
+        for note in notes:
+            print(f"deid: {note}", file=sys.stderr)
     return planned
 
 

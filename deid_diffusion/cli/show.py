@@ -61,7 +61,8 @@ def faces_in_words(results: Sequence[JobResult]) -> str:
     """`3 faces: 2 replaced, 1 redacted`."""
     outcomes = Counter(face["outcome"] for result in results for face in result.faces)
     if not outcomes:
-        return "no face found"
+        unsearched = any(result.job.boxes == () for result in results)
+        return "no face, as the boxes say" if unsearched else "no face found"
     parts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items(), reverse=True))
     return f"{outcomes.total()} face{'s' * (outcomes.total() != 1)}: {parts}"
 

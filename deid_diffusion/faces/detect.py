@@ -16,6 +16,7 @@ Detector = Callable[[np.ndarray], list[Face]]  # (H, W, 3) uint8 RGB -> faces in
 
 TILE, OVERLAP = 1024, 144  # pixels, multiples of 16: memory goes with the tile, lost time with the overlap
 LOOK = 128  # pixels, side of the second look at a doubtful face
+LEAST_SIDE = 4  # pixels, of a box that users bring: no face is smaller, and what is holds other units
 # Where the five points lie in the box of an upright face, as fractions of its sides.
 TEMPLATE = np.array([[0.31, 0.41], [0.69, 0.41], [0.50, 0.61], [0.35, 0.79], [0.65, 0.79]])
 
@@ -124,19 +125,35 @@ def faces_from_boxes(boxes: np.ndarray | Sequence[Sequence[float]], image_shape:
         image_shape: height, width, ...
 
     Raises:
-        ValueError: for a box that is no box or lies outside the picture; a face skipped silently would stay exposed.
+        ValueError: for what is no box, lies outside the picture, or is smaller than any face, as fractions of the
+            sides are; a face skipped silently would stay exposed.
     """
-    boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4) if len(boxes) else np.zeros((0, 4))
+    if not len(boxes):
+        return []
+    try:
+        numbers = np.asarray(boxes)
+    except ValueError:  # rows of different lengths
+        numbers = np.empty(0)
+    if numbers.ndim != 2 or numbers.shape[1] != 4 or numbers.dtype.kind not in "iuf":
+        raise ValueError(f"boxes must be (N, 4) numbers, x0 y0 x1 y1 of each in pixels, got {_short(boxes)}")
     height, width = image_shape[:2]
+    least = np.minimum(LEAST_SIDE, [width, height])
     faces = []
-    for box in boxes:
+    for box in numbers.astype(np.float64):
         inside = np.clip(box, 0, [width, height, width, height])
-        if not np.isfinite(box).all() or not (inside[2:] > inside[:2]).all():
+        if not np.isfinite(box).all() or not (inside[2:] - inside[:2] >= least).all():
             raise ValueError(
-                f"a box must be x0 y0 x1 y1 in pixels, x1 > x0, y1 > y0, inside {width} x {height}, got {box.tolist()}"
+                f"a box must be x0 y0 x1 y1 in pixels, at least {LEAST_SIDE} px wide and high inside "
+                f"{width} x {height}, got {box.tolist()}; scale fractions by width and height, and turn x y w h "
+                "into x y x+w y+h"
             )
         faces.append(Face(inside, box[:2] + TEMPLATE * (box[2:] - box[:2])))
     return faces
+
+
+def _short(boxes: object) -> str:
+    text = " ".join(str(boxes).split())
+    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 def merge(found: Found) -> Found:

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, replace
 from io import BytesIO
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from .decode import clean_icc, jpeg_quality, upright_pixels, visual_frames
+from .decode import clean_icc, jpeg_quality, upright_pixels, upright_sides, visual_frames
 from .encode import DEEP_KINDS, encode, encode_deep
 
 PIXEL_LIMIT = 300_000_000  # beyond any camera's sensor; 900 MB as 8-bit RGB
@@ -73,9 +73,9 @@ def load_picture(source: str | PathLike | Image.Image | np.ndarray, max_pixels: 
         if isinstance(source, Image.Image):
             return _from_pil(source, b"", name, max_pixels)
         data = _read(Path(source))
-        if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS and b"avif" not in data[:64]:
+        if _is_heif(data):
             return _from_heif(data, name, max_pixels)
-        with _open(data) as image:
+        with _open(BytesIO(data)) as image:
             return _from_pil(image, data, name, max_pixels)
     except PictureError:
         raise
@@ -86,6 +86,30 @@ def load_picture(source: str | PathLike | Image.Image | np.ndarray, max_pixels: 
         ) from None
     except Exception as error:  # decoders raise every kind of error on damaged bytes
         raise PictureError(f"{name}: wanted a whole picture, got a damaged one ({error}); copy it again") from error
+
+
+def picture_size(path: str | PathLike) -> tuple[int, int] | None:
+    """Width and height that `load_picture` will give, EXIF orientation applied, mostly from the file's header alone.
+
+    Returns:
+        None for what cannot be read; `load_picture` says why.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            head = file.read(64)
+            file.seek(0)
+            if _is_heif(head):
+                import pillow_heif
+
+                return pillow_heif.open_heif(file).size
+            with _open(file) as image:
+                return upright_sides(image)
+    except Exception:  # as load_picture
+        return None
+
+
+def _is_heif(data: bytes) -> bool:
+    return data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS and b"avif" not in data[:64]
 
 
 def save_picture(picture: Picture, image: np.ndarray, path: str | PathLike, deep: np.ndarray | None = None) -> None:
@@ -149,13 +173,13 @@ def _read(path: Path) -> bytes:
     return data
 
 
-def _open(data: bytes) -> Image.Image:
+def _open(file: BinaryIO) -> Image.Image:
     # Pillow's own bomb limit is process-wide and acts before the size can be asked for; ours comes right after.
     Image.init()
     with _OPENING:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            return Image.open(BytesIO(data), formats=[kind for kind in _READ if kind in Image.OPEN])
+            return Image.open(file, formats=[kind for kind in _READ if kind in Image.OPEN])
         finally:
             Image.MAX_IMAGE_PIXELS = limit
 

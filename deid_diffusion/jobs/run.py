@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..imaging.pictures import Picture, PictureError, save_picture
+from ..models.weights import sha256_of
 from .journal import Journal, fingerprint
 from .plan import Job, Plan, PlanError, plan
 
@@ -34,6 +35,7 @@ class JobResult:
         faces: a line of the report for each face, as `FaceReport.to_json` gives it: results outlive the process in
             the journal, so they are plain values from the start.
         seconds: time by stage.
+        picture: `width` and `height` in pixels, upright, and `sha256` of the input file; empty when it failed.
         error: why nothing was written; empty when something was.
         earlier: an earlier run had finished it.
     """
@@ -41,6 +43,7 @@ class JobResult:
     job: Job
     faces: tuple[Mapping[str, Any], ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
+    picture: Mapping[str, Any] = field(default_factory=dict)
     error: str = ""
     earlier: bool = False
 
@@ -98,6 +101,10 @@ def do_job(job: Job, anonymize: Callable[..., Any], settings: Any = None) -> Job
         JobsStopped: nothing more can be written.
     """
     try:
+        # Before it is read: boxes must never be filed under the hash of what was copied over it meanwhile.
+        digest = _digest(job.in_path)
+        if job.sha256 not in ("", digest):
+            raise PictureError(f"{job.in_path}: was changed since its boxes were read; run it again without --boxes")
         result = anonymize(job.in_path, seed=job.seed, boxes=job.boxes, settings=settings)
         start = time.perf_counter()
         job.out_path.parent.mkdir(parents=True, exist_ok=True)
@@ -106,7 +113,9 @@ def do_job(job: Job, anonymize: Callable[..., Any], settings: Any = None) -> Job
             save_picture(Picture(both), both, job.preview_path)
         result.save(job.out_path)
         seconds = {**result.seconds, "write": time.perf_counter() - start}
-        return JobResult(job, tuple(face.to_json() for face in result.faces), seconds)
+        height, width = result.image.shape[:2]
+        about = {"width": width, "height": height, "sha256": digest}
+        return JobResult(job, tuple(face.to_json() for face in result.faces), seconds, about)
     except Exception as error:
         log.debug("%s failed", job.in_path, exc_info=True)
         if getattr(error.__cause__ or error, "errno", None) in _NO_ROOM:
@@ -139,7 +148,7 @@ def _earlier(job: Job, journal: Journal | None, made_with: str) -> JobResult | N
         return None
     if line["made_with"] != fingerprint(made_with, job.seed, job.boxes):
         return JobResult(job, error=f"{job.out_path} was made with other settings; --overwrite makes it anew")
-    earlier = JobResult(job, tuple(line["faces"]), line["seconds"], earlier=True)
+    earlier = JobResult(job, tuple(line["faces"]), line["seconds"], line.get("picture", {}), earlier=True)
     return None if earlier.failed_faces else earlier  # a model that broke may be whole again
 
 
@@ -151,8 +160,17 @@ def _line(result: JobResult, made_with: str) -> dict[str, Any]:
         "source": _source(job),
         "size": job.out_path.stat().st_size,
         "faces": list(result.faces),
+        "picture": dict(result.picture),
         "seconds": {stage: round(value, 4) for stage, value in result.seconds.items()},
     }
+
+
+def _digest(path: Path) -> str:
+    """sha256 of a file; empty for one that cannot be read, of which the reader says more."""
+    try:
+        return sha256_of(path) if path.is_file() else ""
+    except OSError:
+        return ""
 
 
 def _source(job: Job) -> list[int]:

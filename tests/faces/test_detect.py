@@ -164,7 +164,29 @@ def test_users_boxes_become_faces_with_points_inside():
     assert faces_from_boxes([], (100, 100)) == []
 
 
-@pytest.mark.parametrize("box", [[50, 20, 10, 80], [200, 20, 250, 80], [0, 0, float("nan"), 5], [5, 5, 5, 9]])
+@pytest.mark.parametrize(
+    "box",
+    [
+        [50, 20, 10, 80], [200, 20, 250, 80], [0, 0, float("nan"), 5], [5, 5, 5, 9],
+        [0.2, 0.3, 0.6, 0.7], [0, 0, 1, 1], [10, 20, 13, 80], [98, 20, 130, 80],
+    ],
+)  # fmt: skip
 def test_a_users_box_that_is_none_is_refused(box):
     with pytest.raises(ValueError, match="a box must be"):
         faces_from_boxes([[10, 20, 50, 80], box], (100, 100))
+
+
+@pytest.mark.parametrize(
+    "boxes",
+    [
+        [10, 20, 50, 80], [[10, 20, 50]], [[10, 20, 50, 80, 0.9]] * 4, [["10", "20", "50", "80"]], [[True] * 4], [[]],
+        [[10, 20, 50, 80], [10, 20]], [[None] * 4], "10 20 50 80", np.zeros((2, 2, 4)),
+    ],
+)  # fmt: skip
+def test_what_is_no_list_of_boxes_is_refused(boxes):
+    with pytest.raises(ValueError, match="boxes must be"):
+        faces_from_boxes(boxes, (100, 100))
+
+
+def test_in_a_tiny_picture_a_box_may_be_as_small_as_it():
+    assert faces_from_boxes([[0, 0, 3, 2]], (2, 3))[0].box.tolist() == [0, 0, 3, 2]
