@@ -78,7 +78,7 @@ def _work(plan: Any, anonymize: Any, settings: Any, journal: Any, options: argpa
 
 
 def _say_failures(results: Sequence[Any]) -> bool:
-    """Names on stderr what failed: pictures, and pictures with faces on which a model broke; whether there were any."""
+    """Names on stderr the pictures that failed or have faces on which a model broke; whether there were any."""
     failed = [result for result in results if not result.ok or result.failed_faces]
     if len(results) > 1:
         for result in failed:
