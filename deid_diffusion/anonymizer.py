@@ -14,8 +14,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from .alpha import Seen, look
 from .attributes import FaceReader, as_unit
 from .backends import use_backend
+from .brief import brief_path
 from .composite import paste_faces
 from .crops import blended, crop_faces, uncovered
 from .detect import CenterFaceDetector, Detector, faces_from_boxes
@@ -128,7 +130,8 @@ class FaceAnonymizer:
         picture = image if isinstance(image, Picture) else load_picture(image)
         watch = Watch()
         with watch("detect"):
-            faces = self.detect(picture.image) if boxes is None else faces_from_boxes(boxes, picture.image.shape)
+            seen = self._look(picture, boxes)
+        faces, image = seen.faces, seen.image
         reports: dict[int, FaceReport] = {}
         if settings.method not in (Method.INPAINT, Method.K_SAME):
             how, ready, painted = Redaction(settings.method.value), [], {}
@@ -136,7 +139,7 @@ class FaceAnonymizer:
         else:
             how = settings.redact_with
             with watch("read"):
-                ready = self.read_faces(picture.image, faces, settings, reports)
+                ready = self.read_faces(image, faces, settings, reports)
             if settings.method is Method.INPAINT:
                 painter = VerifiedPainter(self.pipeline, self.reader, self.bank, self._embed)
                 painted, done = painter(ready, settings, self._same_person(settings), seed, watch)
@@ -148,7 +151,7 @@ class FaceAnonymizer:
             new = [r for r in ready if r.number in painted]
             pairs = [(painted[r.number], r.crop) for r in new]
             seeds, textures = [reports[r.number].seed for r in new], [r.texture for r in new]
-            canvas, touched = paste_faces(picture.image, pairs, seeds, textures)
+            canvas, touched = paste_faces(image, pairs, seeds, textures)
             for number in uncovered(touched, faces, reports):
                 reports[number] = replace(
                     redacted(faces[number], "the new face did not cover the old one"), tries=reports[number].tries
@@ -158,6 +161,8 @@ class FaceAnonymizer:
                 if report.outcome is Outcome.REDACTED:
                     canvas, mask = redact_face(canvas, faces[number], how)
                     touched |= mask > 0
+            if image is not picture.image:
+                canvas = np.where(touched[..., None], canvas, picture.image)
         return AnonymizedImage(canvas, tuple(reports[n] for n in range(len(faces))), watch.seconds, touched, picture)
 
     def crowd(
@@ -199,13 +204,18 @@ class FaceAnonymizer:
     def _faces_in(self, pictures, settings: Settings) -> Iterator[tuple[FaceCrop, np.ndarray]]:
         for source, boxes in pictures:
             try:
-                image = (source if isinstance(source, Picture) else load_picture(source)).image
+                picture = source if isinstance(source, Picture) else load_picture(source)
             except PictureError:
-                log.debug("%s cannot be read, nobody of it is averaged", source, exc_info=True)
+                log.debug("%s cannot be read, nobody of it is averaged", brief_path(source), exc_info=True)
                 continue
-            faces = self.detect(image) if boxes is None else faces_from_boxes(boxes, image.shape)
-            for r in self.read_faces(image, faces, settings, {}):
+            seen = self._look(picture, boxes)
+            for r in self.read_faces(seen.image, seen.faces, settings, {}):
                 yield r.crop, r.embedding
+
+    def _look(self, picture: Picture, boxes: Sequence[Sequence[float]] | None) -> Seen:
+        if boxes is None:
+            return look(self.detect, picture.image, picture.alpha)
+        return Seen(faces_from_boxes(boxes, picture.image.shape), picture.image)
 
     def _same_person(self, settings: Settings) -> float:
         return self.thresholds["far_0.01"] if settings.threshold is None else settings.threshold

@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from .brief import brief, brief_error, brief_path
 from .decode import clean_icc, jpeg_quality, upright_pixels, visual_frames
+from .deep import RefusedPictureError
 from .encode import DEEP_KINDS, encode, encode_deep
 
 PIXEL_LIMIT = 300_000_000  # beyond any camera's sensor; 900 MB as 8-bit RGB
@@ -68,7 +70,11 @@ def load_picture(source: str | PathLike | Image.Image | np.ndarray, max_pixels: 
     """
     if isinstance(source, np.ndarray):
         return _from_array(source)
-    name = "the PIL image" if isinstance(source, Image.Image) else str(source)
+    if not isinstance(source, (str, PathLike, Image.Image)):
+        raise PictureError(
+            f"wanted a path, a PIL image or an array, got {brief(source)}; open bytes by PIL.Image.open(BytesIO(...))"
+        )
+    name = "the PIL image" if isinstance(source, Image.Image) else brief_path(source)
     try:
         if isinstance(source, Image.Image):
             return _from_pil(source, b"", name, max_pixels)
@@ -79,13 +85,15 @@ def load_picture(source: str | PathLike | Image.Image | np.ndarray, max_pixels: 
             return _from_pil(image, data, name, max_pixels)
     except PictureError:
         raise
+    except RefusedPictureError as error:
+        raise PictureError(f"{name}: {error}") from None
     except UnidentifiedImageError:
         raise PictureError(
             f"{name}: wanted a JPEG, PNG, WebP, TIFF, AVIF, BMP, GIF or HEIC picture, got none of these, whatever its "
             "suffix says; leave it out or convert it"
         ) from None
     except Exception as error:  # decoders raise every kind of error on damaged bytes
-        raise PictureError(f"{name}: wanted a whole picture, got a damaged one ({error}); copy it again") from error
+        raise PictureError(f"{name}: wanted a whole picture, got a damaged one ({brief_error(error)}); copy it again") from error
 
 
 def save_picture(picture: Picture, image: np.ndarray, path: str | PathLike, deep: np.ndarray | None = None) -> None:

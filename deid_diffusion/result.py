@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os import PathLike
 
 import numpy as np
 from PIL import Image
 
+from .alpha import without_faces
 from .composite import merge_deep
 from .pictures import Picture, save_picture
 from .types import FaceReport
@@ -31,6 +32,16 @@ class AnonymizedImage:
     touched: np.ndarray | None = None
     source: Picture | None = None
 
+    @property
+    def alpha(self) -> np.ndarray | None:
+        """(H, W) uint8 or uint16: the source's alpha, with no face left in it; None when opaque."""
+        if self.source is None or self.source.alpha is None:
+            return None
+        touched = self.touched
+        if touched is None:
+            touched = (self.image != self.source.image).any(2)
+        return without_faces(self.source.alpha, touched)
+
     def save(self, path: str | PathLike) -> None:
         """Writes the picture: same size, depth, alpha and colour profile, and no metadata of the source.
 
@@ -41,7 +52,7 @@ class AnonymizedImage:
         deep = None
         if picture.deep is not None and self.touched is not None:
             deep = merge_deep(picture.deep, self.image, self.touched)
-        save_picture(picture, self.image, path, deep=deep)
+        save_picture(replace(picture, alpha=self.alpha), self.image, path, deep=deep)
 
     def preview(self, height: int = 720) -> Image.Image:
         """Before and after, side by side. It shows the source faces: for your eyes, not for publishing."""
