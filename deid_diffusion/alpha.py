@@ -1,6 +1,6 @@
 """Looks for faces in whatever a picture with transparency shows, and takes them out of the alpha channel.
 
-Alpha is a picture, too: of an ink drawing, of a photo whose white was turned into transparency, of a mask made from the
+Alpha is a picture, too: of an ink drawing, of a photo whose white became transparency, of a mask made from the
 photo's own lightness, it is the face. And colour lies under alpha 0 that no viewer shows and every editor does.
 """
 
@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
+from .brief import brief_repr
 from .types import Face
 
 SAME = 0.35  # boxes that overlap by more (intersection over union) are one face, as in `detect.merge`
-SURER = 0.1  # score by which a face must be clearer in another view than in the colour, to be read there
+SURER = 0.1  # score by which a face must be clearer in alpha than in colour, to be read there
 RAMP = 0.2  # of the way from a region's edge to its middle: where alpha rises from its surroundings' to opaque
 EVEN = 0.02  # of full alpha: what differs by less shows nothing
 HIDDEN = 0.02  # of full alpha: what shows less on average is invisible
@@ -32,6 +33,7 @@ class Seen:
 
     faces: list[Face]
     image: np.ndarray
+    __repr__ = brief_repr
 
 
 def look(detect: Callable[[np.ndarray], list[Face]], image: np.ndarray, alpha: np.ndarray | None) -> Seen:
@@ -45,10 +47,10 @@ def look(detect: Callable[[np.ndarray], list[Face]], image: np.ndarray, alpha: n
     faces = detect(image)
     if not shows(alpha):
         return Seen(faces, image)
-    found = [(face, 0, face.score + SURER) for face in faces]
+    found = [(face, 0, face.score) for face in faces]
     others = views(image, alpha)
-    for number, view in enumerate(others, 1):
-        found += [(face, number, face.score) for face in detect(view)]
+    for number, (view, handicap) in enumerate(others, 1):
+        found += [(face, number, face.score - handicap) for face in detect(view)]
     canvas, kept = image.copy(), []
     for group in _groups(found):
         best, number, _ = max(group, key=lambda item: item[2])
@@ -56,7 +58,7 @@ def look(detect: Callable[[np.ndarray], list[Face]], image: np.ndarray, alpha: n
         kept.append(replace(best, box=np.concatenate([boxes[:, :2].min(0), boxes[:, 2:].max(0)])))
         if number:
             window = _around(kept[-1], image.shape)
-            canvas[window] = others[number - 1][window]
+            canvas[window] = others[number - 1][0][window]
     return Seen(kept, canvas)
 
 
@@ -65,23 +67,30 @@ def shows(alpha: np.ndarray | None) -> bool:
     return alpha is not None and alpha.size > 0 and int(alpha.min()) != int(alpha.max())
 
 
-def views(image: np.ndarray, alpha: np.ndarray) -> list[np.ndarray]:
-    """The picture on white, on black, alpha as a grey picture and its negative, (H, W, 3) uint8 each; no two alike."""
+def views(image: np.ndarray, alpha: np.ndarray) -> list[tuple[np.ndarray, float]]:
+    """The picture on white, on black, alpha as a grey picture and its negative; no two alike, none of them plain.
+
+    Returns:
+        (H, W, 3) uint8, and what is taken off the score of a face to say where it is best read.
+    """
     weight = alpha[..., None].astype(np.float32) / np.iinfo(alpha.dtype).max
     on_black = image * weight
     stretched = np.dstack([_stretched(alpha)] * 3)
-    found = [np.rint(on_black + 255 * (1 - weight)).astype(np.uint8), np.rint(on_black).astype(np.uint8)]
-    found += [stretched, 255 - stretched]
-    different = [view for n, view in enumerate(found) if not any(np.array_equal(view, v) for v in [image, *found[:n]])]
-    return [view for view in different if view.min() != view.max()]
+    found = [(np.rint(on_black + 255 * (1 - weight)), 0.0), (np.rint(on_black), 0.0)]
+    found += [(stretched, SURER), (255 - stretched, SURER)]
+    kept: list[tuple[np.ndarray, float]] = []
+    for view, handicap in ((view.astype(np.uint8), handicap) for view, handicap in found):
+        if view.min() != view.max() and not any(np.array_equal(view, v) for v in [image, *(v for v, _ in kept)]):
+            kept.append((view, handicap))
+    return kept
 
 
 def without_faces(alpha: np.ndarray | None, changed: np.ndarray) -> np.ndarray | None:
     """Alpha with nothing left of what it showed where pixels were changed.
 
-    What goes there follows from its surroundings: the same, where they are even and the face was no different; nothing,
-    where the face could not be seen; else it is opaque, and meets its surroundings at the edge. Of alpha inside only
-    the mean is read.
+    What goes there follows from its surroundings: the same, where they are even and the face was no different;
+    nothing, where the face could not be seen; else it is opaque, and meets its surroundings at the edge. Of alpha
+    inside only the mean is read.
 
     Args:
         alpha: (H, W) uint8 or uint16; None when opaque.

@@ -33,7 +33,7 @@ from .redact import redact_face
 from .result import AnonymizedImage
 from .settings import Settings
 from .types import Face, FaceCrop, FaceReport, Method, Outcome, Redaction
-from .verified import VerifiedPainter, face_seed
+from .verified import VerifiedPainter, check_seed, face_seed
 from .watch import Watch
 
 log = logging.getLogger(__name__)
@@ -125,6 +125,7 @@ class FaceAnonymizer:
             settings: a whole Settings; defaults otherwise.
             changes: single fields of Settings, e.g. `steps=12, attributes={"age": 60}`.
         """
+        check_seed(seed)
         settings = replace(settings or Settings(), **changes)
         self.check(settings)
         picture = image if isinstance(image, Picture) else load_picture(image)
@@ -197,7 +198,7 @@ class FaceAnonymizer:
             faces = sorted(self.detect(image), key=lambda f: -float(np.prod(f.box[2:] - f.box[:2])))
             crops = crop_faces(image, faces[:1], self.reader, self.size)
             if not crops or crops[0] is None:
-                raise ValueError(f"no readable face in the reference {photo if isinstance(photo, str) else 'photo'}")
+                raise ValueError(f"no readable face in the reference {brief_path(photo)}")
             rows.append(self._embed(np.stack([crops[0].image]))[0])
         return np.stack(rows)
 

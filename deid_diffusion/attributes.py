@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from .brief import brief
 from .face_shape import (
     EXPRESSION_NAMES,
     FaceShape,
@@ -74,7 +76,7 @@ class Attributes:
     facial_hair: float | None = None
 
     def __post_init__(self):
-        check_attributes(self.to_dict())
+        check_attributes({name: value for name, value in vars(self).items() if value is not None})
 
     def to_dict(self) -> dict[str, float]:
         """The values that are set, by name."""
@@ -97,6 +99,13 @@ class Attributes:
 
 def check_attributes(values: Mapping[str, float]) -> None:
     """Raises ValueError on a name or value that no attribute has."""
+    if not isinstance(values, Mapping):
+        raise ValueError(f"attributes must be values by name, got {brief(values)}")
+    for name, value in values.items():
+        if name not in FIELDS:
+            raise ValueError(f"unknown attribute {brief(name)}; know {', '.join(FIELDS)}")
+        if value is not None and (not isinstance(value, Real) or brief(value).startswith("a long")):
+            raise ValueError(f"{name} must be a number, got {brief(value)}")
     attribute_vector([values])
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import cv2
 import numpy as np
 
+from .brief import as_numbers, brief
 from .centerface import STRIDE, CenterFace, Found, concatenate
 from .geometry import apply, compose, invert
 from .types import Face
@@ -126,7 +127,10 @@ def faces_from_boxes(boxes: np.ndarray | Sequence[Sequence[float]], image_shape:
     Raises:
         ValueError: for a box that is no box or lies outside the picture; a face skipped silently would stay exposed.
     """
-    boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4) if len(boxes) else np.zeros((0, 4))
+    rows = as_numbers(boxes) if np.size(boxes) else np.zeros((0, 4))
+    if rows is None or rows.ndim != 2 or rows.shape[1] != 4:
+        raise ValueError(f"boxes must be (N, 4) numbers x0 y0 x1 y1, got {brief(boxes)}")
+    boxes = rows
     height, width = image_shape[:2]
     faces = []
     for box in boxes:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from .attributes import Attributes
+from .brief import brief_repr
 
 # Distances that count as "one step away" when people are matched.
 _STEP = {"age": 10.0, "male": 0.25, "skin_l": 8.0, "skin_a": 4.0, "skin_b": 5.0}
@@ -27,6 +28,7 @@ class Target:
     embedding: np.ndarray
     person: np.ndarray
     number: int
+    __repr__ = brief_repr
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +44,7 @@ class IdentityBank:
     embedding: np.ndarray
     person: np.ndarray
     attributes: np.ndarray
+    __repr__ = brief_repr
 
     @classmethod
     def load(cls, path: Path) -> IdentityBank:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 
+from .brief import brief
 from .checkpoint import Checkpoint, check_weights, clearer, components, find_checkpoint, hash_weights
 from .families import FAMILIES, pick_family
 from .parts import FAILURES, load_parts
@@ -128,7 +129,7 @@ def load_with_guide(
         how: as in `load_pipeline`.
     """
     if model is None and how.get("revision"):
-        raise ValueError(f"revision pins a Hub checkpoint, got {how['revision']!r} and no model; name one")
+        raise ValueError(f"revision pins a Hub checkpoint, got {brief(how['revision'])} and no model; name one")
     if how.get("id_encoder") is not None:
         raise ValueError(
             "identities and thresholds belong to one recogniser, got another as id_encoder; pass the folder of all "
@@ -174,7 +175,7 @@ def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
     """A precision, or its name -> the precision; ValueError for one that no pipeline runs in."""
     found = DTYPES.get(str(dtype).removeprefix("torch."))
     if found is None:
-        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype}")
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {brief(dtype)}")
     return found
 
 
@@ -183,7 +184,7 @@ def as_device(device: str | torch.device) -> torch.device:
     try:
         found = torch.device(device)
     except RuntimeError:
-        raise ValueError(f"device must be cpu, cuda, cuda:1, mps ..., got {device!r}") from None
+        raise ValueError(f"device must be cpu, cuda, cuda:1, mps ..., got {brief(device)}") from None
     count = {"cuda": torch.cuda.device_count, "mps": lambda: int(torch.backends.mps.is_available())}.get(found.type)
     if count is not None and (found.index or 0) >= count():
         raise ValueError(

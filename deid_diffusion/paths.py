@@ -5,6 +5,8 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
+from .brief import brief
+
 _PACKAGE = Path(__file__).parent
 
 
@@ -19,7 +21,7 @@ def weights_dir(name: str) -> Path:
         if place.is_dir():
             return place
     raise FileNotFoundError(
-        f"no shipped weights {name!r}: looked in {' and '.join(str(p) for p in places)}. "
+        f"no shipped weights {brief(name)}: looked in {' and '.join(str(p) for p in places)}. "
         "Reinstall deid-diffusion, or give a folder or a Hub name to from_pretrained()."
     )
 

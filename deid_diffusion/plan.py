@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from .brief import not_a_path
 from .journal import Journal
 from .pictures import FORMATS
 
@@ -81,6 +82,9 @@ def plan(inputs: Sequence[Path], out: Path | None = None, seed: int = 0, preview
     """
     if not inputs:
         raise PlanError("wanted pictures or folders, got none; name at least one")
+    for path in [*inputs, *([out] if out is not None else [])]:
+        if wrong := not_a_path(path):
+            raise PlanError(f"wanted a path, got {wrong}; check it")
     inputs = list(dict.fromkeys(Path(path) for path in inputs))
     lone = len(inputs) == 1 and not inputs[0].is_dir()
     to_file = out is not None and lone and out.suffix.lower() in FORMATS and not out.is_dir()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .attributes import Attributes, FaceReader, Reading
+from .brief import brief_error, brief_repr
 from .crops import crop_faces, erased_mask
 from .geometry import apply, invert
 from .settings import Settings
@@ -42,6 +43,7 @@ class ReadyFace:
     wanted: Attributes
     erased: np.ndarray
     texture: np.ndarray
+    __repr__ = brief_repr
 
 
 def prepare(
@@ -72,7 +74,7 @@ def prepare(
         crops = crop_faces(image, faces, reader, size)
     except Exception as error:
         log.exception("reading faces failed")
-        return [], {n: redacted(face, f"reading failed: {error}") for n, face in enumerate(faces)}
+        return [], {n: redacted(face, f"reading failed: {brief_error(error)}") for n, face in enumerate(faces)}
     ready = []
     for number, (face, crop, read) in enumerate(zip(faces, crops, _read_all(crops, reader, embed), strict=True)):
         if crop is None:
@@ -80,7 +82,7 @@ def prepare(
             continue
         if isinstance(read, Exception):
             log.error("reading face %d failed", number, exc_info=read)
-            reports[number] = redacted(face, f"reading failed: {read}")
+            reports[number] = redacted(face, f"reading failed: {brief_error(read)}")
             continue
         reading, embedding = read
         if reason := left_alone(embedding, settings, thresholds):

@@ -14,7 +14,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from .types import Face, Redaction
+from .types import Face, Redaction, member
 
 CELLS = 6  # across the longer side of the region
 ENLARGE = 1.3  # side of the redacted box over the side of the face's box
@@ -49,7 +49,7 @@ def redact(image: np.ndarray, region: np.ndarray, how: Redaction) -> np.ndarray:
     """
     if region.shape != image.shape[:2]:
         raise ValueError(f"region must have the image's size {image.shape[:2]}, got {region.shape}")
-    how = Redaction(how)
+    how = member(Redaction, how, "how")
     out = image.copy()
     parts, labels, boxes, _ = cv2.connectedComponentsWithStats((region > 0).astype(np.uint8), connectivity=8)
     for part in range(1, parts):

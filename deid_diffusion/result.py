@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from .alpha import without_faces
+from .brief import brief_repr
 from .composite import merge_deep
 from .pictures import Picture, save_picture
 from .types import FaceReport
@@ -31,6 +32,7 @@ class AnonymizedImage:
     seconds: dict[str, float] = field(default_factory=dict)
     touched: np.ndarray | None = None
     source: Picture | None = None
+    __repr__ = brief_repr
 
     @property
     def alpha(self) -> np.ndarray | None:

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .attributes import check_attributes
+from .brief import brief, brief_repr
 from .k_same import Crowd
 from .pipelines.repulsion import Repulsion
 from .pipelines.sd_landmarks import STYLES
-from .types import NOT_YET, Method, Redaction
+from .types import NOT_YET, Method, Redaction, member
 
 # What may be withheld from the model without breaking the geometry of the new face.
 FORGETTABLE = ("age", "male", "skin_l", "skin_a", "skin_b", "light_x", "light_y", "glasses", "facial_hair")
@@ -68,22 +69,25 @@ class Settings:
     batch: int | None = None
     k: int = 5
     crowd: Crowd | None = None
+    __repr__ = brief_repr
 
     def __post_init__(self):
-        object.__setattr__(self, "redact_with", Redaction(self.redact_with))
-        object.__setattr__(self, "method", Method(self.method))
+        object.__setattr__(self, "redact_with", member(Redaction, self.redact_with, "redact_with"))
+        object.__setattr__(self, "method", member(Method, self.method, "method"))
         if self.method in NOT_YET:
             raise ValueError(f"method {self.method.value} is not available yet; take one of {', '.join(METHODS)}")
         check_attributes(self.attributes)
         unknown = set(self.forget) - set(FORGETTABLE)
         if unknown:
-            raise ValueError(f"forget takes any of {', '.join(FORGETTABLE)}; got {', '.join(sorted(unknown))}")
+            raise ValueError(
+                f"forget takes any of {', '.join(FORGETTABLE)}; got {', '.join(sorted(brief(n) for n in unknown)[:5])}"
+            )
         lowest = dict.fromkeys(("steps", "candidates", "tries", "batch"), 1) | {"k": 2}
         lowest |= dict.fromkeys(("strength", "temperature", "guidance_scale"), 0)
         for name, low in lowest.items():
             if getattr(self, name) is not None and getattr(self, name) < low:
-                raise ValueError(f"{name} must be >= {low}, got {getattr(self, name)}")
+                raise ValueError(f"{name} must be >= {low}, got {brief(getattr(self, name))}")
         if self.landmark_style not in STYLES:
-            raise ValueError(f"landmark_style must be one of {', '.join(STYLES)}, got {self.landmark_style!r}")
+            raise ValueError(f"landmark_style must be one of {', '.join(STYLES)}, got {brief(self.landmark_style)}")
         if self.keep is not None and self.only is not None:
             raise ValueError("give people to keep or people to anonymize, not both")

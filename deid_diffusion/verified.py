@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from .attributes import FaceReader
+from .brief import brief, brief_error, brief_repr
 from .crops import blended
 from .fit import misfit
 from .identities import IdentityBank, Target
@@ -39,6 +40,7 @@ class Shot:
     target: Target
     similarity: float
     misfit: float
+    __repr__ = brief_repr
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +112,7 @@ class VerifiedPainter:
                     shots[r.number].append(shot)
             except Exception as error:
                 log.exception("inpainting failed")
-                failed = str(error)
+                failed = brief_error(error)
         return shots, failed
 
     def _shoot(
@@ -142,6 +144,12 @@ class VerifiedPainter:
             misfit(image, r.crop.image, r.erased, mesh, r.wanted.to_dict(), seen, float(score))
             for r, image, mesh, seen, score in rows
         ]
+
+
+def check_seed(seed: int) -> None:
+    """Raises ValueError for what is no seed: NumPy's own error would print it."""
+    if not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise ValueError(f"seed must be a whole number from 0 on, got {brief(seed)}")
 
 
 def face_seed(seed: int, number: int, attempt: int, candidate: int = 0) -> int:
