@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from .brief import brief_repr
+from .brief import brief, brief_repr
 from .types import Face
 
 SAME = 0.35  # boxes that overlap by more (intersection over union) are one face, as in `detect.merge`
@@ -96,8 +96,10 @@ def without_faces(alpha: np.ndarray | None, changed: np.ndarray) -> np.ndarray |
         alpha: (H, W) uint8 or uint16; None when opaque.
         changed: (H, W) bool.
     """
-    if not shows(alpha) or not changed.any():
+    if not shows(alpha):
         return alpha
+    if changed.shape != alpha.shape or changed.dtype != bool:
+        raise ValueError(f"changed must be {alpha.shape} bool, got {brief(changed)}")
     top = np.iinfo(alpha.dtype).max
     out = alpha.copy()
     parts, labels, boxes, _ = cv2.connectedComponentsWithStats(changed.astype(np.uint8), connectivity=8)

@@ -28,7 +28,9 @@ def brief(value: Any) -> str:
     if value is None or isinstance(value, (numbers.Number, Enum)):
         text = repr(value.value if isinstance(value, Enum) else value)
         return text if len(text) <= WORD else f"a long {type(value).__name__}"
-    kind = type(value).__name__[:WORD]
+    kind = (value if isinstance(value, type) else type(value)).__name__[:WORD]
+    if isinstance(value, type):
+        return kind
     if isinstance(value, (list, tuple)) and len(value) <= ROW and all(isinstance(v, numbers.Number) for v in value):
         return f"{'[' if kind == 'list' else '('}{', '.join(map(brief, value))}{']' if kind == 'list' else ')'}"
     shape = getattr(value, "shape", None)
@@ -55,7 +57,7 @@ def not_a_path(path: Any) -> str:
     """
     text = os.fspath(path) if isinstance(path, os.PathLike) else path
     if not isinstance(text, str):
-        return brief(text)
+        return brief(text) if not isinstance(text, numbers.Number) else f"a {type(text).__name__}"
     # What is longer than most paths is one when it is there: base64 is full of slashes.
     if not _is_word(text, 4095) or (len(text) > PATH and not os.path.lexists(text)):
         return f"a str of {len(text):,} characters"

@@ -18,6 +18,7 @@ from typing import BinaryIO
 import cv2
 import numpy as np
 
+from .brief import brief
 from .types import FaceCrop
 
 # FaceMesh numbers: face oval, eyes and irises, brows, nose, lips.
@@ -98,7 +99,7 @@ def gather(faces: Iterable[tuple[FaceCrop, np.ndarray]], k: int, same: float) ->
         TooFewPeopleError: fewer than k people.
     """
     if k < 2:
-        raise ValueError(f"k must be >= 2 people, got {k}")
+        raise ValueError(f"k must be >= 2 people, got {brief(k)}")
     leaders, points, count, size = np.zeros((0, 0), np.float32), [], 0, 0
     with tempfile.TemporaryFile(prefix="deid-") as spool:
         for crop, embedding in faces:
@@ -114,7 +115,7 @@ def gather(faces: Iterable[tuple[FaceCrop, np.ndarray]], k: int, same: float) ->
         leaders = leaders[: len(points)].copy()
         if len(leaders) < k:
             raise TooFewPeopleError(
-                f"k-same needs {k} people to average, got {len(leaders)} told apart in {count} faces; "
+                f"k-same needs {brief(k)} people to average, got {len(leaders)} told apart in {count} faces; "
                 "give more pictures at once, or a smaller k"
             )
         groups, means = nearest_groups(leaders, k), tempfile.TemporaryFile(prefix="deid-")

@@ -5,7 +5,7 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
-from .brief import brief
+from .brief import brief, not_a_path
 
 _PACKAGE = Path(__file__).parent
 
@@ -16,6 +16,8 @@ def weights_dir(name: str) -> Path:
     Raises:
         FileNotFoundError: when neither the wheel nor a checkout holds it.
     """
+    if not_a_path(name):
+        raise FileNotFoundError(f"no shipped weights {not_a_path(name)}; give a name, a folder or a Hub name")
     places = [_PACKAGE / "weights" / name, _PACKAGE.parent / "weights" / name]
     for place in places:
         if place.is_dir():

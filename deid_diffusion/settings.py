@@ -79,9 +79,8 @@ class Settings:
         check_attributes(self.attributes)
         unknown = set(self.forget) - set(FORGETTABLE)
         if unknown:
-            raise ValueError(
-                f"forget takes any of {', '.join(FORGETTABLE)}; got {', '.join(sorted(brief(n) for n in unknown)[:5])}"
-            )
+            named = sorted(brief(name if isinstance(name, str) else type(name)) for name in unknown)[:5]
+            raise ValueError(f"forget takes any of {', '.join(FORGETTABLE)}; got {', '.join(named)}")
         lowest = dict.fromkeys(("steps", "candidates", "tries", "batch"), 1) | {"k": 2}
         lowest |= dict.fromkeys(("strength", "temperature", "guidance_scale"), 0)
         for name, low in lowest.items():
