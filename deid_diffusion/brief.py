@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import numbers
 import os
+import re
 from dataclasses import fields
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 WORD = 60  # characters of a string that is shown whole: a name or a number, hardly a picture
-PATH = 255  # of a path; anything longer is shown by its end, when there is such a file
+PATH = 255  # characters of a path that is shown whole; of a longer one its end
 ERROR = 200  # of what another library says
 ROW = 8  # numbers of a list that are shown: a box, not a row of pixels
 
@@ -28,12 +31,17 @@ def brief(value: Any) -> str:
     if value is None or isinstance(value, (numbers.Number, Enum)):
         text = repr(value.value if isinstance(value, Enum) else value)
         return text if len(text) <= WORD else f"a long {type(value).__name__}"
-    kind = (value if isinstance(value, type) else type(value)).__name__[:WORD]
-    if isinstance(value, type):
-        return kind
+    kind = type(value).__name__
     if isinstance(value, (list, tuple)) and len(value) <= ROW and all(isinstance(v, numbers.Number) for v in value):
         return f"{'[' if kind == 'list' else '('}{', '.join(map(brief, value))}{']' if kind == 'list' else ')'}"
-    shape = getattr(value, "shape", None)
+    return _kind(value)
+
+
+def _kind(value: Any) -> str:
+    """Type, and shape or length."""
+    if isinstance(value, type):
+        return value.__name__[:WORD]
+    kind, shape = type(value).__name__[:WORD], getattr(value, "shape", None)
     if isinstance(shape, tuple):
         return f"{kind} of shape {tuple(shape)} {getattr(value, 'dtype', '')}".rstrip()[: 2 * WORD]
     try:
@@ -57,11 +65,13 @@ def not_a_path(path: Any) -> str:
     """
     text = os.fspath(path) if isinstance(path, os.PathLike) else path
     if not isinstance(text, str):
-        return brief(text) if not isinstance(text, numbers.Number) else f"a {type(text).__name__}"
-    # What is longer than most paths is one when it is there: base64 is full of slashes.
-    if not _is_word(text, 4095) or (len(text) > PATH and not os.path.lexists(text)):
-        return f"a str of {len(text):,} characters"
-    return ""
+        return _kind(text)
+    name = max(map(len, text.encode(errors="surrogateescape").split(b"/")))
+    sound = len(text) < 4096 and name < 256 and not _CONTROL.search(text) and not _is_url(text)
+    if sound and len(text) > PATH:
+        # What is longer than most paths is one when it begins like one: base64 is full of slashes, too.
+        sound = os.path.lexists(os.path.join(*Path(text).parts[: 1 + Path(text).is_absolute()]))
+    return "" if sound else f"a str of {len(text):,} characters"
 
 
 def as_numbers(value: Any) -> np.ndarray | None:
@@ -84,4 +94,8 @@ def brief_error(error: BaseException | str) -> str:
 
 
 def _is_word(text: str, limit: int) -> bool:
-    return len(text) <= limit and text.isprintable() and not text[:5].lower() == "data:"
+    return len(text) <= limit and text.isprintable() and not _is_url(text)
+
+
+def _is_url(text: str) -> bool:
+    return text[:5].lower() == "data:"

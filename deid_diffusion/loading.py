@@ -175,7 +175,8 @@ def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
     """A precision, or its name -> the precision; ValueError for one that no pipeline runs in."""
     found = DTYPES.get(str(dtype).removeprefix("torch."))
     if found is None:
-        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {brief(dtype)}")
+        got = brief(str(dtype) if isinstance(dtype, (str, torch.dtype)) else dtype).strip("'")
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {got}")
     return found
 
 

@@ -23,7 +23,7 @@ from deid_diffusion.jobs import Job, do_job, plan
 from deid_diffusion.k_same import gather
 from deid_diffusion.loading import load_pipeline
 from deid_diffusion.paths import weights_dir
-from deid_diffusion.pictures import Picture, load_picture, save_picture
+from deid_diffusion.pictures import Picture, PictureError, load_picture, save_picture
 from deid_diffusion.redact import redact, redact_face
 from deid_diffusion.result import AnonymizedImage
 from deid_diffusion.settings import Settings
@@ -202,6 +202,18 @@ def test_jobs_say_nothing_of_what_they_were_given(tmp_path, anonymize, hostile, 
         for result in results:
             assert len(result.error) < LONGEST
             assert not holds_content(result.error), result.error
+
+
+@pytest.mark.parametrize(
+    "name", ["写真　一.png", "a b\xa0c.png", "e\u0301\u200d.png", "\udcff.png", "/".join(["d" * 90] * 9)]
+)
+def test_odd_and_long_names_are_paths_all_the_same(tmp_path, name):
+    path = tmp_path / name / "a.png"
+    path.parent.mkdir(parents=True)
+    save_picture(Picture(IMAGE), IMAGE, path)
+    assert np.array_equal(load_picture(str(path)).image, IMAGE)
+    with pytest.raises(PictureError, match=r"b\.png: wanted a picture file, found none"):
+        load_picture(path.with_name("b.png"))
 
 
 def test_what_is_printed_of_our_own_things_is_short(hostile):
