@@ -22,7 +22,9 @@ from .faces.detect import CenterFaceDetector, Detector, faces_from_boxes
 from .faces.estimator import FaceEstimator, as_unit
 from .faces.masks import is_covered
 from .faces.task import FaceTask, ImageAnalysis
+from .imaging.alpha import View, look
 from .imaging.pictures import Picture, PictureError, load_picture
+from .messages import brief, brief_error, brief_path
 from .methods.identity_bank import IdentityBank
 from .methods.k_same import Cohort, fit_cohort
 from .methods.protocol import Context, TargetPolicy, find_method
@@ -238,13 +240,13 @@ class FaceAnonymizer:
         picture = image if isinstance(image, Picture) else load_picture(image)
         timing = Timing()
         with timing("detect"):
-            faces = self._located(picture.image, boxes)
-        tasks = [FaceTask(face, number) for number, face in enumerate(faces)]
+            view = self._view(picture, boxes)
+        tasks = [FaceTask(face, number) for number, face in enumerate(view.faces)]
         if find_method(settings.method).reads_faces or settings.keep is not None or settings.only is not None:
             with timing("read"):
-                tasks = analyze_faces(picture.image, tasks, self.estimator, self._embed, self.size)
+                tasks = analyze_faces(view.image, tasks, self.estimator, self._embed, self.size)
                 tasks = [self._kept(task, settings) for task in tasks]
-        return ImageAnalysis(picture, tuple(tasks), timing)
+        return ImageAnalysis(picture, view.image, tuple(tasks), timing)
 
     def choose_targets(
         self,
@@ -261,7 +263,12 @@ class FaceAnonymizer:
             policy: a new somebody for every face by default.
             seed: of the picture.
             settings, changes: as in `__call__`. The attributes count, for people are matched by them.
+
+        Raises:
+            ValueError: no seed.
         """
+        if not isinstance(seed, int | np.integer) or seed < 0:
+            raise ValueError(f"seed must be a whole number from 0 on, got {brief(seed)}")
         settings = self._settings(settings, changes)
         policy = self._policy(policy, settings)
         chosen: list[FaceTask] = []
@@ -329,6 +336,8 @@ class FaceAnonymizer:
                 if task.hidden:
                     canvas, mask = redact_face(canvas, task.face, task.redaction or settings.redact_with)
                     changed |= mask > 0
+            if analysis.image is not analysis.picture.image:  # faces were read in another view of it
+                canvas = np.where(changed[..., None], canvas, analysis.picture.image)
         reports = tuple(task.report() for task in decided)
         return AnonymizedImage(canvas, reports, analysis.timing.seconds, changed, analysis.picture)
 
@@ -349,7 +358,7 @@ class FaceAnonymizer:
                 try:
                     analysis = self.analyze(source, boxes, settings)
                 except PictureError:
-                    log.debug("a picture cannot be read, nobody of it is averaged", exc_info=True)
+                    log.debug("%s cannot be read, nobody of it is averaged", brief_path(source), exc_info=True)
                     continue
                 yield from ((task.crop, task.embedding) for task in analysis.tasks if task.pending)
 
@@ -372,7 +381,7 @@ class FaceAnonymizer:
             faces = sorted(self.detect(image), key=lambda f: -float(np.prod(f.box[2:] - f.box[:2])))
             crops = crop_faces(image, faces[:1], self.estimator, self.size)
             if not crops or crops[0] is None:
-                raise ValueError(f"no readable face in the reference {photo if isinstance(photo, str) else 'photo'}")
+                raise ValueError(f"no readable face in the reference {brief_path(photo)}")
             rows.append(self._embed(np.stack([crops[0].image]))[0])
         return np.stack(rows)
 
@@ -398,12 +407,13 @@ class FaceAnonymizer:
     def _same_person(self, settings: Settings) -> float:
         return self.thresholds["far_0.01"] if settings.threshold is None else settings.threshold
 
-    def _located(self, image: np.ndarray, boxes: Boxes | None) -> list[Face]:
+    def _view(self, picture: Picture, boxes: Boxes | None) -> View:
+        """The faces, and the picture in which they are read."""
         if boxes is None:
-            return self.detect(image)
+            return look(self.detect, picture.image, picture.alpha)
         if len(boxes) and all(isinstance(box, Face) for box in boxes):
-            return list(boxes)
-        return faces_from_boxes(boxes, image.shape)
+            return View(list(boxes), picture.image)
+        return View(faces_from_boxes(boxes, picture.image.shape), picture.image)
 
     def _kept(self, task: FaceTask, settings: Settings) -> FaceTask:
         """KEPT for a person who is to be left alone."""
@@ -427,7 +437,7 @@ class FaceAnonymizer:
                 taken.add(targets[-1].number)
         except Exception as error:
             log.exception("choosing a target failed")
-            return task.decided(Outcome.FAILED, f"choosing a target failed: {error}")
+            return task.decided(Outcome.FAILED, f"choosing a target failed: {brief_error(error)}")
         return replace(task, targets=tuple(targets))
 
     def _generate(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os import PathLike
 
 import numpy as np
 from PIL import Image
 
+from .imaging.alpha import without_faces
 from .imaging.pictures import Picture, merge_deep, save_picture
+from .messages import brief_repr
 from .types import FaceReport
 
 
@@ -29,6 +31,17 @@ class AnonymizedImage:
     seconds: dict[str, float] = field(default_factory=dict)
     changed_mask: np.ndarray | None = None
     source: Picture | None = None
+    __repr__ = brief_repr
+
+    @property
+    def alpha(self) -> np.ndarray | None:
+        """(H, W) uint8 or uint16: the source's alpha, with no face left in it; None when opaque."""
+        if self.source is None or self.source.alpha is None:
+            return None
+        changed_mask = self.changed_mask
+        if changed_mask is None:
+            changed_mask = (self.image != self.source.image).any(2)
+        return without_faces(self.source.alpha, changed_mask)
 
     def save(self, path: str | PathLike) -> None:
         """Writes the picture: same size, depth, alpha and colour profile, and no metadata of the source.
@@ -40,7 +53,7 @@ class AnonymizedImage:
         deep = None
         if picture.deep is not None and self.changed_mask is not None:
             deep = merge_deep(picture.deep, self.image, self.changed_mask)
-        save_picture(picture, self.image, path, deep=deep)
+        save_picture(replace(picture, alpha=self.alpha), self.image, path, deep=deep)
 
     def preview(self, height: int = 720) -> Image.Image:
         """Before and after, side by side. It shows the source faces: for your eyes, not for publishing."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .pipelines.conditioning import attribute_vector
+from .messages import brief, brief_repr
+from .pipelines.conditioning import FIELDS, attribute_vector
 from .pipelines.repulsion import Repulsion
 from .pipelines.sd_landmarks import STYLES
-from .types import Redaction
+from .types import Redaction, member
 
 if TYPE_CHECKING:
     from .methods.k_same import Cohort
@@ -71,19 +73,33 @@ class Settings:
     batch: int | None = None
     k: int = 5
     cohort: Cohort | None = None
+    __repr__ = brief_repr
 
     def __post_init__(self):
-        object.__setattr__(self, "redact_with", Redaction(self.redact_with))
-        attribute_vector([self.attributes])  # its checks: unknown names, values out of range
+        object.__setattr__(self, "redact_with", member(Redaction, self.redact_with, "redact_with"))
+        check_attributes(self.attributes)
         unknown = set(self.drop_attributes) - set(DROPPABLE)
         if unknown:
-            raise ValueError(f"drop_attributes takes any of {', '.join(DROPPABLE)}; got {', '.join(sorted(unknown))}")
+            named = sorted(brief(name if isinstance(name, str) else type(name)) for name in unknown)[:5]
+            raise ValueError(f"drop_attributes takes any of {', '.join(DROPPABLE)}; got {', '.join(named)}")
         lowest = dict.fromkeys(("steps", "candidates", "tries", "batch"), 1) | {"k": 2}
         lowest |= dict.fromkeys(("strength", "temperature", "guidance_scale"), 0)
         for name, low in lowest.items():
             if getattr(self, name) is not None and getattr(self, name) < low:
-                raise ValueError(f"{name} must be >= {low}, got {getattr(self, name)}")
+                raise ValueError(f"{name} must be >= {low}, got {brief(getattr(self, name))}")
         if self.landmark_style not in STYLES:
-            raise ValueError(f"landmark_style must be one of {', '.join(STYLES)}, got {self.landmark_style!r}")
+            raise ValueError(f"landmark_style must be one of {', '.join(STYLES)}, got {brief(self.landmark_style)}")
         if self.keep is not None and self.only is not None:
             raise ValueError("give people to keep or people to anonymize, not both")
+
+
+def check_attributes(values: Mapping[str, float]) -> None:
+    """Raises ValueError on a name or value that no attribute has."""
+    if not isinstance(values, Mapping):
+        raise ValueError(f"attributes must be values by name, got {brief(values)}")
+    for name, value in values.items():
+        if name not in FIELDS:
+            raise ValueError(f"unknown attribute {brief(name)}; know {', '.join(FIELDS)}")
+        if value is not None and (not isinstance(value, Real) or brief(value).startswith("a long")):
+            raise ValueError(f"{name} must be a number, got {brief(value)}")
+    attribute_vector([values])  # ranges

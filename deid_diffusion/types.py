@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+
+from .messages import as_numbers, brief, brief_repr
 
 
 class Outcome(str, Enum):
@@ -28,6 +30,17 @@ class Redaction(str, Enum):
     BLANK = "blank"
     BLUR = "blur"
     PIXELATE = "pixelate"
+
+
+_Named = TypeVar("_Named", bound=Enum)
+
+
+def member(kind: type[_Named], value: Any, name: str) -> _Named:
+    """The member of an enumeration that a user named, by itself or by its value; ValueError for none."""
+    for choice in kind:
+        if value is choice or (isinstance(value, str) and value == choice.value):
+            return choice
+    raise ValueError(f"{name} must be one of {', '.join(choice.value for choice in kind)}, got {brief(value)}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,14 +61,17 @@ class Face:
     track_id: int | None = None
 
     def __post_init__(self):
-        object.__setattr__(self, "box", np.asarray(self.box, dtype=np.float32))
-        object.__setattr__(self, "landmarks", np.asarray(self.landmarks, dtype=np.float32))
+        for name in ("box", "landmarks"):
+            numbers = as_numbers(getattr(self, name))
+            if numbers is None:
+                raise ValueError(f"{name} must be numbers, got {brief(getattr(self, name))}")
+            object.__setattr__(self, name, numbers.astype(np.float32))
         if self.box.shape != (4,):
             raise ValueError(f"box must be (4,) x0 y0 x1 y1, got shape {self.box.shape}")
         if self.landmarks.shape != (5, 2):
             raise ValueError(f"landmarks must be (5, 2) x y, got shape {self.landmarks.shape}")
         if not (np.isfinite(self.box).all() and np.isfinite(self.landmarks).all()):
-            raise ValueError(f"box and landmarks must be finite, got {self.box} and {self.landmarks}")
+            raise ValueError("box and landmarks must be finite numbers, got others; leave such faces out")
         if not (self.box[2] > self.box[0] and self.box[3] > self.box[1]):
             raise ValueError(f"box must have x1 > x0 and y1 > y0, got {self.box.tolist()}")
 
@@ -75,6 +91,7 @@ class FaceCrop:
     mask: np.ndarray
     landmarks: np.ndarray
     crop_from_image: np.ndarray
+    __repr__ = brief_repr
 
 
 @dataclass(frozen=True)

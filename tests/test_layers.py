@@ -9,6 +9,7 @@ import pytest
 CHECKOUT = Path(__file__).parent.parent
 # From bottom to top, by the folder or file right below `deid_diffusion/`. Imports go to rows below, or stay at home.
 ROWS = [
+    "messages",
     "types errors timing telemetry",
     "settings imaging",
     "faces",

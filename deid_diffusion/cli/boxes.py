@@ -18,6 +18,7 @@ from typing import Any
 from deid_diffusion.faces.detect import LEAST_SIDE
 from deid_diffusion.imaging.pictures import picture_size
 from deid_diffusion.jobs.plan import Job, PlanError
+from deid_diffusion.messages import brief
 from deid_diffusion.models.weights import sha256_of
 
 FORMS = (
@@ -104,7 +105,7 @@ def _from_mapping(data: Any) -> BoxList:
         raise _Refused("wanted boxes, got an empty list; leave --boxes out to have the faces detected")
     for name, boxes in data.items():
         if not isinstance(boxes, list):
-            raise _Refused(f"{name}: wanted a list of boxes, got {_short(boxes)}; [] says that there is no face")
+            raise _Refused(f"{name}: wanted a list of boxes, got {brief(boxes)}; [] says that there is no face")
     return BoxList({name: [_four(name, box) for box in boxes] for name, boxes in data.items()})
 
 
@@ -158,7 +159,7 @@ def _four(name: Any, box: Any) -> Four:
     fits = isinstance(box, list) and len(box) == 4 and all(type(value) in (int, float) for value in box)
     # Infinite, not a number and beyond any picture: none of these is below the limit.
     if not (isinstance(name, str) and fits and all(abs(value) < 1e9 for value in box)):
-        raise _Refused(f"{name}: wanted four numbers in pixels, got {_short(box)}")
+        raise _Refused(f"{name}: wanted four numbers in pixels, got {brief(box)}")
     return tuple(map(float, box))
 
 
@@ -276,8 +277,3 @@ def _notes(path: Path, jobs: Sequence[Job]) -> list[str]:
 def _some(names: Sequence[str]) -> str:
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, default=str)
-    return text if len(text) <= 60 else f"{text[:60]}..."

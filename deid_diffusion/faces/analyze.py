@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..messages import brief_error
 from ..types import Face, FaceCrop, Outcome
 from .align import crop_faces
 from .estimator import FaceAnalysis, FaceEstimator
@@ -41,7 +42,7 @@ def analyze_faces(
         crops = crop_faces(image, faces, estimator, size)
     except Exception as error:
         log.exception("reading faces failed")
-        return [task.decided(Outcome.FAILED, f"reading failed: {error}") for task in tasks]
+        return [task.decided(Outcome.FAILED, f"reading failed: {brief_error(error)}") for task in tasks]
     rows = zip(tasks, crops, _read_all(crops, estimator, embed), strict=True)
     return [_analyzed(image, task, crop, read, faces) for task, crop, read in rows]
 
@@ -57,7 +58,7 @@ def _analyzed(
         return task.decided(Outcome.REDACTED, "landmarks do not fit the detection")
     if isinstance(read, Exception):
         log.error("reading face %d failed", task.number, exc_info=read)
-        return task.decided(Outcome.FAILED, f"reading failed: {read}")
+        return task.decided(Outcome.FAILED, f"reading failed: {brief_error(read)}")
     analysis, embedding = read
     return replace(
         task,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..pipelines.conditioning import FIELDS, attribute_vector
+from ..settings import check_attributes
 
 # Unquantized, these numbers are a fingerprint: a resting brow or an iris's height is bone and lids. In steps that a
 # viewer would name (half open, looking left, in the thirties) they describe thousands of people.
@@ -45,7 +46,7 @@ class Attributes:
     facial_hair: float | None = None
 
     def __post_init__(self):
-        check_attributes(self.to_dict())
+        check_attributes({name: value for name, value in vars(self).items() if value is not None})
 
     def to_dict(self) -> dict[str, float]:
         """The values that are set, by name."""
@@ -67,8 +68,3 @@ class Attributes:
             for name, value in self.to_dict().items()
         }
         return Attributes(**{n: min(max(value, FIELDS[n].low), FIELDS[n].high) for n, value in steps.items()})
-
-
-def check_attributes(values: Mapping[str, float]) -> None:
-    """Raises ValueError on a name or value that no attribute has."""
-    attribute_vector([values])

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import cv2
 import numpy as np
 
+from ..messages import as_numbers, brief
 from ..types import Face
 from .centerface import STRIDE, CenterFace, Found, concatenate
 from .geometry import apply, compose, invert
@@ -128,14 +129,10 @@ def faces_from_boxes(boxes: np.ndarray | Sequence[Sequence[float]], image_shape:
         ValueError: for what is no box, lies outside the picture, or is smaller than any face, as fractions of the
             sides are; a face skipped silently would stay exposed.
     """
-    if not len(boxes):
-        return []
-    try:
-        numbers = np.asarray(boxes)
-    except ValueError:  # rows of different lengths
-        numbers = np.empty(0)
-    if numbers.ndim != 2 or numbers.shape[1] != 4 or numbers.dtype.kind not in "iuf":
-        raise ValueError(f"boxes must be (N, 4) numbers, x0 y0 x1 y1 of each in pixels, got {_short(boxes)}")
+    rows = as_numbers(boxes) if np.size(boxes) else np.zeros((0, 4))
+    if rows is None or rows.ndim != 2 or rows.shape[1] != 4:
+        raise ValueError(f"boxes must be (N, 4) numbers, x0 y0 x1 y1 of each in pixels, got {brief(boxes)}")
+    numbers = rows
     height, width = image_shape[:2]
     least = np.minimum(LEAST_SIDE, [width, height])
     faces = []
@@ -149,11 +146,6 @@ def faces_from_boxes(boxes: np.ndarray | Sequence[Sequence[float]], image_shape:
             )
         faces.append(Face(inside, box[:2] + TEMPLATE * (box[2:] - box[:2])))
     return faces
-
-
-def _short(boxes: object) -> str:
-    text = " ".join(str(boxes).split())
-    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 def merge(found: Found) -> Found:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..imaging.pictures import Picture
+from ..messages import brief_repr
 from ..timing import Timing
 from ..types import Face, FaceCrop, FaceReport, Outcome, Redaction
 from .attributes import Attributes
@@ -29,6 +30,7 @@ class Target:
     embedding: np.ndarray
     person: np.ndarray
     number: int = -1
+    __repr__ = brief_repr
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +76,7 @@ class FaceTask:
     result_seed: int = 0
     tries: int = 0
     redaction: Redaction | None = None
+    __repr__ = brief_repr
 
     @property
     def pending(self) -> bool:
@@ -108,15 +111,14 @@ class ImageAnalysis:
 
     Attributes:
         picture: as it was loaded, with alpha, depth and profile.
+        image: (H, W, 3) uint8 RGB, upright, in which faces are read: the picture's colour, and where a face shows
+            clearer on a background or in alpha, that view of it.
         tasks: one for each detected face, in order; none is left out.
         timing: seconds by stage so far.
     """
 
     picture: Picture
+    image: np.ndarray
     tasks: tuple[FaceTask, ...]
     timing: Timing = field(default_factory=Timing)
-
-    @property
-    def image(self) -> np.ndarray:
-        """(H, W, 3) uint8 RGB, upright."""
-        return self.picture.image
+    __repr__ = brief_repr

@@ -10,6 +10,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
+from ..messages import brief
 from ..models.checkpoint import check_weights, read_index
 from ..models.loading import load_pipeline
 from ..models.registry import FAMILIES, Family, pick_family
@@ -40,8 +41,8 @@ def publish(folder: str | PathLike, repo_id: str, out: str | PathLike, card: Car
     """
     try:
         validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise ValueError(f"repo_id must be a Hub name like org/name, got {repo_id!r}: {error}") from None
+    except HFValidationError:
+        raise ValueError(f"repo_id must be a Hub name like org/name, got {brief(repo_id)}") from None
     index = read_index(Path(folder))
     family = pick_family(index, model=str(folder))
     if index["_class_name"] != family.pipeline:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from io import BytesIO
 from typing import Any
 
-import cv2
 import numpy as np
 from PIL import Image, ImageCms, JpegImagePlugin
+
+from .high_depth import RefusedPictureError, check_tiff, deep_png, deep_tiff, upright
 
 
 def upright_pixels(image: Image.Image, data: bytes) -> np.ndarray:
@@ -16,18 +17,23 @@ def upright_pixels(image: Image.Image, data: bytes) -> np.ndarray:
     Args:
         image: as opened by Pillow.
         data: the bytes of the file it was opened from; empty for an image made in memory.
+
+    Raises:
+        RefusedPictureError: of a depth or layout that is not read, or that two decoders read differently.
     """
     image.load()
+    if image.format == "TIFF" and data and not _is_deep(image, data):
+        check_tiff(image, data)
     if _is_deep(image, data):
         array = _deep_pixels(image, data)
     elif image.mode[0] in "IF":
-        raise ValueError(f"wanted 8 or 16 bit a channel, got mode {image.mode!r}; convert it to a 16-bit PNG")
+        raise RefusedPictureError(f"wanted 8 or 16 bit a channel, got mode {image.mode}; convert it to a 16-bit PNG")
     elif image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         array = np.asarray(image.convert("RGBA"))
     else:
         array = np.asarray(_srgb_from_cmyk(image) if image.mode == "CMYK" else image.convert("RGB"))
-    # TIFF has been turned by load() (by OpenCV too); the others have not.
-    return _upright(array, 1 if image.format == "TIFF" else _orientation(image))
+    # TIFF has been turned by load(); the others have not.
+    return upright(array, 1 if image.format == "TIFF" else _orientation(image))
 
 
 def upright_sides(image: Image.Image) -> tuple[int, int]:
@@ -64,25 +70,14 @@ def _is_deep(image: Image.Image, data: bytes) -> bool:
         return data[24] == 16  # the IHDR's bit depth
     if image.format == "TIFF":
         tags = image.tag_v2
-        return set(tags.get(258, ())) == {16} and tags.get(262) in (1, 2) and set(tags.get(339, (1,))) == {1}
+        return set(tags.get(258, ())) == {16} and tags.get(262) in (0, 1, 2) and set(tags.get(339, (1,))) == {1}
     return False
 
 
 def _deep_pixels(image: Image.Image, data: bytes) -> np.ndarray:
     if not data:
         return np.asarray(image).astype(np.uint16)
-    array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if array is None or array.dtype != np.uint16 or array.shape[:2] != (image.height, image.width):
-        raise ValueError("OpenCV does not read its 16 bit")
-    return array if array.ndim == 2 else array[..., [2, 1, 0, 3][: array.shape[2]]]
-
-
-def _upright(array: np.ndarray, orientation: int) -> np.ndarray:
-    """Applies an EXIF orientation, 1 to 8; what is not one is taken for 1."""
-    if orientation in (2, 5, 7, 4):
-        array = array[:, ::-1]
-    turns = {3: 2, 4: 2, 5: 1, 6: 3, 7: 3, 8: 1}.get(orientation, 0)
-    return np.rot90(array, turns)
+    return deep_tiff(image, data) if image.format == "TIFF" else deep_png(image, data)
 
 
 def _srgb_from_cmyk(image: Image.Image) -> Image.Image:

@@ -82,8 +82,9 @@ def encode_deep(kind: str, image: np.ndarray, alpha: np.ndarray | None, icc: byt
         icc: as in `encode`.
     """
     icc = icc if _fits(icc, image) else None
-    if alpha is not None and image.ndim == 2 and kind == "PNG":
-        image, icc = np.dstack([image] * 3), None  # OpenCV writes no 16-bit grey with alpha
+    if alpha is not None and image.ndim == 2:
+        # OpenCV writes no PNG of 16-bit grey with alpha, and Pillow opens no TIFF of it.
+        image, icc = np.dstack([image] * 3), None
     pixels = image if alpha is None else np.dstack([image, alpha])
     return _deep_png(pixels, icc) if kind == "PNG" else _deep_tiff(pixels, icc, alpha is not None)
 

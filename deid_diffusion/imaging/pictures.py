@@ -17,8 +17,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from ..messages import brief_error, brief_path, brief_repr, not_a_path
 from .decode import clean_icc, jpeg_quality, upright_pixels, upright_sides, visual_frames
 from .encode import DEEP_KINDS, encode, encode_deep
+from .high_depth import RefusedPictureError
 
 PIXEL_LIMIT = 300_000_000  # beyond any camera's sensor; 900 MB as 8-bit RGB
 # fmt: off
@@ -57,6 +59,7 @@ class Picture:
     grey: bool = False
     lossless: bool = True
     jpeg: dict[str, Any] = field(default_factory=dict)
+    __repr__ = brief_repr
 
 
 def load_picture(source: str | PathLike | Image.Image | np.ndarray, max_pixels: int = PIXEL_LIMIT) -> Picture:
@@ -68,7 +71,9 @@ def load_picture(source: str | PathLike | Image.Image | np.ndarray, max_pixels: 
     """
     if isinstance(source, np.ndarray):
         return _from_array(source)
-    name = "the PIL image" if isinstance(source, Image.Image) else str(source)
+    name = "the PIL image" if isinstance(source, Image.Image) else brief_path(source)
+    if not isinstance(source, Image.Image) and not_a_path(source):
+        raise PictureError(f"wanted the path of a picture, got {name}; open bytes by PIL.Image.open(BytesIO(...))")
     try:
         if isinstance(source, Image.Image):
             return _from_pil(source, b"", name, max_pixels)
@@ -79,13 +84,17 @@ def load_picture(source: str | PathLike | Image.Image | np.ndarray, max_pixels: 
             return _from_pil(image, data, name, max_pixels)
     except PictureError:
         raise
+    except RefusedPictureError as error:
+        raise PictureError(f"{name}: {error}") from None
     except UnidentifiedImageError:
         raise PictureError(
             f"{name}: wanted a JPEG, PNG, WebP, TIFF, AVIF, BMP, GIF or HEIC picture, got none of these, whatever its "
             "suffix says; leave it out or convert it"
         ) from None
     except Exception as error:  # decoders raise every kind of error on damaged bytes
-        raise PictureError(f"{name}: wanted a whole picture, got a damaged one ({error}); copy it again") from error
+        raise PictureError(
+            f"{name}: wanted a whole picture, got a damaged one ({brief_error(error)}); copy it again"
+        ) from error
 
 
 def picture_size(path: str | PathLike) -> tuple[int, int] | None:
@@ -126,6 +135,8 @@ def save_picture(picture: Picture, image: np.ndarray, path: str | PathLike, deep
     Raises:
         PictureError: unknown suffix, no such folder, not writable, disk full, too large for the format.
     """
+    if wrong := not_a_path(path):
+        raise PictureError(f"wanted a path, got {wrong}; nothing was written: give a shorter name")
     path = Path(path)
     kind = FORMATS.get(path.suffix.lower())
     if kind is None:
@@ -140,7 +151,9 @@ def save_picture(picture: Picture, image: np.ndarray, path: str | PathLike, deep
     try:
         data = _encode(picture, image, deep, kind)
     except Exception as error:  # as with decoders
-        raise PictureError(f"{path}: {kind} cannot hold this picture ({error}); choose .png or .tif") from error
+        raise PictureError(
+            f"{path}: {kind} cannot hold this picture ({brief_error(error)}); choose .png or .tif"
+        ) from error
     _write_whole(path, data)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..imaging.pictures import FORMATS
+from ..messages import not_a_path
 from .journal import Journal
 
 VIDEOS = frozenset(".mp4 .mov .m4v .avi .mkv .webm .mpg .mpeg .wmv .3gp".split())
@@ -83,6 +84,9 @@ def plan(inputs: Sequence[Path], out: Path | None = None, seed: int = 0, preview
     """
     if not inputs:
         raise PlanError("wanted pictures or folders, got none; name at least one")
+    for path in [*inputs, *([out] if out is not None else [])]:
+        if wrong := not_a_path(path):
+            raise PlanError(f"wanted a path, got {wrong}; check it")
     inputs = list(dict.fromkeys(Path(path) for path in inputs))
     lone = len(inputs) == 1 and not inputs[0].is_dir()
     to_file = out is not None and lone and out.suffix.lower() in FORMATS and not out.is_dir()

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..imaging.pictures import Picture, PictureError, save_picture
+from ..messages import brief_error, brief_path
 from ..models.weights import sha256_of
 from .journal import Journal, fingerprint
 from .plan import Job, Plan, PlanError, plan
@@ -117,11 +118,12 @@ def do_job(job: Job, anonymize: Callable[..., Any], settings: Any = None) -> Job
         about = {"width": width, "height": height, "sha256": digest}
         return JobResult(job, tuple(face.to_json() for face in result.faces), seconds, about)
     except Exception as error:
-        log.debug("%s failed", job.in_path, exc_info=True)
+        name = brief_path(job.in_path)
+        log.debug("%s failed", name, exc_info=True)
         if getattr(error.__cause__ or error, "errno", None) in _NO_ROOM:
             raise JobsStopped(str(error)) from error
         said = isinstance(error, PictureError)
-        return JobResult(job, error=str(error) if said else f"{job.in_path}: {type(error).__name__}: {error}")
+        return JobResult(job, error=str(error) if said else f"{name}: {type(error).__name__}: {brief_error(error)}")
 
 
 def foreign_output(job: Job, journal: Journal | None) -> JobResult | None:

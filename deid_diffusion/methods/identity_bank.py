@@ -9,6 +9,7 @@ import numpy as np
 
 from ..faces.attributes import Attributes
 from ..faces.task import Target
+from ..messages import brief_repr
 
 # Distances that count as "one step away" when people are matched.
 _STEP = {"age": 10.0, "male": 0.25, "skin_l": 8.0, "skin_a": 4.0, "skin_b": 5.0}
@@ -28,6 +29,7 @@ class IdentityBank:
     embedding: np.ndarray
     person: np.ndarray
     attributes: np.ndarray
+    __repr__ = brief_repr
 
     @classmethod
     def load(cls, path: Path) -> IdentityBank:

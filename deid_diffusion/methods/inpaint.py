@@ -10,6 +10,7 @@ import numpy as np
 
 from ..faces.masks import blended
 from ..faces.task import FaceTask, Target
+from ..messages import brief_error, brief_repr
 from ..types import Outcome
 from .candidates import candidate_score
 from .protocol import Context, register
@@ -35,6 +36,7 @@ class Candidate:
     target: Target
     similarity: float
     score: float
+    __repr__ = brief_repr
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +103,7 @@ def _verdict(
         closest = min(one.similarity for one in candidates)
         reason = context.policy.rejection(task, closest)
         return task.decided(Outcome.REDACTED, reason, similarity=closest, tries=attempt + 1)
-    return task.decided(Outcome.FAILED, f"inpainting failed: {failure}", tries=attempt + 1)
+    return task.decided(Outcome.FAILED, f"inpainting failed: {brief_error(failure or '')}", tries=attempt + 1)
 
 
 def _round(

@@ -22,6 +22,7 @@ import numpy as np
 from ..errors import DeidError
 from ..faces.masks import blended
 from ..faces.task import FaceTask
+from ..messages import brief
 from ..types import FaceCrop, Outcome
 from .protocol import Context, register
 
@@ -138,7 +139,7 @@ def fit_cohort(faces: Iterable[tuple[FaceCrop, np.ndarray]], k: int, same: float
         TooFewPeopleError: fewer than k people.
     """
     if k < 2:
-        raise ValueError(f"k must be >= 2 people, got {k}")
+        raise ValueError(f"k must be >= 2 people, got {brief(k)}")
     leaders, points, count, size = np.zeros((0, 0), np.float32), [], 0, 0
     with tempfile.TemporaryFile(prefix="deid-") as spool:
         for crop, embedding in faces:
@@ -154,7 +155,7 @@ def fit_cohort(faces: Iterable[tuple[FaceCrop, np.ndarray]], k: int, same: float
         leaders = leaders[: len(points)].copy()
         if len(leaders) < k:
             raise TooFewPeopleError(
-                f"k-same needs {k} people to average, got {len(leaders)} told apart in {count} faces; "
+                f"k-same needs {brief(k)} people to average, got {len(leaders)} told apart in {count} faces; "
                 "give more pictures at once, or a smaller k"
             )
         groups, means = nearest_groups(leaders, k), tempfile.TemporaryFile(prefix="deid-")

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..faces.estimator import FaceEstimator
 from ..faces.task import FaceTask, Target
+from ..messages import brief
 from ..settings import Settings
 from ..timing import Timing
 
@@ -114,7 +115,7 @@ def find_method(method: str | Method) -> Method:
     if isinstance(method, str):
         names = method_names()
         if method not in _METHODS:
-            raise ValueError(f"method must be one of {', '.join(names)}, got {method!r}")
+            raise ValueError(f"method must be one of {', '.join(names)}, got {brief(method)}")
         return _METHODS[method]
     if not isinstance(method, Method):
         raise ValueError(

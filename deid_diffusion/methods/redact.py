@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from ..faces.task import FaceTask
-from ..types import Face, Outcome, Redaction
+from ..types import Face, Outcome, Redaction, member
 from .protocol import Context, register
 
 CELLS = 6  # across the longer side of the region
@@ -69,7 +69,7 @@ def redact(image: np.ndarray, region: np.ndarray, how: Redaction) -> np.ndarray:
     """
     if region.shape != image.shape[:2]:
         raise ValueError(f"region must have the image's size {image.shape[:2]}, got {region.shape}")
-    how = Redaction(how)
+    how = member(Redaction, how, "how")
     out = image.copy()
     parts, labels, boxes, _ = cv2.connectedComponentsWithStats((region > 0).astype(np.uint8), connectivity=8)
     for part in range(1, parts):

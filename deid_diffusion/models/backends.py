@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..messages import brief
 from .weights import cache_dir
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ def use_backend(pipe: Any, backend: str = "auto", compiler: str = "inductor") ->
         BackendError: one that was named cannot run this pipeline; never with "auto" or "torch".
     """
     if backend not in BACKENDS:
-        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {brief(backend)}")
     if backend == "compile":
         return _use_compiled(pipe, compiler)
     if backend != "torch":

@@ -21,6 +21,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
 
+from ..messages import not_a_path
 from .weights import sha256_of
 
 INDEX = "model_index.json"
@@ -63,6 +64,8 @@ def find_checkpoint(model: str | PathLike, revision: str | None = None) -> Check
         FileNotFoundError: says which file is missing, where, and how to get it.
         ValueError: not a diffusers checkpoint, or not a name, or a revision of a folder.
     """
+    if wrong := not_a_path(model):
+        raise ValueError(f"need a diffusers folder or a Hub name, got {wrong}")
     path, name = Path(model), str(model)
     if path.is_file():
         raise ValueError(

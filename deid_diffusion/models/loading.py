@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 
+from ..messages import brief
 from .checkpoint import Checkpoint, check_weights, clearer, components, find_checkpoint, hash_weights
 from .components import FAILURES, load_parts
 from .registry import FAMILIES, pick_family
@@ -135,7 +136,7 @@ def load_with_identities(
         FileNotFoundError, ValueError: as `load_pipeline`; also a folder without one of the three.
     """
     if model is None and given.get("revision"):
-        raise ValueError(f"revision pins a Hub checkpoint, got {given['revision']!r} and no model; name one")
+        raise ValueError(f"revision pins a Hub checkpoint, got {brief(given['revision'])} and no model; name one")
     if not isinstance(id_encoder, str | PathLike | None):
         raise ValueError(
             "id_encoder must be the folder of an identity encoder with its identities and thresholds, got "
@@ -181,7 +182,8 @@ def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
     """A precision, or its name -> the precision; ValueError for one that no pipeline runs in."""
     found = DTYPES.get(str(dtype).removeprefix("torch."))
     if found is None:
-        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype}")
+        got = brief(str(dtype) if isinstance(dtype, (str, torch.dtype)) else dtype).strip("'")
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {got}")
     return found
 
 
@@ -190,7 +192,7 @@ def as_device(device: str | torch.device) -> torch.device:
     try:
         found = torch.device(device)
     except RuntimeError:
-        raise ValueError(f"device must be cpu, cuda, cuda:1, mps ..., got {device!r}") from None
+        raise ValueError(f"device must be cpu, cuda, cuda:1, mps ..., got {brief(device)}") from None
     count = {"cuda": torch.cuda.device_count, "mps": lambda: int(torch.backends.mps.is_available())}.get(found.type)
     if count is not None and (found.index or 0) >= count():
         raise ValueError(

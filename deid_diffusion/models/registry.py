@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+from ..messages import brief
+
 
 @dataclass(frozen=True)
 class Family:
@@ -50,7 +52,7 @@ def pick_family(index: dict[str, Any], pipeline: str | None = None, model: str =
         ValueError: nobody takes it, or the one asked for does not.
     """
     if pipeline is not None and pipeline not in FAMILIES:
-        raise ValueError(f"pipeline must be one of {', '.join(FAMILIES)}, got {pipeline!r}")
+        raise ValueError(f"pipeline must be one of {', '.join(FAMILIES)}, got {brief(pipeline)}")
     name = index.get("_class_name")
     if isinstance(name, list):
         raise ValueError(

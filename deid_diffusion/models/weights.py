@@ -5,6 +5,8 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
+from ..messages import brief, not_a_path
+
 _PACKAGE = Path(__file__).parent.parent
 
 
@@ -14,12 +16,14 @@ def weights_dir(name: str) -> Path:
     Raises:
         FileNotFoundError: when neither the wheel nor a checkout holds it.
     """
+    if not_a_path(name):
+        raise FileNotFoundError(f"no shipped weights {not_a_path(name)}; give a name, a folder or a Hub name")
     places = [_PACKAGE / "weights" / name, _PACKAGE.parent / "weights" / name]
     for place in places:
         if place.is_dir():
             return place
     raise FileNotFoundError(
-        f"no shipped weights {name!r}: looked in {' and '.join(str(p) for p in places)}. "
+        f"no shipped weights {brief(name)}: looked in {' and '.join(str(p) for p in places)}. "
         "Reinstall deid-diffusion, or give a folder or a Hub name to from_pretrained()."
     )
 
