@@ -26,8 +26,9 @@ from .painting import check_settings
 from .paths import check_hashes, weights_dir
 from .pictures import Picture, PictureError, load_picture
 from .pipelines.recognise import embed
-from .preparing import ReadyFace, prepare, redacted
+from .preparing import ReadyFace, named, prepare, redacted
 from .redact import redact_face
+from .references import References, reference_face
 from .result import AnonymizedImage
 from .settings import Settings
 from .types import Face, FaceCrop, FaceReport, Method, Outcome, Redaction
@@ -56,7 +57,8 @@ class FaceAnonymizer:
             pipeline: paints, of any family of `families.FAMILIES`; must have an id_encoder.
             reader: landmarks and attributes.
             bank: identities to become, embedded by the same id_encoder.
-            thresholds: similarity of the guide at false accept rates, keys "far_0.001", "far_0.01", "far_0.05".
+            thresholds: similarity of the guide at false accept rates, key "far_0.01"; for `people` also
+                `references.RATES`.
             detect: finds faces; CenterFace by default.
             hashes: sha256 of the weight files, for the report.
             origin: which checkpoint it is, likewise.
@@ -132,7 +134,10 @@ class FaceAnonymizer:
         reports: dict[int, FaceReport] = {}
         if settings.method not in (Method.INPAINT, Method.K_SAME):
             how, ready, painted = Redaction(settings.method.value), [], {}
-            reports = {n: redacted(face, f"method {how.value}") for n, face in enumerate(faces)}
+            if settings.keep is not None or settings.only is not None:
+                with watch("read"):
+                    ready = self.read_faces(picture.image, faces, settings, reports)
+            reports = {n: redacted(face, f"method {how.value}") for n, face in enumerate(faces)} | reports
         else:
             how = settings.redact_with
             with watch("read"):
@@ -158,6 +163,7 @@ class FaceAnonymizer:
                 if report.outcome is Outcome.REDACTED:
                     canvas, mask = redact_face(canvas, faces[number], how)
                     touched |= mask > 0
+        reports |= named(ready, reports)
         return AnonymizedImage(canvas, tuple(reports[n] for n in range(len(faces))), watch.seconds, touched, picture)
 
     def crowd(
@@ -180,21 +186,21 @@ class FaceAnonymizer:
         if settings.method is Method.INPAINT:
             check_settings(self.pipeline, settings)
 
-    def people(self, photos: Sequence[str | PathLike | Image.Image | np.ndarray]) -> np.ndarray:
-        """(R, D) embeddings of the largest face in each reference photo, for `keep` and `only`.
+    def people(self, photos: Sequence[str | PathLike | Image.Image | np.ndarray]) -> References:
+        """The people in reference photos, for `keep` and `only`; several photos of one know them better.
 
         Raises:
-            ValueError: a photo without a readable face.
+            ValueError: a photo of nobody or of several people, or weights that do not say how strangers compare.
         """
         rows = []
-        for photo in photos:
+        for number, photo in enumerate(photos, 1):
+            name = str(photo) if isinstance(photo, str | PathLike) else f"reference photo {number}"
             image = load_picture(photo).image
-            faces = sorted(self.detect(image), key=lambda f: -float(np.prod(f.box[2:] - f.box[:2])))
-            crops = crop_faces(image, faces[:1], self.reader, self.size)
-            if not crops or crops[0] is None:
-                raise ValueError(f"no readable face in the reference {photo if isinstance(photo, str) else 'photo'}")
-            rows.append(self._embed(np.stack([crops[0].image]))[0])
-        return np.stack(rows)
+            (crop,) = crop_faces(image, [reference_face(self.detect(image), name)], self.reader, self.size)
+            if crop is None:
+                raise ValueError(f"{name}: wanted a readable face, got one whose landmarks do not fit; give another")
+            rows.append(self._embed(crop.image[None])[0])
+        return References(np.array(rows), self.thresholds)
 
     def _faces_in(self, pictures, settings: Settings) -> Iterator[tuple[FaceCrop, np.ndarray]]:
         for source, boxes in pictures:
@@ -230,7 +236,7 @@ class FaceAnonymizer:
 
     def read_faces(self, image: np.ndarray, faces: Sequence[Face], settings: Settings, reports) -> list[ReadyFace]:
         """Reads every face; those that cannot be read, or are to be left alone, get their report at once."""
-        ready, done = prepare(image, faces, settings, self.reader, self._embed, self.thresholds, self.size)
+        ready, done = prepare(image, faces, settings, self.reader, self._embed, self.size)
         reports |= done
         return ready
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from .attributes import Attributes, FaceReader, Reading
 from .crops import crop_faces, erased_mask
 from .geometry import apply, invert
+from .references import Decision, decide
 from .settings import Settings
 from .texture import skin_texture
 from .types import Face, FaceCrop, FaceReport, Outcome
@@ -32,6 +33,7 @@ class ReadyFace:
         wanted: what the new face is to be like.
         erased: (S, S) float32 in [0, 1], above 0 = the model must not see it.
         texture: (3,) how rough the source's skin is, see `texture.skin_texture`.
+        borderline: why this face might have been left alone, empty when it might not; see `references.decide`.
     """
 
     number: int
@@ -42,6 +44,7 @@ class ReadyFace:
     wanted: Attributes
     erased: np.ndarray
     texture: np.ndarray
+    borderline: str = ""
 
 
 def prepare(
@@ -50,7 +53,6 @@ def prepare(
     settings: Settings,
     reader: FaceReader,
     embed: Callable[[np.ndarray], np.ndarray],
-    thresholds: Mapping[str, float],
     size: int,
 ) -> tuple[list[ReadyFace], dict[int, FaceReport]]:
     """Reads every face.
@@ -61,7 +63,6 @@ def prepare(
         settings: what is wanted, and of whom.
         reader: landmarks and attributes.
         embed: the guide, (B, S, S, 3) uint8 -> (B, D) unit norm.
-        thresholds: its similarities at false accept rates, for people who are left alone.
         size: side of the crops in pixels.
 
     Returns:
@@ -83,14 +84,15 @@ def prepare(
             reports[number] = redacted(face, f"reading failed: {read}")
             continue
         reading, embedding = read
-        if reason := left_alone(embedding, settings, thresholds):
+        decision, reason = decide(embedding, settings.keep, settings.only)
+        if decision is Decision.KEEP:
             reports[number] = FaceReport(face, Outcome.KEPT, 0, reason=reason)
             continue
         passed = reading.attributes.coarse().with_changes(dict.fromkeys(settings.forget))
         wanted = passed.with_changes(settings.attributes)
         erased = erased_mask(crop, image.shape, [f for f in faces if f is not face])
         rough = skin_texture(image, apply(invert(crop.crop_from_image), crop.landmarks.astype(float)))
-        ready.append(ReadyFace(number, face, crop, reading, embedding, wanted, erased, rough))
+        ready.append(ReadyFace(number, face, crop, reading, embedding, wanted, erased, rough, reason))
     return ready, reports
 
 
@@ -124,14 +126,15 @@ def _read_one(number, crops, reader, embed) -> tuple[Reading, np.ndarray] | Exce
         return error
 
 
-def left_alone(embedding: np.ndarray, settings: Settings, thresholds: Mapping[str, float]) -> str:
-    """Why the face of this (D,) embedding is to be left as it is; empty when it is not."""
-    # Keeping needs certainty, hiding does not: each threshold errs towards anonymizing.
-    if settings.keep is not None and (settings.keep @ embedding).max() >= thresholds["far_0.001"]:
-        return "matches a person to keep"
-    if settings.only is not None and (settings.only @ embedding).max() < thresholds["far_0.05"]:
-        return "matches nobody to anonymize"
-    return ""
+def named(ready: Sequence[ReadyFace], reports: Mapping[int, FaceReport]) -> dict[int, FaceReport]:
+    """The reports of borderline faces, by number, with what makes them so added to the reason."""
+    borderline = {r.number: r.borderline for r in ready if r.borderline}
+    return {
+        number: replace(
+            reports[number], reason="; ".join(filter(None, (reports[number].reason, why))), borderline=True
+        )
+        for number, why in borderline.items()
+    }
 
 
 def redacted(face: Face, reason: str, tries: int = 0) -> FaceReport:

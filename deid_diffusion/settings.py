@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from .attributes import check_attributes
 from .k_same import Crowd
 from .pipelines.repulsion import Repulsion
 from .pipelines.sd_landmarks import STYLES
+from .references import References
 from .types import NOT_YET, Method, Redaction
 
 # What may be withheld from the model without breaking the geometry of the new face.
@@ -43,8 +42,8 @@ class Settings:
         tries: how often that is tried before a face is redacted.
         threshold: a result whose similarity to its source reaches this is tried again, then redacted; None for the
             guide's own, calibrated at a false accept rate of 1 %. K_SAME counts faces that reach it as one person.
-        keep: (R, D) embeddings of people to leave alone, from `FaceAnonymizer.people`.
-        only: (R, D) embeddings; everybody else is left alone.
+        keep: people to leave alone by any method, from `FaceAnonymizer.people`.
+        only: likewise; everybody else is left alone. What either leaves and misses: `references`.
         batch: faces a model call; None for 8, or 1 for Stable Diffusion, which needs gigabytes for each.
     """
 
@@ -63,8 +62,8 @@ class Settings:
     candidates: int | None = None
     tries: int = 3
     threshold: float | None = None
-    keep: np.ndarray | None = None
-    only: np.ndarray | None = None
+    keep: References | None = None
+    only: References | None = None
     batch: int | None = None
     k: int = 5
     crowd: Crowd | None = None
@@ -85,5 +84,10 @@ class Settings:
                 raise ValueError(f"{name} must be >= {low}, got {getattr(self, name)}")
         if self.landmark_style not in STYLES:
             raise ValueError(f"landmark_style must be one of {', '.join(STYLES)}, got {self.landmark_style!r}")
+        for name in ("keep", "only"):
+            if not isinstance(getattr(self, name), References | None):
+                raise ValueError(
+                    f"{name} must be what FaceAnonymizer.people makes of photos, got {type(getattr(self, name)).__name__}"
+                )
         if self.keep is not None and self.only is not None:
             raise ValueError("give people to keep or people to anonymize, not both")

@@ -10,7 +10,7 @@ CHECKOUT = Path(__file__).parent.parent
 # From bottom to top. A module imports from rows below its own, never a sibling of its row.
 ROWS = [
     "types paths journal decode encode centerface light probes likeness monochrome families watch",
-    "geometry pictures checkpoint backends",
+    "geometry pictures checkpoint backends references",
     "face_shape plan parts texture",
     "detail",
     "detect align attributes redact composite k_same loading",

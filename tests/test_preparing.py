@@ -12,7 +12,6 @@ FIVE = np.array([[-0.5, 0], [0.5, 0], [0, 0.5], [-0.4, 1.1], [0.4, 1.1]]) * 30
 FACES = [Face(np.array([x - 33, 73, x + 33, 151]), FIVE + [x, 100]) for x in (90.0, 230.0, 370.0)]
 IMAGE = np.random.default_rng(0).integers(0, 256, (240, 460, 3), np.uint8)
 PEOPLE = np.full(DIM, DIM**-0.5, np.float32)
-THRESHOLDS = {"far_0.001": 1.01, "far_0.05": 1.01}
 
 
 def embed(crops: np.ndarray) -> np.ndarray:
@@ -20,7 +19,7 @@ def embed(crops: np.ndarray) -> np.ndarray:
 
 
 def prepare(reader):
-    return preparing.prepare(IMAGE, FACES, Settings(), reader, embed, THRESHOLDS, 256)
+    return preparing.prepare(IMAGE, FACES, Settings(), reader, embed, 256)
 
 
 def test_the_faces_of_a_picture_are_read_in_one_go_and_as_they_would_be_alone(monkeypatch):

@@ -1,0 +1,135 @@
+"""Tells reference people from strangers: whose faces `Settings.keep` and `Settings.only` leave as they are.
+
+A face is compared with every reference photo, and its best similarity counts: several photos of a person are several
+chances to know them. A threshold is a rate at which strangers may reach it with the best of R photos, so each photo
+gets 1 / R of the rate (Bonferroni). Rates come from photos of real people years apart, by `benchmarks/references.py`:
+how often two strangers reach a similarity s falls as (1 - s) ** power near 1 (Hill 1975, the end of the tail set to the
+cosine of a face with itself: no similarity is safe by being beyond what was seen).
+
+- `keep` leaves a face that hardly any stranger comes close to; `only` leaves one that is less like every reference than
+  99 of 100 photos of the same person are. Whatever lies between, or cannot be compared, is hidden.
+- The shipped recogniser is weak at this, so both hide more than they should. Measured with it on people it was not
+  calibrated on (76 members of Congress, photos years apart, and 102 Londoners, one session, who look most alike):
+  {MEASURED}
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+
+from .types import Face
+
+# Share of strangers who may be kept, however many photos there are. A tenth of the 2 in 1,000 that are wanted: people
+# photographed in one session look more alike than those of the calibration.
+KEPT_STRANGERS = 0.0002
+# Somebody whom so few strangers resemble as much may well be the person, and is named as borderline.
+LIKELY_STRANGERS = 0.05
+RATES = ("real_far_0.01", "real_far_power", "real_frr_0.01")
+# A detection with a lower score is often no face, and one so much smaller than the largest is somebody in the back.
+CLEAR_SCORE, BYSTANDER = 0.7, 0.25
+
+
+class Decision(str, Enum):
+    """What `keep` and `only` say of a face."""
+
+    KEEP = "keep"
+    HIDE = "hide"
+    BORDERLINE = "borderline"  # hidden as well, and named
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class References:
+    """People to recognise. `FaceAnonymizer.people` makes it from photos.
+
+    Attributes:
+        embedding: (R, D) float32 unit norm, one row a photo; several photos of a person are several rows.
+        rates: of the recogniser, from its thresholds.json: "real_far_0.01", the similarity that 1 % of pairs of
+            strangers reach, "real_far_power", how steeply that share falls towards 1, and "real_frr_0.01", the
+            similarity that all but 1 % of pairs of photos of one person reach.
+    """
+
+    embedding: np.ndarray
+    rates: Mapping[str, float]
+
+    def __post_init__(self):
+        shape = np.shape(self.embedding)
+        if len(shape) != 2 or not shape[0] or not np.isfinite(self.embedding).all():
+            raise ValueError(f"references must be (R, D) finite numbers with R >= 1, got shape {shape}")
+        if missing := [name for name in RATES if name not in self.rates]:
+            raise ValueError(
+                f"the weights' thresholds.json must say {', '.join(missing)} to tell people apart, it does not; "
+                "benchmarks/references.py measures and writes them"
+            )
+
+    def __str__(self) -> str:
+        """What a report may say of them, and what changes with any photo; nothing of a face."""
+        return f"{len(self.embedding)} photos, {hashlib.sha256(self.embedding.tobytes()).hexdigest()[:16]}"
+
+    def reached_by(self, share: float) -> float:
+        """The similarity to the most similar of all photos that this share of strangers, in (0, 0.05], reaches."""
+        each = share / len(self.embedding)
+        gap = 1 - self.rates["real_far_0.01"]
+        return 1 - gap * (each / 0.01) ** (1 / self.rates["real_far_power"])
+
+    @property
+    def missed(self) -> float:
+        """The similarity that all but 1 in 100 photos of a reference person reach."""
+        return self.rates["real_frr_0.01"]
+
+
+def decide(embedding: np.ndarray, keep: References | None, only: References | None) -> tuple[Decision, str]:
+    """Whether a face is to be left as it is.
+
+    Args:
+        embedding: (D,) unit norm, of the face.
+        keep: people to leave alone, or None.
+        only: people besides whom everybody is to be left alone, or None.
+
+    Returns:
+        the decision, and why in words for the report; no words for HIDE.
+    """
+    people = keep if keep is not None else only
+    if people is None:
+        return Decision.HIDE, ""
+    similarity = float((people.embedding @ embedding).max())
+    likely = people.reached_by(LIKELY_STRANGERS)
+    if keep is not None:
+        limit = keep.reached_by(KEPT_STRANGERS)
+        if similarity >= limit:
+            return Decision.KEEP, f"matches a person to keep: similarity {similarity:.3f}, threshold {limit:.3f}"
+        between = similarity >= likely
+    else:
+        limit = only.missed
+        if similarity < limit:
+            return Decision.KEEP, f"matches nobody to anonymize: similarity {similarity:.3f}, threshold {limit:.3f}"
+        between = similarity < likely
+    if between:
+        words = "may be a person to keep" if keep is not None else "may be nobody to anonymize"
+        return Decision.BORDERLINE, f"borderline: {words}: similarity {similarity:.3f}, threshold {limit:.3f}"
+    return Decision.HIDE, ""
+
+
+def reference_face(faces: Sequence[Face], name: str) -> Face:
+    """The one face of a reference photo.
+
+    Args:
+        faces: all detections in it.
+        name: of the photo, for the message.
+
+    Raises:
+        ValueError: nobody, or more than one person: who is meant cannot be told.
+    """
+    clear = [face for face in faces if face.score >= CLEAR_SCORE] or list(faces)
+    sides = [float(max(face.box[2:] - face.box[:2])) for face in clear]
+    clear = [face for face, side in zip(clear, sides, strict=True) if side >= BYSTANDER * max(sides)]
+    if len(clear) != 1:
+        raise ValueError(
+            f"{name}: wanted a reference photo of one person, got {len(clear) or 'no'} faces; "
+            f"{'crop it to the person' if clear else 'give one that shows the face'}"
+        )
+    return clear[0]
