@@ -22,7 +22,7 @@ from deid_diffusion import FaceAnonymizer
 from deid_diffusion.crops import crop_faces
 from deid_diffusion.paths import write_hashes
 from deid_diffusion.pictures import load_picture
-from deid_diffusion.references import Decision, References, decide, reference_face
+from deid_diffusion.references import KEPT_STRANGERS, LIKELY_STRANGERS, Decision, References, decide, reference_face
 from deid_diffusion.training.run import write_json
 
 TAIL, LOWEST = 0.01, 0.2  # shares of the pairs of strangers, and of photos of one person, that the tails are fitted to
@@ -113,13 +113,13 @@ def strangers(photos: Photos, people: int, each: int, rates: dict[str, float], o
 
 def test(photos: Photos, rates: dict[str, float], trials: int) -> dict[str, Any]:
     """What `--except` and `--only` leave and hide of people whom nothing was calibrated on."""
-    genuine, impostor = similarities(photos)
+    genuine, _ = similarities(photos)
     count = len(photos.embedding)
     found: dict[str, Any] = {"people": count, "skipped": photos.skipped, "trials": trials}
     for people in (1, 20, 50):
         found[f"except, {people} references: strangers kept"] = strangers(photos, people, 1, rates, "keep", trials)
         some = References(np.zeros((people, 1)), rates)
-        limit, likely = some.reached_by(0.0002), some.reached_by(0.05)
+        limit, likely = some.reached_by(KEPT_STRANGERS), some.reached_by(LIKELY_STRANGERS)
         found[f"except, {people} references: other photos kept"] = float((genuine >= limit).mean())
         found[f"except, {people} references: other photos borderline"] = float(
             ((genuine >= likely) & (genuine < limit)).mean()

@@ -86,8 +86,7 @@ class Settings:
             raise ValueError(f"landmark_style must be one of {', '.join(STYLES)}, got {self.landmark_style!r}")
         for name in ("keep", "only"):
             if not isinstance(getattr(self, name), References | None):
-                raise ValueError(
-                    f"{name} must be what FaceAnonymizer.people makes of photos, got {type(getattr(self, name)).__name__}"
-                )
+                got = type(getattr(self, name)).__name__
+                raise ValueError(f"{name} must be what FaceAnonymizer.people makes of photos, got {got}")
         if self.keep is not None and self.only is not None:
             raise ValueError("give people to keep or people to anonymize, not both")

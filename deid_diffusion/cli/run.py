@@ -154,8 +154,8 @@ def _selection(people: Any, only: bool) -> str:
         )
     limit = people.reached_by(KEPT_STRANGERS)
     return (
-        f"--except, {count}: leaves faces whose similarity is {limit:.2f} or more and hides the rest, many photos of the "
-        "person too, so as not to leave a stranger; the report names borderline faces"
+        f"--except, {count}: leaves faces whose similarity is {limit:.2f} or more and hides the rest, most other "
+        "photos of the person too, so as not to leave a stranger; the report names borderline faces"
     )
 
 
