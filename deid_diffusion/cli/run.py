@@ -144,15 +144,13 @@ def _completed(settings: Any, anonymize: Any, plan: Any, references: list[str], 
 
 def _selection(people: Any, only: bool) -> str:
     """What is done with reference people, in words: the recogniser is weaker than the options sound."""
-    from deid_diffusion.references import KEPT_STRANGERS
-
     count = f"{len(people.embedding)} reference photo{'s' * (len(people.embedding) != 1)}"
     if only:
         return (
             f"--only, {count}: leaves faces whose similarity is below {people.missed:.2f} and hides the rest, most "
             "strangers too, so as not to miss the person; the report names borderline faces"
         )
-    limit = people.reached_by(KEPT_STRANGERS)
+    limit = people.sure
     return (
         f"--except, {count}: leaves faces whose similarity is {limit:.2f} or more and hides the rest, most other "
         "photos of the person too, so as not to leave a stranger; the report names borderline faces"
