@@ -18,9 +18,9 @@ Londoners (one session, whose strangers look most alike), 20,000 trials each. Th
 | only, 1 photo: other photos of the person left | 0 of 76 | 0 of 102 |
 | only, 1 photo: strangers hidden (20 photos: all) | 80 % | 91 % |
 
-Of pairs of dark-skinned strangers (skin L below 45, 11 Londoners) 2 of 220 reach the threshold for keeping, of pairs of
-the others 0 of 16,380: for the dark-skinned the goal of 2 in 1,000 is missed. Keeping with several photos of a person
-was measured on strangers only (20 people with 2 photos each: 0 and 1.7 of 1,000 kept), for want of a third photo.
+Of pairs of dark-skinned strangers (skin L below 45, 11 Londoners) 2 of 220 reach the threshold for keeping, of pairs
+of the others 0 of 16,380: for the dark-skinned the goal of 2 in 1,000 is missed. Keeping with several photos of a
+person was measured on strangers only (20 people, 2 photos each: 0 and 1.7 of 1,000 kept), for want of a third photo.
 """
 
 from __future__ import annotations
