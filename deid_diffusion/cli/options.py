@@ -71,8 +71,7 @@ def _add_faces(group: argparse._ArgumentGroup) -> None:
     people.add_argument(
         "--except", type=Path, action="append", default=[], metavar="REF", dest="keep",
         help="leave this person as they are where the recogniser is sure: 1 of 100 other photos years apart, 25 of "
-        "one session; of strangers, 2 of 1,000 with 20 photos; borderline faces are hidden and named in the report; REF "
-        "as above",
+        "one session, and 2 of 1,000 strangers (20 references); borderline faces are hidden and named in the report",
     )  # fmt: skip
 
 
