@@ -81,7 +81,7 @@ class References:
 
     def __str__(self) -> str:
         """What a report may say of them, and what changes with any photo; nothing of a face."""
-        return f"{len(self.embedding)} photos, {hashlib.sha256(self.embedding.tobytes()).hexdigest()[:16]}"
+        return f"photos: {len(self.embedding)}, {hashlib.sha256(self.embedding.tobytes()).hexdigest()[:16]}"
 
     @property
     def sure(self) -> float:

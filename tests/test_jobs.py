@@ -176,5 +176,5 @@ def test_neither_journal_nor_description_holds_an_embedding(tree):
     work(tree, Inverter(), settings)
     text = (tree.parent / "out" / NAME).read_text() + json.dumps(describe(settings), default=str)
     assert "0.123" not in text
-    assert describe(settings)["keep"].startswith("2 photos, ")
+    assert describe(settings)["keep"].startswith("photos: 2, ")
     assert fingerprint(settings) != fingerprint(Settings(keep=References(people * 2, RATES)))
