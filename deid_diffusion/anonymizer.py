@@ -21,6 +21,7 @@ from .faces.analyze import analyze_faces
 from .faces.detect import CenterFaceDetector, Detector, faces_from_boxes
 from .faces.estimator import FaceEstimator, as_unit
 from .faces.masks import is_covered
+from .faces.references import Decision, References, decide, reference_face
 from .faces.task import FaceTask, ImageAnalysis
 from .imaging.alpha import View, look
 from .imaging.pictures import Picture, PictureError, load_picture
@@ -74,7 +75,8 @@ class FaceAnonymizer:
             pipeline: the crop-level pipeline, of any family of `models.registry.FAMILIES`, with an id_encoder.
             estimator: landmarks and attributes.
             bank: identities to become, embedded by the same id_encoder.
-            thresholds: cosines of the identity encoder at false accept rates: "far_0.001", "far_0.01", "far_0.05".
+            thresholds: cosines of the identity encoder at false accept rates, key "far_0.01"; for
+                `embed_references` also `faces.references.RATES`.
             detect: finds faces; CenterFace by default.
             hashes: sha256 of the weight files, for the report.
             origin: which checkpoint it is, likewise.
@@ -366,24 +368,29 @@ class FaceAnonymizer:
 
     def check(self, settings: Settings) -> None:
         """Raises ValueError for settings that the loaded pipeline cannot follow."""
+        for name in ("keep", "only"):
+            if not isinstance(getattr(settings, name), References | None):
+                got = brief(getattr(settings, name))
+                raise ValueError(f"{name} must be what FaceAnonymizer.embed_references makes of photos, got {got}")
         if find_method(settings.method).uses_targets:
             check_settings(self.pipeline, settings)
 
-    def embed_references(self, photos: Sequence[Source]) -> np.ndarray:
-        """(R, D) embeddings of the largest face in each reference photo, for `keep` and `only`.
+    def embed_references(self, photos: Sequence[Source]) -> References:
+        """The people in reference photos, for `keep` and `only`; several photos of one know them better.
+
 
         Raises:
-            ValueError: a photo without a readable face.
+            ValueError: a photo of nobody or of several people, or weights that do not say how strangers compare.
         """
         rows = []
-        for photo in photos:
+        for number, photo in enumerate(photos, 1):
+            name = str(photo) if isinstance(photo, str | PathLike) else f"reference photo {number}"
             image = load_picture(photo).image
-            faces = sorted(self.detect(image), key=lambda f: -float(np.prod(f.box[2:] - f.box[:2])))
-            crops = crop_faces(image, faces[:1], self.estimator, self.size)
-            if not crops or crops[0] is None:
-                raise ValueError(f"no readable face in the reference {brief_path(photo)}")
-            rows.append(self._embed(np.stack([crops[0].image]))[0])
-        return np.stack(rows)
+            (crop,) = crop_faces(image, [reference_face(self.detect(image), name)], self.estimator, self.size)
+            if crop is None:
+                raise ValueError(f"{name}: wanted a readable face, got one whose landmarks do not fit; give another")
+            rows.append(self._embed(crop.image[None])[0])
+        return References(np.array(rows), self.thresholds)
 
     def versions(self) -> dict[str, Any]:
         """What made the pictures: package versions, checkpoint, and sha256 of every weight file, for the report."""
@@ -416,16 +423,13 @@ class FaceAnonymizer:
         return View(faces_from_boxes(boxes, picture.image.shape), picture.image)
 
     def _kept(self, task: FaceTask, settings: Settings) -> FaceTask:
-        """KEPT for a person who is to be left alone."""
+        """KEPT for a person who is to be left alone, and marked where it might be one."""
         if not task.pending:
             return task
-        reason = ""
-        # Keeping needs certainty, hiding does not: each threshold errs towards anonymizing.
-        if settings.keep is not None and (settings.keep @ task.embedding).max() >= self.thresholds["far_0.001"]:
-            reason = "matches a person to keep"
-        if settings.only is not None and (settings.only @ task.embedding).max() < self.thresholds["far_0.05"]:
-            reason = "matches nobody to anonymize"
-        return task.decided(Outcome.KEPT, reason) if reason else task
+        decision, reason = decide(task.embedding, settings.keep, settings.only)
+        if decision is Decision.KEEP:
+            return task.decided(Outcome.KEPT, reason)
+        return replace(task, borderline=reason)
 
     def _with_targets(self, task: FaceTask, policy: TargetPolicy, settings: Settings, taken: set[int]) -> FaceTask:
         """With as many targets as candidates; adds their numbers to `taken`."""

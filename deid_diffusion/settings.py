@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from numbers import Real
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from .messages import brief, brief_repr
 from .pipelines.conditioning import FIELDS, attribute_vector
 from .pipelines.repulsion import Repulsion
@@ -16,6 +14,7 @@ from .pipelines.sd_landmarks import STYLES
 from .types import Redaction, member
 
 if TYPE_CHECKING:
+    from .faces.references import References
     from .methods.k_same import Cohort
     from .methods.protocol import Method
 
@@ -47,9 +46,10 @@ class Settings:
             edge, and that is most like photos. None for the family's own: 2 for face256, 1 for Stable Diffusion.
         tries: how often that is tried before a face is redacted.
         threshold: a result whose similarity to its source reaches this is tried again, then redacted; None for the
-            guide's own, calibrated at a false accept rate of 1 %. k-same counts faces that reach it as one person.
-        keep: (R, D) embeddings of people to leave alone, from `FaceAnonymizer.embed_references`.
-        only: (R, D) embeddings; everybody else is left alone.
+            identity encoder's own, calibrated at a false accept rate of 1 %. k-same counts faces that reach it as one
+            person.
+        keep: people to leave alone by any method, from `FaceAnonymizer.embed_references`.
+        only: likewise; everybody else is left alone. What either leaves and misses: `faces.references`.
         batch: faces a model call; None for 8, or 1 for Stable Diffusion, which needs gigabytes for each.
     """
 
@@ -68,8 +68,8 @@ class Settings:
     candidates: int | None = None
     tries: int = 3
     threshold: float | None = None
-    keep: np.ndarray | None = None
-    only: np.ndarray | None = None
+    keep: References | None = None
+    only: References | None = None
     batch: int | None = None
     k: int = 5
     cohort: Cohort | None = None

@@ -21,7 +21,7 @@ class Outcome(str, Enum):
     REPLACED = "replaced"
     REDACTED = "redacted"
     FAILED = "failed"  # a model broke; hidden like REDACTED, but an error and no verdict
-    KEPT = "kept"  # only ever because the user named this person in a keep-list
+    KEPT = "kept"  # only ever because the user said whom to keep, or whom only to anonymize
 
 
 class Redaction(str, Enum):
@@ -106,6 +106,7 @@ class FaceReport:
         reason: why it was not replaced; for REPLACED empty, or what the face was averaged from.
         attributes: the values the new face was asked to have, by name.
         tries: in how many rounds faces were painted for this one.
+        borderline: it was hidden, but may be a person to leave alone; the reason says how similar it is.
     """
 
     face: Face
@@ -115,6 +116,7 @@ class FaceReport:
     reason: str = ""
     attributes: dict[str, float] = field(default_factory=dict)
     tries: int = 0
+    borderline: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """A line of the report: plain numbers and strings."""
@@ -128,4 +130,5 @@ class FaceReport:
             "attributes": {k: round(float(v), 3) for k, v in self.attributes.items()},
             "reason": self.reason,
             "tries": self.tries,
+            "borderline": self.borderline,
         }

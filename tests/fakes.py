@@ -5,10 +5,13 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
+from deid_diffusion.faces.references import References
 from deid_diffusion.imaging.pictures import load_picture
 from deid_diffusion.result import AnonymizedImage
 from deid_diffusion.types import Face, FaceReport, Outcome
 
+# What weights say of their recogniser, see References.rates.
+RATES = {"real_far_0.01": 0.78, "real_far_power": 3.6, "real_frr_0.01": 0.03}
 FIVE = np.array([[4, 4], [8, 4], [6, 6], [4, 8], [8, 8]])
 
 
@@ -34,7 +37,7 @@ class Inverter:
         pass
 
     def embed_references(self, photos):
-        return np.eye(4, dtype=np.float32)[: len(photos)]
+        return References(np.eye(4, dtype=np.float32)[: len(photos)], RATES)
 
     def versions(self):
         return {"deid_diffusion": "0", "weights": {"unet": "abc"}}

@@ -1,5 +1,6 @@
 """The flow from picture to picture, with tiny real networks; the one fake is the detector."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +20,8 @@ from deid_diffusion.types import Face, Outcome, Redaction
 from tests.tiny import tiny_bank, tiny_estimator, tiny_pipeline
 
 NEVER = {"far_0.001": 1.01, "far_0.01": 1.01, "far_0.05": 0.9}
+# A cliff: at any rate strangers stay below .9999 and photos of one person do not.
+CLIFF = {"real_far_0.01": 0.9999, "real_far_power": 1e9, "real_frr_0.01": 0.9999}
 ALWAYS = dict.fromkeys(NEVER, -1.01)
 
 
@@ -249,25 +252,74 @@ def test_boxes_stand_in_for_detection():
     assert covered(image, result.image, ONE[0])
 
 
-def test_people_to_keep_stay_and_are_reported():
-    anonymize, image = build(ONE, NEVER | {"far_0.001": 0.9}), picture()
-    me = anonymize.embed_references([image])
-    result = anonymize(image, settings=FAST, keep=me)
-    assert result.faces[0].outcome is Outcome.KEPT
-    assert np.array_equal(result.image, image)
-    assert anonymize(image, settings=FAST, keep=-me).faces[0].outcome is not Outcome.KEPT
+METHODS = {
+    "inpaint": (Outcome.REPLACED, {}),
+    "k-same": (Outcome.REPLACED, {"k": 2, "threshold": 0.999999}),
+    **dict.fromkeys(("blank", "blur", "pixelate"), (Outcome.REDACTED, {})),
+}
 
 
-def test_only_the_people_asked_for_are_anonymized():
-    anonymize, image = build(ONE, NEVER), picture()
-    me = anonymize.embed_references([image])
-    assert anonymize(image, settings=FAST, only=-me).faces[0].outcome is Outcome.KEPT
-    assert anonymize(image, settings=FAST, only=me).faces[0].outcome is Outcome.REPLACED
+def first_of_two(method: str, option: str, rates: dict[str, float] | None = None):
+    """What becomes of two people when the first one is the reference."""
+    anonymize, image = build(TWO, NEVER | (rates or CLIFF)), picture()
+    anonymize.detect = lambda image: TWO[:1]
+    settings = replace(FAST, method=method, **METHODS[method][1], **{option: anonymize.embed_references([image])})
+    anonymize.detect = lambda image: TWO
+    if method == "k-same":
+        everybody = replace(settings, keep=None, only=None)
+        settings = replace(settings, cohort=anonymize.fit_cohort([(image, None)], everybody))
+    return image, anonymize(image, settings=settings)
 
 
-def test_a_reference_without_a_face_is_an_error():
-    with pytest.raises(ValueError, match="no readable face"):
-        build([]).embed_references([picture()])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("option", "kept"), [("keep", 0), ("only", 1)])
+def test_every_method_leaves_alone_whom_it_is_told_to(method, option, kept):
+    image, result = first_of_two(method, option)
+    left, hidden = result.faces[kept], result.faces[1 - kept]
+    assert left.outcome is Outcome.KEPT
+    assert "similarity" in left.reason
+    assert hidden.outcome is METHODS[method][0]
+    assert not covered(image, result.image, TWO[kept])
+    assert covered(image, result.image, TWO[1 - kept])
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("option", ["keep", "only"])
+def test_a_borderline_face_is_hidden_and_named_with_its_similarity_and_the_threshold(method, option):
+    # Nobody is a stranger for sure from -1 on, and nobody is the person for sure below 1.
+    rates = {"keep": {"real_far_0.01": -0.9, "real_far_power": 0.1}, "only": CLIFF | {"real_frr_0.01": -1.0}}[option]
+    image, result = first_of_two(method, option, CLIFF | rates)
+    report = result.faces[1]
+    assert report.outcome is METHODS[method][0]
+    assert covered(image, result.image, TWO[1])
+    assert report.borderline
+    assert report.to_json()["borderline"] is True
+    assert re.search(r"borderline: may be .*: similarity [01]\.\d{3}, threshold -?[01]\.\d{3}$", report.reason)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("option", ["keep", "only"])
+def test_a_face_that_cannot_be_read_is_hidden_whoever_is_left_alone(method, option):
+    anonymize, image = build(ONE, NEVER | CLIFF), picture()
+    settings = replace(FAST, method=method, **METHODS[method][1], **{option: anonymize.embed_references([image])})
+    strange = [Face(np.array([10, 10, 60, 70]), face(250, 150).landmarks)]
+    anonymize.detect = lambda image: strange
+    result = anonymize(image, settings=settings)
+    assert result.faces[0].outcome is Outcome.REDACTED
+    assert "do not fit" in result.faces[0].reason
+    assert covered(image, result.image, strange[0])
+
+
+@pytest.mark.parametrize(("faces", "said"), [([], "got no faces"), (TWO, "got 2 faces")])
+def test_a_reference_of_nobody_or_of_two_people_is_refused(faces, said):
+    anonymize = build(faces, NEVER | CLIFF)
+    with pytest.raises(ValueError, match=f"reference photo 1: wanted a reference photo of one person, {said}"):
+        anonymize.embed_references([picture()])
+
+
+def test_weights_that_were_not_calibrated_on_real_people_leave_nobody_alone():
+    with pytest.raises(ValueError, match=r"must say real_far_0.01, .* benchmarks/references.py measures"):
+        build(ONE).embed_references([picture()])
 
 
 def test_set_attributes_are_used_and_reported_and_forgotten_ones_are_not():

@@ -3,6 +3,7 @@ import json
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from deid_diffusion import cli
 from deid_diffusion.cli import options
 from deid_diffusion.cli import run as run_command
 from deid_diffusion.cli.boxes import HEADERS
+from deid_diffusion.faces.references import reference_face
 from deid_diffusion.imaging.pictures import load_picture
 from deid_diffusion.jobs.journal import NAME
 from deid_diffusion.methods import method_names
@@ -23,7 +25,7 @@ from deid_diffusion.models.weights import sha256_of
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
 from deid_diffusion.pipelines.sd_landmarks import STYLES
 from deid_diffusion.settings import DROPPABLE
-from deid_diffusion.types import Redaction
+from deid_diffusion.types import Face, Outcome, Redaction
 
 from .fakes import Inverter, photo
 
@@ -226,13 +228,39 @@ def test_unexpected_errors_are_one_line_too_unless_debug(tmp_path, monkeypatch, 
 
 
 @pytest.mark.parametrize(("option", "field"), [("--only", "only"), ("--except", "keep")])
-def test_reference_photos_become_people(tmp_path, painter, option, field):
+def test_reference_photos_become_people_and_what_that_does_is_said(tmp_path, painter, capsys, option, field):
     photo(tmp_path / "refs" / "1.png")
     photo(tmp_path / "refs" / "2.png")
     reference = photo(tmp_path / "me.png")
     assert run(photo(tmp_path / "p.png"), option, tmp_path / "refs", option, reference) == 0
     settings = painter.calls[0][3]
-    assert getattr(settings, field).shape == (3, 4)
+    assert getattr(settings, field).embedding.shape == (3, 4)
+    assert f"{option}, 3 reference photos: leaves faces whose similarity is" in capsys.readouterr().err
+
+
+def test_a_reference_of_two_people_ends_the_run_before_anything_is_written(tmp_path, painter, monkeypatch, capsys):
+    def refused(photos):
+        five = np.array([[4, 4], [8, 4], [6, 6], [4, 8], [8, 8]])
+        reference_face([Face(np.array([2, 2, 10, 10]), five)] * 2, photos[0])
+
+    monkeypatch.setattr(painter, "people", refused)
+    source, reference = photo(tmp_path / "p.png"), photo(tmp_path / "both.png")
+    assert run(source, "--except", reference) == 2
+    assert "both.png: wanted a reference photo of one person, got 2 faces" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["both.png", "p.png"]
+
+
+def test_the_summary_counts_kept_and_borderline_faces(tmp_path, painter, monkeypatch, capsys):
+    real = painter.__class__.__call__
+
+    def selective(self, *given, **named):
+        result = real(self, *given, **named)
+        kept, doubted = (replace(result.faces[0], outcome=outcome) for outcome in (Outcome.KEPT, Outcome.REDACTED))
+        return replace(result, faces=(kept, replace(doubted, borderline=True)))
+
+    monkeypatch.setattr(painter.__class__, "__call__", selective)
+    assert run(photo(tmp_path / "p.png")) == 0
+    assert "2 faces: 1 redacted, 1 kept; 1 borderline, hidden" in capsys.readouterr().err
 
 
 def test_a_preview_is_written_with_a_warning(tmp_path, painter, capsys):

@@ -153,8 +153,25 @@ def _completed(settings: Any, anonymize: Any, plan: Any, references: list[str], 
 
     anonymize.check(settings)
     if references:
-        settings = replace(settings, **{"only" if options.only else "keep": anonymize.embed_references(references)})
+        people = anonymize.embed_references(references)
+        settings = replace(settings, **{"only" if options.only else "keep": people})
+        print(f"deid: {_selection(people, bool(options.only))}", file=sys.stderr)
     return _with_cohort(settings, anonymize, plan) if options.method == "k-same" else settings
+
+
+def _selection(people: Any, only: bool) -> str:
+    """What is done with reference people, in words: the recogniser is weaker than the options sound."""
+    count = f"{len(people.embedding)} reference photo{'s' * (len(people.embedding) != 1)}"
+    if only:
+        return (
+            f"--only, {count}: leaves faces whose similarity is below {people.missed:.2f} and hides the rest, most "
+            "strangers too, so as not to miss the person; the report names borderline faces"
+        )
+    limit = people.sure
+    return (
+        f"--except, {count}: leaves faces whose similarity is {limit:.2f} or more and hides the rest, most other "
+        "photos of the person too, so as not to leave a stranger; the report names borderline faces"
+    )
 
 
 def _with_cohort(settings: Any, anonymize: Any, plan: Any) -> Any:

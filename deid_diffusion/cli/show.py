@@ -64,6 +64,8 @@ def faces_in_words(results: Sequence[JobResult]) -> str:
         unsearched = any(result.job.boxes == () for result in results)
         return "no face, as the boxes say" if unsearched else "no face found"
     parts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items(), reverse=True))
+    borderline = sum(bool(face.get("borderline")) for result in results for face in result.faces)
+    parts += f"; {borderline} borderline, hidden" if borderline else ""
     return f"{outcomes.total()} face{'s' * (outcomes.total() != 1)}: {parts}"
 
 

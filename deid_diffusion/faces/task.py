@@ -56,6 +56,7 @@ class FaceTask:
         result_seed: what the accepted candidate was drawn from.
         tries: in how many rounds candidates were generated.
         redaction: how it is hidden if it is; None for what the settings say.
+        borderline: why it might have been left alone, empty when it might not; see `references.decide`.
     """
 
     face: Face
@@ -76,6 +77,7 @@ class FaceTask:
     result_seed: int = 0
     tries: int = 0
     redaction: Redaction | None = None
+    borderline: str = ""
     __repr__ = brief_repr
 
     @property
@@ -100,9 +102,16 @@ class FaceTask:
 
     def report(self) -> FaceReport:
         """Its line of the report: no embedding, no pixels."""
-        wanted = self.wanted.to_dict() if self.wanted is not None and self.outcome is Outcome.REPLACED else {}
-        outcome = Outcome.REDACTED if self.outcome is None else self.outcome
-        return FaceReport(self.face, outcome, self.result_seed, self.similarity, self.reason, wanted, self.tries)
+        return FaceReport(
+            self.face,
+            Outcome.REDACTED if self.outcome is None else self.outcome,
+            self.result_seed,
+            self.similarity,
+            "; ".join(filter(None, (self.reason, self.borderline))),
+            self.wanted.to_dict() if self.wanted is not None and self.outcome is Outcome.REPLACED else {},
+            self.tries,
+            bool(self.borderline),
+        )
 
 
 @dataclass(frozen=True, eq=False)

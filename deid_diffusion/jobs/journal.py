@@ -67,7 +67,7 @@ class Journal:
 
 
 def describe(settings: Any) -> dict[str, Any]:
-    """A dataclass of settings as plain values. Reference people become their number: embeddings stay out of files."""
+    """A dataclass of settings as plain values. Reference people become their number and a hash, never embeddings."""
     return {item.name: _plain(getattr(settings, item.name)) for item in fields(settings) if item.name != "key"}
 
 
@@ -76,18 +76,15 @@ def fingerprint(*parts: Any) -> str:
     digest = hashlib.sha256()
     for part in parts:
         if is_dataclass(part):
-            arrays = [value for value in vars(part).values() if isinstance(value, np.ndarray)]
-            digest.update(b"".join(array.tobytes() for array in arrays))
             part = describe(part)
         digest.update(json.dumps(part, sort_keys=True, default=str).encode() + b"\0")
     return digest.hexdigest()[:16]
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return f"{len(value)} people"
     if isinstance(value, Enum):
         return value.value
     if is_dataclass(value):
-        return asdict(value)
+        holds_arrays = any(isinstance(part, np.ndarray) for part in vars(value).values())
+        return str(value) if holds_arrays else asdict(value)
     return dict(value) if isinstance(value, Mapping) else value

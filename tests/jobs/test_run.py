@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from deid_diffusion.faces.references import References
 from deid_diffusion.imaging.pictures import PictureError, load_picture
 from deid_diffusion.jobs.journal import NAME, Journal, describe, fingerprint
 from deid_diffusion.jobs.run import JobsStopped, plan, run
 from deid_diffusion.settings import Settings
 
-from ..fakes import Inverter, photo
+from ..fakes import RATES, Inverter, photo
 
 
 @pytest.fixture
@@ -171,9 +172,9 @@ def test_previews_and_boxes_reach_the_anonymizer(tree):
 
 def test_neither_journal_nor_description_holds_an_embedding(tree):
     people = np.full((2, 3), 0.123456, np.float32)
-    settings = Settings(keep=people)
+    settings = Settings(keep=References(people, RATES))
     work(tree, Inverter(), settings)
     text = (tree.parent / "out" / NAME).read_text() + json.dumps(describe(settings), default=str)
     assert "0.123" not in text
-    assert describe(settings)["keep"] == "2 people"
-    assert fingerprint(settings) != fingerprint(Settings(keep=people * 2))
+    assert describe(settings)["keep"].startswith("photos: 2, ")
+    assert fingerprint(settings) != fingerprint(Settings(keep=References(people * 2, RATES)))
