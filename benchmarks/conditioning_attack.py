@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from deid_diffusion.evaluation.faces import YuNetFinder
+from deid_diffusion.evaluation.detectors import YuNetDetector
 from deid_diffusion.evaluation.metrics import bootstrap_mean
-from deid_diffusion.evaluation.pictures import list_pictures, read_picture
+from deid_diffusion.evaluation.pairing import list_pictures, read_picture
 from deid_diffusion.faces.align import crop_faces
 from deid_diffusion.faces.estimator import FaceReader, Reading
 from deid_diffusion.faces.geometry import apply, invert
@@ -53,7 +53,7 @@ class Seen:
     texture: np.ndarray
 
 
-def readings(folder: Path, finder: YuNetFinder, reader: FaceReader) -> dict[str, Seen]:
+def readings(folder: Path, finder: YuNetDetector, reader: FaceReader) -> dict[str, Seen]:
     """What is read from the largest face of each picture that has one, by name."""
     found = {}
     for key, path in list_pictures(folder).items():
@@ -146,7 +146,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20, help="random halves to average over (20)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    reader, finder = FaceReader.from_pretrained(options.reader), YuNetFinder(options.yunet)
+    reader, finder = FaceReader.from_pretrained(options.reader), YuNetDetector(options.yunet)
     sides = [readings(folder, finder, reader) for folder in (options.probes, options.gallery)]
     people = sorted(sides[0].keys() & sides[1].keys())
     seen = [[features(side[person], reader) for person in people] for side in sides]

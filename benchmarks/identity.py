@@ -28,7 +28,7 @@ from PIL import Image
 from scipy.optimize import linear_sum_assignment
 
 from deid_diffusion import FaceAnonymizer, Repulsion
-from deid_diffusion.evaluation.judges import Judge, guide_hashes, judge_from_spec
+from deid_diffusion.evaluation.judges import Judge, id_encoder_hashes, judge_from_spec
 from deid_diffusion.imaging.pictures import load_picture
 from deid_diffusion.methods.identity_bank import Target
 from deid_diffusion.models.weights import weights_dir
@@ -190,7 +190,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4, help="denoising steps (4)")
     parser.add_argument("--out", type=Path, default=Path("out/identity"), help="folder for tables and plot")
     options = parser.parse_args()
-    judges = [judge_from_spec(spec, guide_hashes(weights_dir("face256"))) for spec in options.judge or ["dlib"]]
+    judges = [judge_from_spec(spec, id_encoder_hashes(weights_dir("face256"))) for spec in options.judge or ["dlib"]]
     paths = sorted(p for p in options.photos.iterdir() if p.suffix.lower() in (".jpg", ".png"))
     anonymize = FaceAnonymizer.from_pretrained()
     count = options.targets or 2 * options.people

@@ -1,4 +1,4 @@
-"""Keeps what the networks said in one file that the user names and can delete, and nowhere else."""
+"""Keeps the networks' outputs in one file that the user names and can delete, and nowhere else."""
 
 from __future__ import annotations
 

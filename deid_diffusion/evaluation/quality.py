@@ -34,7 +34,7 @@ def kernel_distance(first: np.ndarray, second: np.ndarray) -> float:
 
 def mean_abs_difference(before: np.ndarray, after: np.ndarray, box: np.ndarray) -> float:
     """Mean absolute difference in levels inside the (4,) box; infinity when the box lies outside the picture."""
-    rows, columns = _window(box, before.shape)
+    rows, columns = _box_slices(box, before.shape)
     a, b = before[rows, columns], after[rows, columns]
     return float(np.abs(a.astype(np.int16) - b).mean()) if a.size else float("inf")
 
@@ -75,7 +75,7 @@ def outside(shape: tuple[int, ...], boxes: list[np.ndarray]) -> np.ndarray:
     """(H, W) bool, True where no (4,) box covers the pixel."""
     free = np.ones(shape[:2], dtype=bool)
     for box in boxes:
-        free[_window(box, shape)] = False
+        free[_box_slices(box, shape)] = False
     return free
 
 
@@ -84,7 +84,7 @@ def seam_step(before: np.ndarray, after: np.ndarray, box: np.ndarray) -> float:
 
     0 = the rim is no rougher than the same pixels were; NaN when nothing, or everything, in the box changed.
     """
-    rows, columns = _window(box, before.shape)
+    rows, columns = _box_slices(box, before.shape)
     a, b = before[rows, columns], after[rows, columns]
     if min(a.shape[:2]) < 8:
         return float("nan")
@@ -120,7 +120,7 @@ def _steps(picture: np.ndarray) -> np.ndarray:
     return np.maximum(x, np.abs(np.diff(p, axis=0, prepend=p[:1])))
 
 
-def _window(box: np.ndarray, shape: tuple[int, ...]) -> tuple[slice, slice]:
+def _box_slices(box: np.ndarray, shape: tuple[int, ...]) -> tuple[slice, slice]:
     x0, y0, x1, y1 = np.asarray(box, dtype=np.float64)
     height, width = shape[:2]
     rows = slice(int(np.clip(np.floor(y0), 0, height)), int(np.clip(np.ceil(y1), 0, height)))

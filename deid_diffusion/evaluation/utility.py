@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from deid_diffusion.evaluation.align import eye_distance
+from deid_diffusion.evaluation.warp import eye_distance
 
 # A mean head in mm, x to the picture's right, y down, z away from the camera; origin at the nose tip.
 _HEAD = np.array([(-31.5, -33, 30), (31.5, -33, 30), (0, 0, 0), (-25, 33, 24), (25, 33, 24)], dtype=np.float64)

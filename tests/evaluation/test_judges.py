@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from deid_diffusion.evaluation import judges
-from deid_diffusion.evaluation.align import ARCFACE
-from deid_diffusion.evaluation.faces import sha256
-from deid_diffusion.evaluation.judges import TEMPLATES, guide_hashes, judge_from_spec, to_batch
+from deid_diffusion.evaluation.detectors import sha256
+from deid_diffusion.evaluation.judges import TEMPLATES, id_encoder_hashes, judge_from_spec, to_batch
 from deid_diffusion.evaluation.results import EvaluationError
+from deid_diffusion.evaluation.warp import ARCFACE
 from deid_diffusion.types import Face
 from tests.evaluation.conftest import BOX, LANDMARKS, portrait
 
@@ -70,13 +70,15 @@ def test_a_file_that_is_no_network_is_refused(tmp_path):
         judge_from_spec(str(tmp_path / "net.pt"))
 
 
-def test_the_guide_may_not_judge(judge_file, tmp_path):
+def test_the_identity_encoder_may_not_judge(judge_file, tmp_path):
     (tmp_path / "id_encoder").mkdir()
     (tmp_path / "id_encoder" / "model.safetensors").write_bytes(judge_file.read_bytes())
-    assert guide_hashes(tmp_path) == (sha256(judge_file),)
-    assert guide_hashes(tmp_path / "nowhere") == ()
-    with pytest.raises(EvaluationError, match="is the guide"):
-        judge_from_spec(f"{judge_file}:64", forbidden=guide_hashes(tmp_path))
+    assert id_encoder_hashes(tmp_path) == (sha256(judge_file),)
+    assert id_encoder_hashes(tmp_path / "id_encoder") == (sha256(judge_file),)
+    with pytest.raises(EvaluationError, match="no identity encoder in"):  # else nothing would be kept out, silently
+        id_encoder_hashes(tmp_path / "nowhere")
+    with pytest.raises(EvaluationError, match="identity encoder or its teacher"):
+        judge_from_spec(f"{judge_file}:64", forbidden=id_encoder_hashes(tmp_path))
 
 
 def test_nor_may_its_teacher(judge_file, monkeypatch):
@@ -89,10 +91,10 @@ def test_dlib_knows_the_astronaut_again_and_not_a_blank():
     data = pytest.importorskip("skimage.data")
     if importlib.util.find_spec("dlib") is None or importlib.util.find_spec("face_recognition_models") is None:
         pytest.skip("dlib-bin and face_recognition_models are not installed (extra eval)")
-    from deid_diffusion.evaluation.faces import DlibFinder
+    from deid_diffusion.evaluation.detectors import DlibDetector
 
     judge, picture = judge_from_spec("dlib"), data.astronaut()
-    (face,) = DlibFinder()(picture)
+    (face,) = DlibDetector()(picture)
     blank = picture.copy()
     x0, y0, x1, y1 = face.box.astype(int)
     blank[y0:y1, x0:x1] = 0
