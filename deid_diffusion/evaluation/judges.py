@@ -106,7 +106,7 @@ class NetJudge:
         except Exception as error:  # each runtime has exceptions of its own
             reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
             raise EvaluationError(
-                f"{path.name} does not take a float32 batch of {shape}; give its side, as in {path.name}:112: {reason}"
+                f"{path.name} does not take a float32 batch of {shape}: {reason}; name its side, as in FILE:112"
             ) from error
         if size < 2:
             raise EvaluationError(f"{path.name} gives {size} number a face; a recogniser gives an embedding")

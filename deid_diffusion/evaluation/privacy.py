@@ -28,7 +28,7 @@ RANK_1, RANK_5, EER = "re-identification rank-1", "re-identification rank-5", "e
 FARS = (0.01, 0.001)
 TAR_1 = "TAR at FAR 1 %"
 ADAPTIVE, NON_ADAPTIVE = "rank-1, adaptive attacker (trained on pairs)", "rank-1, same folds, non-adaptive attacker"
-OWN_SIMILARITY = "similarity to own original"
+OWN_SIMILARITY = "cosine similarity to own original"
 _ALONE = "needs at least two people in the gallery"
 
 

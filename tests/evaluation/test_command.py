@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from deid_diffusion import cli
 from deid_diffusion.evaluation.aggregate import BACKGROUND_PSNR, DETECTED, LANDMARK_ERROR
 from deid_diffusion.evaluation.command import EvalOptions, run_eval
 from deid_diffusion.evaluation.privacy import ADAPTIVE, OWN_SIMILARITY, RANK_1
@@ -220,3 +221,12 @@ def test_the_comparison_shows_non_adaptive_and_adaptive_attacks_of_each_method(o
     assert rows["copies"][1].startswith("1.00 [")
     assert rows["*chance*"][1:3] == ["0.04", "0.08"]
     assert rows["blank"][-1] == "not measured |"
+
+
+@pytest.mark.parametrize(("old", "new"), [("--guide", "--id-encoder"), ("--finder", "--detector")])
+@pytest.mark.parametrize("command", [["eval", "in", "out"], ["compare", "in"]])
+def test_an_old_option_names_the_new_one(command, old, new, capsys):
+    for words in ([old, "x"], [f"{old}=x"], [old]):
+        with pytest.raises(SystemExit, match="2"):
+            cli.main([*command, *words])
+        assert f"{old} is now {new}" in capsys.readouterr().err
