@@ -93,8 +93,8 @@ def _expected_settings(method: str, given: Mapping[str, int]) -> dict[str, Any]:
     from deid_diffusion.jobs.journal import describe
     from deid_diffusion.settings import Settings
 
-    changes = {name: value for name, value in given.items() if name != "seed"}
-    return _without_cohort(json.loads(json.dumps(describe(Settings(method=method, **changes)), default=str)))
+    changes: dict[str, Any] = {name: value for name, value in given.items() if name != "seed"} | {"method": method}
+    return _without_cohort(json.loads(json.dumps(describe(Settings(**changes)), default=str)))
 
 
 def _without_cohort(settings: Mapping[str, Any]) -> dict[str, Any]:

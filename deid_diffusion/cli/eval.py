@@ -48,7 +48,7 @@ def eval_reports(options: Mapping[str, Any]) -> tuple[Any, ...]:
     options = dict(options)
     if options["id_encoder"] is None:
         options["id_encoder"] = _shipped_pipeline()
-    given = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+    given: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in options.items()}
     return run_eval(EvalOptions(**{name: value for name, value in given.items() if value is not None}))
 
 

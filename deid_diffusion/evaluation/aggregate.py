@@ -75,7 +75,7 @@ def quality_metrics(originals: FaceTable, method: MethodTable, nets: FaceNets, s
         equal = (errors == 0).astype(float)
         rows = [
             Metric(off[0], psnr(float(errors.mean())), n=len(errors), unit="dB"),
-            Metric(off[1], float(equal.mean()), *bootstrap_mean(equal, np.arange(len(equal)), seed), n=len(equal)),
+            column_mean(off[1], equal, np.arange(len(equal)), seed, "proportion", ""),
         ]
     return (
         *_distances(originals, method, nets),

@@ -19,7 +19,7 @@ class ArrayCache:
     The file holds embeddings, which are biometric data: it lies only where the user asked for it.
     """
 
-    def __init__(self, path: Path | None = None):
+    def __init__(self, path: Path | None = None) -> None:
         self._rows = None
         if path is None:
             return

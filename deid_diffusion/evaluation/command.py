@@ -73,7 +73,7 @@ class EvalOptions:
     seed: int = 0
     examples: int = 6
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.outputs or not self.judges:
             raise EvaluationError("need at least one folder of outputs and one judge")
         if self.person_by not in ("stem", "folder"):

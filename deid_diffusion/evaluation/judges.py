@@ -70,7 +70,7 @@ class NetFormat:
     scale: float = 1.0
     threshold: float | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.order not in ("rgb", "bgr") or not 16 <= self.size <= 1024 or np.shape(self.template) != (5, 2):
             raise EvaluationError(
                 f"judge format needs order rgb or bgr, size 16..1024 and a (5, 2) template, got order={self.order!r}, "
@@ -94,7 +94,7 @@ class NetJudge:
         EvaluationError: no such file, no network, or one that does not take such crops.
     """
 
-    def __init__(self, path: Path, form: NetFormat, name: str | None = None):
+    def __init__(self, path: Path, form: NetFormat, name: str | None = None) -> None:
         if not path.is_file():
             raise EvaluationError(f"no judge at {path}: give a .pt (TorchScript) or .onnx file")
         self.name, self.form, self.threshold = name or path.name.split(".")[0], form, form.threshold
@@ -122,9 +122,9 @@ class DlibJudge:
 
     name = "dlib"
     # Its makers use distance 0.6. As a cosine: 0.6² = 2 r² (1 - cos) with r = 1.5, the norm its vectors have.
-    threshold = 0.92
+    threshold: float | None = 0.92
 
-    def __init__(self):
+    def __init__(self) -> None:
         dlib = require_dlib()
         path = dlib_model("dlib_face_recognition_resnet_model_v1.dat")
         self._dlib, self.weight_hash = dlib, sha256(path)
@@ -191,7 +191,7 @@ def _net_judge(spec: str) -> NetJudge:
     stem, _, options = (f"{spec}:").rpartition(f"{ending}:")
     path, tokens = Path(stem + ending), [t for t in options.split(":") if t]
     beside = path.with_name(path.name + ".json")
-    values = _format_file(beside) if not tokens and beside.is_file() else dict(map(_option, tokens))
+    values: dict[str, Any] = _format_file(beside) if not tokens and beside.is_file() else dict(map(_option, tokens))
     name = values.pop("name", None)
     usual = "arcface" if ending == ".onnx" and not set(values) - {"threshold"} else "raw"
     base = _named(values.pop("preset", usual), "preset", PRESETS)

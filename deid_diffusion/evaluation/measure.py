@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -64,7 +65,7 @@ class FaceMeasurer:
         cache: where their answers are kept.
     """
 
-    def __init__(self, detector: FaceDetector, judges: tuple[Judge, ...], nets: FaceNets, cache: ArrayCache):
+    def __init__(self, detector: FaceDetector, judges: tuple[Judge, ...], nets: FaceNets, cache: ArrayCache) -> None:
         self.detector, self.judges, self.nets, self._cache = detector, judges, nets, cache
 
     def faces(self, picture: HashedPicture) -> list[Face]:
@@ -81,8 +82,8 @@ class FaceMeasurer:
     def embeddings(self, picture: HashedPicture, face: Face) -> list[np.ndarray]:
         """One (D,) float32 vector per judge."""
         return [
-            self._cache.get(self._key(picture, face, j.weight_hash), lambda j=j: j.embed(picture.pixels, face))
-            for j in self.judges
+            self._cache.get(self._key(picture, face, judge.weight_hash), partial(judge.embed, picture.pixels, face))
+            for judge in self.judges
         ]
 
     def measure_face(self, picture: HashedPicture, face: Face) -> FaceMeasurement:
@@ -134,7 +135,7 @@ class FaceMeasurer:
             measurement,
             points=points,
             five=_flipped(measurement.five, width)[MIRRORED_FIVE],
-            pose_deg=measurement.pose_deg * np.float32([-1, 1, -1]),
+            pose_deg=measurement.pose_deg * np.array([-1, 1, -1], np.float32),
         )
 
     def _ask(self, what: str, picture: HashedPicture, face: Face) -> np.ndarray:

@@ -52,7 +52,7 @@ class NetOptions:
 class FaceNets:
     """The loaded networks. `hashes` and `names` say which."""
 
-    def __init__(self, options: NetOptions):
+    def __init__(self, options: NetOptions) -> None:
         given = {kind: getattr(options, kind) for kind in KINDS if getattr(options, kind) is not None}
         for kind, path in given.items():
             for needed in (path, _weights(path)):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from deid_diffusion.evaluation.aggregate import DETECTED
 from deid_diffusion.evaluation.privacy import RANK_1
-from deid_diffusion.evaluation.results import EvalReport, JudgeResult, find_metric
+from deid_diffusion.evaluation.results import EvalReport, JudgeResult, Metric, find_metric
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -74,12 +74,10 @@ def draw_rank1(reports: tuple[EvalReport, ...]) -> Figure:
         metrics = [find_metric(report.judges[number].metrics, RANK_1) for report in reports]
         x = np.arange(len(reports)) + (number - (len(judges) - 1) / 2) * width
         values = [m.value if m.value is not None else np.nan for m in metrics]
-        reach = [
-            [v - m.low, m.high - v] if m.low is not None else [0, 0] for v, m in zip(values, metrics, strict=True)
-        ]
         colour = _COLOURS[number % len(_COLOURS)]
         axes.bar(x, values, width * 0.9, color=colour, label=judge.judge, zorder=2)
-        axes.errorbar(x, values, yerr=np.maximum(np.transpose(reach), 0), fmt="none", ecolor="#222222", capsize=3)
+        bars = np.transpose([_error_bar(metric) for metric in metrics])
+        axes.errorbar(x, values, yerr=bars, fmt="none", ecolor="#222222", capsize=3)
         for place, metric, value in zip(x, metrics, values, strict=True):
             top = max(value, metric.high or 0) if np.isfinite(value) else 0
             axes.text(place, top + 0.015, f"{value:.2f}" if np.isfinite(value) else "n/a", ha="center", fontsize=8)
@@ -102,15 +100,10 @@ def draw_tradeoff(reports: tuple[EvalReport, ...]) -> Figure:
         ranks = [m for judge in report.judges if (m := find_metric(judge.metrics, RANK_1)).value is not None]
         if found.value is None or not ranks:
             continue
-        rank = max(ranks, key=lambda m: m.value)
+        rank = max(ranks, key=lambda m: m.value or 0)
         colour = _COLOURS[number % len(_COLOURS)]
-        reach = [
-            np.maximum(np.array([[m.value - (m.low or 0)], [(m.high or 0) - m.value]]), 0)
-            if m.low is not None
-            else None
-            for m in (found, rank)
-        ]
-        axes.errorbar(found.value, rank.value, xerr=reach[0], yerr=reach[1], color=colour, capsize=2, zorder=2)
+        across, up = (np.reshape(_error_bar(m), (2, 1)) for m in (found, rank))
+        axes.errorbar(found.value, rank.value, xerr=across, yerr=up, color=colour, capsize=2, zorder=2)
         axes.scatter(found.value, rank.value, color=colour, s=60, marker="osD^vPX"[number % 7], label=report.method)
     axes.set(
         xlim=(-0.05, 1.05),
@@ -165,11 +158,18 @@ def draw_similarities(judges: list[tuple[str, JudgeResult]]) -> Figure:
     return figure
 
 
-def _style(number: int) -> dict[str, str | float]:
+def _style(number: int) -> dict[str, Any]:
     return {"color": _COLOURS[number % len(_COLOURS)], "ls": _DASHES[number % len(_DASHES)], "lw": 2.0}
 
 
-def _new(width: float, height: float, axes: bool = True):
+def _error_bar(metric: Metric) -> tuple[float, float]:
+    """How far the interval reaches below and above the value."""
+    if metric.value is None or metric.low is None or metric.high is None:
+        return 0.0, 0.0
+    return max(metric.value - metric.low, 0.0), max(metric.high - metric.value, 0.0)
+
+
+def _new(width: float, height: float, axes: bool = True) -> tuple[Figure, Any]:
     # The object interface: pyplot would keep every figure and pick a window system.
     from matplotlib.figure import Figure
 
@@ -182,6 +182,6 @@ def _new(width: float, height: float, axes: bool = True):
     return figure, panel
 
 
-def _legend(axes) -> None:
+def _legend(axes: Any) -> None:
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))

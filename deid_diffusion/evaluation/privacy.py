@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from deid_diffusion.evaluation.attackers import MIN_PEOPLE, linear_attack, standardise
@@ -194,9 +196,7 @@ def _conditioning_attack(originals: FaceTable, gallery: FaceTable, method: Metho
     return _mean(name, found, ids[usable], seed, on_originals=float(usual.mean()), chance=1 / result.people)
 
 
-def _mean(
-    name: str, values: np.ndarray, ids: np.ndarray, seed: int, unit: str = "proportion", **more: float | None
-) -> Metric:
+def _mean(name: str, values: np.ndarray, ids: np.ndarray, seed: int, unit: str = "proportion", **more: Any) -> Metric:
     low, high = bootstrap_mean(values, ids, seed, proportion=unit == "proportion")
     return Metric(name, float(values.mean()), low, high, len(values), unit, **more)
 

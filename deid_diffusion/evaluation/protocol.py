@@ -71,14 +71,17 @@ def collect(folders: Folders, measurer: FaceMeasurer, seed: int = 0, examples: i
     attributes, groups = read_groups(folders.groups) if folders.groups else ((), {})
     before = FaceTable(attributes=(*attributes, "skin tone"), vectors=[Vectors() for _ in measurer.judges])
     methods = [_new_method(name, measurer, seed) for name in folders.names]
-    gallery = _collect_gallery(folders, measurer, methods) if folders.gallery else before
+    gallery = before
+    if folders.gallery:
+        gallery = _collect_gallery(folders.gallery, folders.person_by, measurer, methods)
     for method, files in zip(methods, outputs, strict=True):
         for name in extra_outputs(originals, files):
             method.problems.add("output without an original", name)
     for key, path in originals.items():
-        picture, faces = _read_original(path, measurer, methods)
-        if not faces:
+        read = _read_faces(path, "original", measurer, methods)
+        if read is None:
             continue
+        picture, faces = read
         # Without a gallery every picture is its own person, also where two folders hold the same name.
         person = person_of(key, folders.person_by) if folders.gallery or folders.person_by == "folder" else key
         first = len(before.people)
@@ -92,26 +95,32 @@ def collect(folders: Folders, measurer: FaceMeasurer, seed: int = 0, examples: i
             output = read_output(method, key, output_of(key, files), picture)
             if output is not None:
                 compare_faces(method, measurer, (picture, output), faces, known, examples)
-    for method in methods:
-        if not len(method.faces["row"]):
-            raise EvaluationError(
-                f"not one face of {folders.originals.name} could be judged in {method.name}: "
-                f"{dict(method.problems.counts)}. Names must match, and faces must be found in the originals"
-            )
+    _refuse_empty(methods, folders.originals.name)
     return EvalTables(before, gallery, tuple(methods))
 
 
-def _read_original(
-    path: Path, measurer: FaceMeasurer, methods: list[MethodTable]
-) -> tuple[HashedPicture | None, list[Face]]:
+def _refuse_empty(methods: list[MethodTable], originals: str) -> None:
+    for method in methods:
+        if not len(method.faces["row"]):
+            raise EvaluationError(
+                f"not one face of {originals} could be judged in {method.name}: "
+                f"{dict(method.problems.counts)}. Names must match, and faces must be detected in the originals"
+            )
+
+
+def _read_faces(
+    path: Path, what: str, measurer: FaceMeasurer, methods: list[MethodTable]
+) -> tuple[HashedPicture, list[Face]] | None:
+    """A picture and its faces, the largest first; None, and a problem of every method, where there are none."""
     try:
         picture = read_picture(path)
     except EvaluationError as error:
-        _for_all(methods, "original not readable", path.name, str(error))
-        return None, []
+        _for_all(methods, f"{what} not readable", path.name, str(error))
+        return None
     faces = measurer.faces(picture)
     if not faces:
-        _for_all(methods, "no face found in the original", path.name, "cannot be judged, not counted in n")
+        _for_all(methods, f"no face detected in the {what}", path.name, "left out")
+        return None
     return picture, faces
 
 
@@ -124,19 +133,13 @@ def _for_all(methods: list[MethodTable], kind: str, file: str, detail: str = "")
         method.problems.add(kind, file, detail)
 
 
-def _collect_gallery(folders: Folders, measurer: FaceMeasurer, methods: list[MethodTable]) -> FaceTable:
+def _collect_gallery(folder: Path, person_by: str, measurer: FaceMeasurer, methods: list[MethodTable]) -> FaceTable:
     gallery = FaceTable(vectors=[Vectors() for _ in measurer.judges])
-    for key, path in list_pictures(folders.gallery).items():
-        try:
-            picture = read_picture(path)
-        except EvaluationError as error:
-            _for_all(methods, "gallery picture not readable", path.name, str(error))
-            continue
-        faces = measurer.faces(picture)
-        if not faces:
-            _for_all(methods, "no face found in the gallery picture", path.name, "person unknown to the attacker")
-            continue
-        _measure_faces(gallery, measurer, picture, faces[:1], person_of(key, folders.person_by), {})
+    for key, path in list_pictures(folder).items():
+        read = _read_faces(path, "gallery picture", measurer, methods)
+        if read is not None:
+            picture, faces = read
+            _measure_faces(gallery, measurer, picture, faces[:1], person_of(key, person_by), {})
     return gallery
 
 

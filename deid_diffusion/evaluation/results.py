@@ -39,7 +39,7 @@ class Metric:
     chance: float | None = None
     reason: str = ""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if (self.value is None) != bool(self.reason):
             raise ValueError(f"{self.name}: need a value or a reason, got value={self.value}, reason={self.reason!r}")
         if self.value is not None and math.isnan(self.value):

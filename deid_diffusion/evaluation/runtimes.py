@@ -58,7 +58,8 @@ def to_batch(crop: np.ndarray, order: str, mean: float | tuple[float, ...] = 0.0
         (1, 3, S, S) float32.
     """
     pixels = crop[..., ::-1] if order == "bgr" else crop
-    return np.ascontiguousarray(((pixels - np.float32(mean)) / np.float32(scale)).transpose(2, 0, 1)[None], np.float32)
+    scaled = (pixels - np.asarray(mean, np.float32)) / np.float32(scale)
+    return np.ascontiguousarray(scaled.transpose(2, 0, 1)[None], np.float32)
 
 
 def _onnx_net(path: Path) -> Net:

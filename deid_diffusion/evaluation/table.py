@@ -16,7 +16,7 @@ MAX_PROBLEMS = 1000
 class Columns:
     """Named float32 columns; rows are added one by one."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._columns: dict[str, array] = {}
 
     def add(self, **values: float) -> None:
@@ -32,7 +32,7 @@ class Columns:
 class Vectors:
     """A growing (n, D) float32 matrix."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._flat, self._rows = array("f"), 0
 
     def add(self, vector: np.ndarray) -> None:
@@ -48,7 +48,7 @@ class Vectors:
 class ReservoirSample:
     """Reservoir sampling (Vitter 1985): at most `size` vectors of a stream of unknown length, all equally likely."""
 
-    def __init__(self, size: int = 5000, seed: int = 0):
+    def __init__(self, size: int = 5000, seed: int = 0) -> None:
         self._kept: list[np.ndarray] = []
         self._seen, self._size, self._generator = 0, size, np.random.default_rng(seed)
 
@@ -68,7 +68,7 @@ class ReservoirSample:
 class Problems:
     """Counted lines: every one is counted, the first `MAX_PROBLEMS` are kept."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self.kept: list[Problem] = []
 

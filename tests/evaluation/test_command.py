@@ -115,7 +115,7 @@ def test_odd_files_are_counted_lines_never_numbers(options):
         "output of another shape": 1,
         "output of another size": 1,
         "output without an original": 1,
-        "no face found in the original": 1,
+        "no face detected in the original": 1,
     }
     assert blank.faces == 24 - 5
     assert (
@@ -179,7 +179,7 @@ def test_folders_that_give_no_number_give_an_error_and_no_file(options, tmp_path
         save(folder, "000.png", np.full((112, 112, 3), 128, np.uint8))
     elif what == "mismatched names":
         save(folder, "other.png", portrait(0))
-    words = {"missing folder": "not a folder", "empty folder": "no picture", "no face": "no face found"}
+    words = {"missing folder": "not a folder", "empty folder": "no picture", "no face": "no face detected"}
     change = {"originals": folder} if what == "no face" else {"outputs": (folder,)}
     with pytest.raises(EvaluationError, match=words.get(what, "Names must match")):
         run_eval(replace(options, **change))

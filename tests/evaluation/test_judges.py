@@ -25,7 +25,7 @@ def _field(number: int, value: bytes | str | int) -> bytes:
 
 
 def _onnx(path: Path, operator: str = "GlobalAveragePool", side: int = 32) -> None:
-    """A real ONNX file of one operator on (1, 3, side, side), written by hand: the package `onnx` need not be there."""
+    """A real ONNX file of one operator on (1, 3, side, side), written without the package `onnx`."""
     if not any(map(importlib.util.find_spec, ("onnxruntime", "openvino"))):
         pytest.skip("neither onnxruntime nor openvino is installed")
 
