@@ -87,6 +87,7 @@ class EvalOptions:
 
     @property
     def labels(self) -> tuple[str, ...]:
+        """One name per folder of outputs."""
         return self.names or tuple(folder.resolve().name for folder in self.outputs)
 
 
@@ -124,7 +125,14 @@ def run_eval(options: EvalOptions) -> tuple[EvalReport, ...]:
 
 
 def summarise(collected: EvalTables, method: MethodTable, measurer: FaceMeasurer, options: EvalOptions) -> EvalReport:
-    """Computes one method's report from its table."""
+    """Computes one method's report.
+
+    Args:
+        collected: the tables of originals and gallery.
+        method: the table of its outputs.
+        measurer: names judges, detector and networks.
+        options: what was asked for.
+    """
     seed = options.seed
     results = [judge_result(judge, i, collected, method, seed) for i, judge in enumerate(measurer.judges)]
     rank1 = [(result.judge, found) for result, found in results]

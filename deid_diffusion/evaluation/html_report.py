@@ -49,9 +49,9 @@ def write_page(path: Path, reports: tuple[EvalReport, ...], examples: list[list[
         "<h2>Plots</h2>",
         *_plots(reports),
         "<h2>Utility</h2>",
-        _table(reports, [report.utility for report in reports]),
+        _table(reports, [report.utility for report in reports], "originals, mirrored: noise floor"),
         "<h2>Image quality</h2>",
-        _table(reports, [report.quality for report in reports]),
+        _table(reports, [report.quality for report in reports], "originals, two halves: noise floor"),
         "<h2>By group</h2>",
         *(_groups(report) for report in reports),
         "<h2>Excluded and irregular files</h2>",
@@ -83,7 +83,7 @@ def _judge_tables(reports: tuple[EvalReport, ...]) -> list[str]:
     return tables
 
 
-def _table(reports: tuple[EvalReport, ...], columns: list[tuple[Metric, ...]]) -> str:
+def _table(reports: tuple[EvalReport, ...], columns: list[tuple[Metric, ...]], baseline: str = "originals") -> str:
     names = list(dict.fromkeys(m.name for column in columns for m in column))
     head = "".join(f"<th>{escape(report.method)}</th>" for report in reports)
     rows = []
@@ -96,7 +96,7 @@ def _table(reports: tuple[EvalReport, ...], columns: list[tuple[Metric, ...]]) -
             f"<td>{_short(same.on_originals)}</td><td>{_short(same.chance)}</td></tr>"
         )
     return (
-        f'<div class="scroll"><table><thead><tr><th></th>{head}<th>originals</th>'
+        f'<div class="scroll"><table><thead><tr><th></th>{head}<th>{baseline}</th>'
         f"<th>chance (similarity: impostor mean)</th></tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
     )
 

@@ -226,6 +226,15 @@ def bootstrap_eer(
 
 
 def histogram(similarity: np.ndarray, low: float, high: float, bins: int = 40) -> tuple[np.ndarray, np.ndarray]:
-    """(bins,) bin centres between `low` and `high`, and (bins,) fraction of the (n,) similarities in each."""
+    """A histogram of similarities.
+
+    Args:
+        similarity: (n,) cosines.
+        low, high: its range.
+        bins: how many.
+
+    Returns:
+        (bins,) bin centres, and (bins,) fraction of the similarities in each.
+    """
     counts, edges = np.histogram(similarity, bins=bins, range=(low, max(high, low + 1e-6)))
     return (edges[1:] + edges[:-1]) / 2, counts / max(len(similarity), 1)

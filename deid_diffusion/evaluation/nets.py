@@ -1,4 +1,4 @@
-"""Optional networks that read a face: age, gender, expression, landmarks, pose, features; each used if given."""
+"""Optional networks that measure a face: age, gender, expression, landmarks, pose, features; each used if given."""
 
 from __future__ import annotations
 
@@ -39,7 +39,11 @@ class NetOptions:
 
     @classmethod
     def from_specs(cls, specs: tuple[str, ...]) -> NetOptions:
-        """("age_gender=FILE", ...) as given on the command line."""
+        """From ("age_gender=FILE", ...) as given on the command line.
+
+        Raises:
+            EvaluationError: not KIND=FILE with one of `KINDS`.
+        """
         values: dict[str, Path] = {}
         for spec in specs:
             kind, _, path = spec.partition("=")
@@ -50,7 +54,18 @@ class NetOptions:
 
 
 class FaceNets:
-    """The loaded networks. `hashes` and `names` say which."""
+    """The loaded networks.
+
+    Args:
+        options: their files.
+
+    Attributes:
+        hashes: sha256 of the weights, by kind.
+        names: file names up to their first dot, by kind.
+
+    Raises:
+        EvaluationError: a file is missing, or holds no such network.
+    """
 
     def __init__(self, options: NetOptions) -> None:
         given = {kind: getattr(options, kind) for kind in KINDS if getattr(options, kind) is not None}

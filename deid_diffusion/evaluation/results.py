@@ -10,7 +10,7 @@ Curve = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 class EvaluationError(ValueError):
-    """The evaluation cannot give a right number; says what was wanted, what was got, what to do."""
+    """The evaluation cannot give a valid figure; says what was wanted, what was got, what to do."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class EvalReport:
         recogniser_free: privacy without a recogniser: unchanged faces, the attacker by landmarks and attributes.
         judges, utility, quality, groups: the metrics.
         problems: counted lines, capped at `MAX_PROBLEMS`; `problem_counts` is complete.
-        notes: how to read it, in plain words.
+        notes: how it was measured, in plain words.
         setup: (key, value) pairs: seed, versions, hashes, detector.
     """
 
