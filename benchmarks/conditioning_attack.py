@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from deid_diffusion.evaluation.faces import YuNetFinder
+from deid_diffusion.evaluation.detectors import YuNetDetector
 from deid_diffusion.evaluation.metrics import bootstrap_mean
-from deid_diffusion.evaluation.pictures import list_pictures, read_picture
+from deid_diffusion.evaluation.pairing import list_pictures, read_picture
 from deid_diffusion.faces.align import crop_faces
 from deid_diffusion.faces.estimator import FaceAnalysis, FaceEstimator
 from deid_diffusion.faces.geometry import apply, invert
@@ -54,7 +54,7 @@ class Seen:
     texture: np.ndarray
 
 
-def readings(folder: Path, finder: YuNetFinder, estimator: FaceEstimator) -> dict[str, Seen]:
+def readings(folder: Path, finder: YuNetDetector, estimator: FaceEstimator) -> dict[str, Seen]:
     """What is read from the largest face of each picture that has one, by name."""
     found = {}
     for key, path in list_pictures(folder).items():
@@ -147,7 +147,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20, help="random halves to average over (20)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    estimator, finder = FaceEstimator.from_pretrained(options.estimator), YuNetFinder(options.yunet)
+    estimator, finder = FaceEstimator.from_pretrained(options.estimator), YuNetDetector(options.yunet)
     sides = [readings(folder, finder, estimator) for folder in (options.probes, options.gallery)]
     people = sorted(sides[0].keys() & sides[1].keys())
     seen = [[features(side[person], estimator) for person in people] for side in sides]

@@ -6,12 +6,12 @@
 
 - Targets: similarity of two different sources given one target, of one source given two targets, and of two sources
   given two targets. The first must be the highest for the target to decide.
-- People: of how many pairs of painted targets the judge says "different people", at its threshold at a false accept
+- People: of how many pairs of generated targets the judge says "different people", at its threshold at a false accept
   rate of 1 % between the originals; a mean over five draws of targets, and in brackets the worst and the best.
-- Bank: the same of people drawn from the whole bank, each painted on the portrait that suits them, and no two on the
+- Bank: the same of people drawn from the whole bank, each generated on the portrait that suits them, and no two on the
   same portrait compared.
-- Repulsion: similarity to the source by the guide and by judges that it never saw, and seconds a face, at three
-  strengths and in both gradient forms; once with the usual target, and once told to paint the source itself.
+- Repulsion: similarity to the source by the identity encoder and by judges it never saw, and seconds a face, at three
+  strengths and in both gradient forms; once with the usual target, and once with the source itself as target.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from PIL import Image
 from scipy.optimize import linear_sum_assignment
 
 from deid_diffusion import FaceAnonymizer, Repulsion
-from deid_diffusion.evaluation.judges import Judge, guide_hashes, judge_from_spec
+from deid_diffusion.evaluation.judges import Judge, id_encoder_hashes, judge_from_spec
+from deid_diffusion.evaluation.metrics import unit_norm
 from deid_diffusion.imaging.pictures import load_picture
 from deid_diffusion.methods.identity_bank import Target
 from deid_diffusion.models.weights import weights_dir
@@ -37,14 +38,9 @@ from deid_diffusion.settings import Settings
 STRENGTHS = (0.0, 15.0, 30.0, 60.0)
 
 
-def unit(rows: np.ndarray) -> np.ndarray:
-    """(N, D) -> unit norm."""
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
 def seen_by(judge: Judge, studio: Studio, crops: np.ndarray) -> np.ndarray:
     """(N, S, S, 3) -> (N, D) unit norm."""
-    return unit(np.stack([judge.embed(image, studio.where(number)) for number, image in enumerate(crops)]))
+    return unit_norm(np.stack([judge.embed(image, studio.where(number)) for number, image in enumerate(crops)]))
 
 
 def off_diagonal(similarity: np.ndarray) -> np.ndarray:
@@ -68,7 +64,7 @@ def targets_table(studio: Studio, judges: list[Judge], settings: Settings) -> tu
     others = [studio.paint(settings, targets=targets, seed=draw) for draw, targets in enumerate(draws)]
     originals = np.stack([face.crop.image for face in studio.ready])
     lines = [
-        "| judge | two sources, one target | one source, two targets | two of each | painted pairs told apart |",
+        "| judge | two sources, one target | one source, two targets | two of each | generated pairs distinguished |",
         "|---|---|---|---|---|",
     ]
     numbers: dict[str, Any] = {}
@@ -82,14 +78,14 @@ def targets_table(studio: Studio, judges: list[Judge], settings: Settings) -> tu
             "one target": float((first[even] * first[even + 1]).sum(1).mean()),
             "two targets": float((first[even] * second[even]).sum(1).mean()),
             "two of each": float(off_diagonal(second @ second.T).mean()),
-            "told apart": float(np.mean(apart)),
-            "told apart, by draw": apart,
+            "distinguished": float(np.mean(apart)),
+            "distinguished, by draw": apart,
             "threshold": threshold,
         }
         numbers[judge.name] = row
         lines.append(
             f"| {judge.name} | {row['one target']:.2f} | {row['two targets']:.2f} | {row['two of each']:.2f} | "
-            f"{100 * row['told apart']:.1f} % ({100 * min(apart):.0f} to {100 * max(apart):.0f}) |"
+            f"{100 * row['distinguished']:.1f} % ({100 * min(apart):.0f} to {100 * max(apart):.0f}) |"
         )
     return lines, numbers
 
@@ -97,7 +93,7 @@ def targets_table(studio: Studio, judges: list[Judge], settings: Settings) -> tu
 def bank_table(
     studio: Studio, judges: list[Judge], settings: Settings, people: int
 ) -> tuple[list[str], dict[str, Any]]:
-    """How many pairs of the bank's people are told apart, at a false accept rate of 1 % between the originals."""
+    """How many pairs of the bank's people are distinguished, at a false accept rate of 1 % between the originals."""
     bank, places = studio.anonymize.bank, studio.ready
     numbers = np.sort(np.random.default_rng(0).permutation(len(bank.embedding))[:people])
     # Every portrait is used equally often, so that no look of hair and light is common to many.
@@ -110,16 +106,16 @@ def bank_table(
     crops = painted.paint(settings, targets=targets)
     originals = np.stack([face.crop.image for face in places])
     elsewhere = off_diagonal(where[:, None] != where[None])
-    lines = ["| judge | people of the bank | pairs | told apart |", "|---|---|---|---|"]
+    lines = ["| judge | people of the bank | pairs | distinguished |", "|---|---|---|---|"]
     found: dict[str, Any] = {}
     for judge in judges:
         after = seen_by(judge, painted, crops)
         threshold = far_threshold(seen_by(judge, studio, originals))
         alike = off_diagonal(after @ after.T)[elsewhere]
-        found[judge.name] = {"told apart": float((alike < threshold).mean()), "threshold": threshold}
+        found[judge.name] = {"distinguished": float((alike < threshold).mean()), "threshold": threshold}
         lines.append(
             f"| {judge.name} | {len(crops):,} of {len(bank.embedding):,} | {len(alike):,} | "
-            f"{100 * found[judge.name]['told apart']:.1f} % |"
+            f"{100 * found[judge.name]['distinguished']:.1f} % |"
         )
     return lines, found
 
@@ -128,52 +124,50 @@ def repulsion_table(studio: Studio, judges: list[Judge], steps: int) -> tuple[li
     """Similarity to the source and seconds, by strength and form."""
     originals = np.stack([face.crop.image for face in studio.ready])
     before = {judge.name: seen_by(judge, studio, originals) for judge in judges}
-    guide = studio.embed(originals)
+    source = studio.embed(originals)
     themselves = [Target(face.embedding, np.zeros_like(t.person), t.number) for face, t in (
         (face, studio.target(face, n)) for n, face in enumerate(studio.ready))]  # fmt: skip
     rows = []
-    for told, targets in (("a stranger", None), ("the source", themselves)):
+    for who, targets in (("a stranger", None), ("the source", themselves)):
         for strength in STRENGTHS:
             for through in (False, True) if strength else (False,):
                 settings = Settings(steps=steps, repulsion=Repulsion(scale=strength, through_unet=through))
                 start = time.perf_counter()
                 crops = studio.paint(settings, targets=targets)
                 row = {
-                    "told to paint": told, "strength": strength,
+                    "target": who, "strength": strength,
                     "gradient": "through the unet" if through else "detached" if strength else "none",
                     "seconds": (time.perf_counter() - start) / len(crops),
-                    "guide": float((studio.embed(crops) * guide).sum(1).mean()),
+                    "identity encoder": float((studio.embed(crops) * source).sum(1).mean()),
                 }  # fmt: skip
                 for judge in judges:
                     row[judge.name] = float((seen_by(judge, studio, crops) * before[judge.name]).sum(1).mean())
                 rows.append(row)
-    names = ["guide", *before]
-    head = ["told to paint", "strength", "gradient", *names, "s a face"]
+    names = ["identity encoder", *before]
+    head = ["target", "strength", "gradient", *names, "s a face"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for row in rows:
         cells = " | ".join(f"{row[name]:.2f}" for name in names)
-        lines.append(
-            f"| {row['told to paint']} | {row['strength']:g} | {row['gradient']} | {cells} | {row['seconds']:.2f} |"
-        )
+        lines.append(f"| {row['target']} | {row['strength']:g} | {row['gradient']} | {cells} | {row['seconds']:.2f} |")
     return lines, rows
 
 
 def plot(rows: list[dict[str, Any]], names: list[str], path: Path) -> None:
-    """Similarity by strength: one panel for each wish, one line for each network and form."""
+    """Similarity by strength: one panel for each target, one line for each network and form."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     figure, panels = pyplot.subplots(1, 2, figsize=(10.5, 3.6), sharey=True, layout="constrained")
-    for panel, told in zip(panels, ("a stranger", "the source"), strict=True):
+    for panel, who in zip(panels, ("a stranger", "the source"), strict=True):
         for colour, name in enumerate(names):
             for form, style in (("detached", "-"), ("through the unet", "--")):
-                line = [r for r in rows if r["told to paint"] == told and r["gradient"] in ("none", form)]
+                line = [r for r in rows if r["target"] == who and r["gradient"] in ("none", form)]
                 label = f"{name}, {form}"
                 x, y = [r["strength"] for r in line], [r[name] for r in line]
                 panel.plot(x, y, style, marker="o", color=f"C{colour}", label=label)
-        panel.set(title=f"told to paint {told}", xlabel="repulsion strength")
+        panel.set(title=f"target: {who}", xlabel="repulsion strength")
         panel.axhline(0, color="0.7", linewidth=0.8)
     panels[0].set_ylabel("cosine to the source")
     figure.legend(*panels[1].get_legend_handles_labels(), fontsize=7, loc="outside right center")
@@ -190,7 +184,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4, help="denoising steps (4)")
     parser.add_argument("--out", type=Path, default=Path("out/identity"), help="folder for tables and plot")
     options = parser.parse_args()
-    judges = [judge_from_spec(spec, guide_hashes(weights_dir("face256"))) for spec in options.judge or ["dlib"]]
+    judges = [judge_from_spec(spec, id_encoder_hashes(weights_dir("face256"))) for spec in options.judge or ["dlib"]]
     paths = sorted(p for p in options.photos.iterdir() if p.suffix.lower() in (".jpg", ".png"))
     anonymize = FaceAnonymizer.from_pretrained()
     count = options.targets or 2 * options.people
@@ -206,7 +200,7 @@ def main() -> None:
     (options.out / "targets.md").write_text("\n".join(who) + "\n")
     (options.out / "bank.md").write_text("\n".join(bank) + "\n")
     (options.out / "repulsion.md").write_text("\n".join(push) + "\n")
-    plot(push_numbers, ["guide", *(judge.name for judge in judges)], options.out / "repulsion.png")
+    plot(push_numbers, ["identity encoder", *(judge.name for judge in judges)], options.out / "repulsion.png")
     numbers = {"people": count, "targets": who_numbers, "bank": bank_numbers, "repulsion": push_numbers}
     (options.out / "identity.json").write_text(json.dumps(numbers, indent=2))
     once = np.concatenate([face.crop.image for face in studio.ready[:8]], 1)

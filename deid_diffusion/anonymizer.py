@@ -378,6 +378,8 @@ class FaceAnonymizer:
     def embed_references(self, photos: Sequence[Source]) -> References:
         """The people in reference photos, for `keep` and `only`; several photos of one know them better.
 
+        Args:
+            photos: as `__call__` takes them, each of one person.
 
         Raises:
             ValueError: a photo of nobody or of several people, or weights that do not say how strangers compare.

@@ -58,11 +58,11 @@ def test_identity_tables_have_a_row_for_each_form_and_strength(studio, tmp_path)
     lines, rows = identity.repulsion_table(studio, [Colours()], steps=4)
     assert len(rows) == 2 * (2 * len(identity.STRENGTHS) - 1)
     assert all(line.count("|") == lines[0].count("|") for line in lines)
-    # Told to paint the source, a strong push leaves it less like the source than none does.
-    told = {(r["strength"], r["gradient"]): r["guide"] for r in rows if r["told to paint"] == "the source"}
-    assert told[60.0, "detached"] < told[0.0, "none"]
-    assert told[60.0, "through the unet"] < told[0.0, "none"]
-    identity.plot(rows, ["guide", "colours"], tmp_path / "plot.png")
+    # With the source as target, strong repulsion leaves it less like the source than none does.
+    own = {(r["strength"], r["gradient"]): r["identity encoder"] for r in rows if r["target"] == "the source"}
+    assert own[60.0, "detached"] < own[0.0, "none"]
+    assert own[60.0, "through the unet"] < own[0.0, "none"]
+    identity.plot(rows, ["identity encoder", "colours"], tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 5000
 
 

@@ -1,4 +1,4 @@
-"""Runs `deid compare`: every method on one folder, then all of them before the same judges."""
+"""Runs `deid compare`: every method on one folder, then all of them by the same judges."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from . import complain, run
-from .eval import add_judging, judged
+from .eval import add_judging, eval_reports
 from .options import REDACTIONS, Parser
 
 METHODS = ("inpaint", "k-same", *REDACTIONS)
@@ -19,10 +19,10 @@ _WEIGHTS = {"k-same": ("id_encoder", "reader", "thresholds.json"), **dict.fromke
 
 
 def main(argv: list[str]) -> int:
-    """Returns 0; 1 when a picture failed in some method, 2 when nothing right can be made, 130 after Ctrl-C."""
+    """Returns 0; 1 when a picture failed in some method, 2 when no comparison can be made, 130 after Ctrl-C."""
     options = vars(_parser().parse_args(argv))
     from deid_diffusion.evaluation.results import EvaluationError
-    from deid_diffusion.evaluation.words import comparison
+    from deid_diffusion.evaluation.summary import comparison_table
 
     methods, out = options.pop("methods") or list(METHODS), options["out"]
     k, failed = options.pop("k"), False
@@ -36,10 +36,10 @@ def main(argv: list[str]) -> int:
         failed |= code == 1
     folders = [out / method for method in methods]
     try:
-        reports = judged(options | {"outputs": folders, "names": methods})
+        reports = eval_reports(options | {"outputs": folders, "names": methods})
     except EvaluationError as error:
         return complain(str(error), 2)
-    text = comparison(reports)
+    text = comparison_table(reports)
     (out / "table.md").write_text(text, encoding="utf-8")
     print(text)
     print(f"deid: the table is in {out / 'table.md'}, more in eval.json and report.html beside it", file=sys.stderr)
@@ -72,7 +72,7 @@ def run_state(report: Path, method: str, originals: Path, given: Mapping[str, in
     if any(weights.get(name) != value for name, value in _present(method).items()):
         return "anew, the weights have changed"
     # A redaction knows no settings; but `deid run` goes on with nothing that was begun under others.
-    same = (complete and method in REDACTIONS) or _plain(settings) == _settings(method, given)
+    same = (complete and method in REDACTIONS) or _without_cohort(settings) == _expected_settings(method, given)
     if seed != given["seed"] or not same:
         return "anew, with other settings than before"
     if not complete:
@@ -88,17 +88,17 @@ def run_state(report: Path, method: str, originals: Path, given: Mapping[str, in
     return "done"
 
 
-def _settings(method: str, given: Mapping[str, int]) -> dict[str, Any]:
+def _expected_settings(method: str, given: Mapping[str, int]) -> dict[str, Any]:
     """The settings that a report will name."""
     from deid_diffusion.jobs.journal import describe
     from deid_diffusion.settings import Settings
 
-    changes = {name: value for name, value in given.items() if name != "seed"}
-    return _plain(json.loads(json.dumps(describe(Settings(method=method, **changes)), default=str)))
+    changes: dict[str, Any] = {name: value for name, value in given.items() if name != "seed"} | {"method": method}
+    return _without_cohort(json.loads(json.dumps(describe(Settings(**changes)), default=str)))
 
 
-def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Without the cohort, which is known only when all pictures were looked at."""
+def _without_cohort(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the cohort of k-same, which is known only when all pictures are analysed."""
     return {name: value for name, value in settings.items() if name != "cohort"}
 
 

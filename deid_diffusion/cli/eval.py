@@ -1,4 +1,4 @@
-"""Runs `deid eval`: judges folders of outputs and prints what to take away."""
+"""Runs `deid eval`: judges folders of outputs and prints the main findings."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from .options import Parser
 
 
 def main(argv: list[str]) -> int:
-    """Returns 0, or 2 when a right number cannot be given."""
+    """Returns 0, or 2 when no valid figure can be given."""
     options = vars(_parser().parse_args(argv))
     from deid_diffusion.evaluation.results import EvaluationError
-    from deid_diffusion.evaluation.words import headline, table
+    from deid_diffusion.evaluation.summary import headline, markdown_table
 
     try:
-        reports = judged(options)
+        reports = eval_reports(options)
     except EvaluationError as error:
         return complain(str(error), 2)
-    print(table(reports))
+    print(markdown_table(reports))
     for report in reports:
         print(f"{report.method}: " + " ".join(headline(report)))
     print(
@@ -31,23 +31,29 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def judged(options: Mapping[str, Any]) -> tuple[Any, ...]:
-    """The EvalReports for fields of EvalOptions by name; None stands for the field's default.
+def eval_reports(options: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Runs the evaluation.
+
+    Args:
+        options: fields of EvalOptions by name; None stands for the field's default.
+
+    Returns:
+        One EvalReport per folder of outputs.
 
     Raises:
-        EvaluationError: a right number cannot be given.
+        EvaluationError: no valid figure can be given.
     """
     from deid_diffusion.evaluation.command import EvalOptions, run_eval
 
     options = dict(options)
-    if options["guide"] is None:
-        options["guide"] = _shipped_guide()
-    given = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+    if options["id_encoder"] is None:
+        options["id_encoder"] = _shipped_pipeline()
+    given: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in options.items()}
     return run_eval(EvalOptions(**{name: value for name, value in given.items() if value is not None}))
 
 
-def _shipped_guide() -> Path | None:
-    """The shipped pipeline, whose guide may not judge; None in an installation without weights."""
+def _shipped_pipeline() -> Path | None:
+    """The shipped pipeline, whose identity encoder may not judge; None in an installation without weights."""
     from deid_diffusion.models.weights import weights_dir
 
     try:
@@ -68,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def add_judging(add: Callable[..., Any]) -> None:
-    """Adds the options that say who judges by what, with `ArgumentParser.add_argument`."""
+    """Adds the options of detector, judges, networks and gallery, with `ArgumentParser.add_argument`."""
     add(
         "--gallery",
         type=Path,
@@ -80,13 +86,28 @@ def add_judging(add: Callable[..., Any]) -> None:
         action="append",
         dest="judges",
         metavar="SPEC",
-        help="dlib, or FILE[:OPTION...]; may be repeated (dlib)",
+        help="evaluation recogniser: dlib, or FILE.onnx or FILE.pt[:OPTION...] with options such as 112, rgb, "
+        "mean=127.5, scale=127.5, preset=arcface (these three, usual for .onnx), name=NAME; repeatable (dlib)",
     )
-    add("--finder", help="dlib, centerface or yunet:FILE.onnx (dlib)")
+    add("--detector", help="finds the faces: dlib, centerface or yunet:FILE.onnx (dlib)")
     add("--net", action="append", dest="nets", metavar="KIND=FILE", help="network for utility and quality; repeatable")
     add("--groups", type=Path, help="CSV of person,attribute,...")
     add("--person-by", choices=["stem", "folder"], help="what names a person (stem)")
-    add("--guide", type=Path, help="the anonymizer's weights folder, whose guide may not judge (the shipped one)")
+    add(
+        "--id-encoder",
+        type=Path,
+        metavar="FOLDER",
+        help="pipeline or id_encoder folder of the anonymizer; this network may not judge (the shipped one)",
+    )
     add("--cache", type=Path, help="file to keep embeddings in; none are kept by default")
     add("--seed", type=int, help="of bootstrap and samples (0)")
     add("--examples", type=int, help="outputs to show on the page (6)")
+    for old, new in (("--guide", "--id-encoder"), ("--finder", "--detector")):
+        add(old, action=_Renamed, nargs="?", const=new, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+
+
+class _Renamed(argparse.Action):
+    """An option of earlier versions: an error that names the new one."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        parser.error(f"{self.option_strings[0]} is now {self.const}")

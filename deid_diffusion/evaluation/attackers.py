@@ -1,4 +1,4 @@
-"""Attackers who learn: a linear map from outputs back to people, fit on some and tried on others."""
+"""The adaptive attacker: a linear map from outputs back to originals, trained on pairs of other people."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ import numpy as np
 
 from deid_diffusion.evaluation.metrics import hits, score_probes
 
-MIN_PEOPLE = 20  # a map fit on fewer than ten people says nothing about the attack
+MIN_PEOPLE = 20  # a map trained on fewer than ten people says nothing about the attack
 
 
 @dataclass(frozen=True, eq=False)
 class AttackResult:
-    """Rank-1 hits of the same probes with and without the learned map, in the smaller galleries of the folds.
+    """Rank-1 hits of the same probes with and without the trained map, in the smaller galleries of the folds.
 
     Attributes:
-        adaptive, plain: (n,) probability of a hit in [0, 1].
+        adaptive: (n,) probability of a hit in [0, 1] with the map.
+        plain: the same without it.
         people: mean gallery size of a fold: chance is 1 / people.
     """
 
@@ -38,8 +39,13 @@ class LinearMap:
         return (source - self.source_mean) @ self.weight + self.target_mean
 
 
-def fit_linear_map(source: np.ndarray, target: np.ndarray) -> LinearMap:
-    """Ridge map from (n, D) to (n, E); its strength is the one with the least leave-one-out error."""
+def fit_ridge(source: np.ndarray, target: np.ndarray) -> LinearMap:
+    """Ridge regression with the penalty of least leave-one-out error.
+
+    Args:
+        source: (n, D) what is known of each pair.
+        target: (n, E) what is to be predicted.
+    """
     source_mean, target_mean = source.mean(axis=0), target.mean(axis=0)
     x, y = (source - source_mean).astype(np.float64), (target - target_mean).astype(np.float64)
     u, s, vt = np.linalg.svd(x, full_matrices=False)
@@ -62,11 +68,15 @@ def linear_attack(
     gallery_ids: np.ndarray,
     seed: int = 0,
 ) -> AttackResult:
-    """Fits on pairs of half of the people, tries on the other half against that half's gallery, then swaps.
+    """Twofold cross-validation by people: trained on pairs of one half, tested on the other half and its gallery.
 
     Args:
-        outputs, originals: (n, D) what the judge says of each output and of the same face before.
-        ids, gallery: (n,) the person of each; (g, D) other photos of the same people, named by `gallery_ids` (g,).
+        outputs: (n, D) embeddings of outputs.
+        originals: (n, D) embeddings of the same faces before.
+        ids: (n,) the person of each.
+        gallery: (g, D) other photos of the same people.
+        gallery_ids: (g,) the person of each.
+        seed: of the split.
 
     Raises:
         ValueError: below `MIN_PEOPLE` people.
@@ -79,8 +89,8 @@ def linear_attack(
     adaptive, plain = np.zeros(len(ids)), np.zeros(len(ids))
     for train, test in (halves, halves[::-1]):
         fit, tried, known = np.isin(ids, train), np.isin(ids, test), np.isin(gallery_ids, test)
-        undo = fit_linear_map(outputs[fit], originals[fit])
-        # Centred on the training half: what all outputs share tells nobody apart.
+        undo = fit_ridge(outputs[fit], originals[fit])
+        # Centred on the training half: what all outputs have in common distinguishes nobody.
         target = gallery[known] - originals[fit].mean(axis=0)
         undone = undo(outputs[tried]) - undo.target_mean
         adaptive[tried] = hits(score_probes(undone, ids[tried], target, gallery_ids[known]), 1)
@@ -89,7 +99,15 @@ def linear_attack(
 
 
 def standardise(features: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """(n, F) features in units of the (m, F) reference's spread; what never varies, or is NaN, becomes 0."""
+    """Z-scores by a reference; a feature that never varies there, or is NaN, becomes 0.
+
+    Args:
+        features: (n, F).
+        reference: (m, F), gives mean and standard deviation of each feature.
+
+    Returns:
+        (n, F).
+    """
     known = np.isfinite(reference).any(axis=0)
     spread, middle = np.zeros(reference.shape[1]), np.zeros(reference.shape[1])
     spread[known], middle[known] = np.nanstd(reference[:, known], axis=0), np.nanmean(reference[:, known], axis=0)

@@ -1,4 +1,4 @@
-"""Keeps what the networks said in one file that the user names and can delete, and nowhere else."""
+"""Keeps the networks' outputs in one file that the user names and can delete, and nowhere else."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ArrayCache:
     The file holds embeddings, which are biometric data: it lies only where the user asked for it.
     """
 
-    def __init__(self, path: Path | None = None):
+    def __init__(self, path: Path | None = None) -> None:
         self._rows = None
         if path is None:
             return

@@ -6,24 +6,32 @@ import importlib.metadata
 import json
 import logging
 import platform
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deid_diffusion.evaluation.averages import group_results, quality_measures, utility_measures
+from deid_diffusion.evaluation.aggregate import group_results, quality_metrics, utility_metrics
 from deid_diffusion.evaluation.cache import ArrayCache
-from deid_diffusion.evaluation.faces import finder_from_spec
-from deid_diffusion.evaluation.judges import Judge, guide_hashes, judge_from_spec
-from deid_diffusion.evaluation.ledger import MethodLedger
+from deid_diffusion.evaluation.detectors import detector_from_spec
+from deid_diffusion.evaluation.judges import id_encoder_hashes, judge_from_spec
+from deid_diffusion.evaluation.measure import FaceMeasurer
 from deid_diffusion.evaluation.nets import FaceNets, NetOptions
-from deid_diffusion.evaluation.privacy import general_measures, judge_result
-from deid_diffusion.evaluation.protocol import Collected, Folders, collect
-from deid_diffusion.evaluation.reading import Reader
+from deid_diffusion.evaluation.privacy import judge_result, recogniser_free_metrics
+from deid_diffusion.evaluation.protocol import EvalTables, Folders, collect
 from deid_diffusion.evaluation.results import EvalReport, EvaluationError
+from deid_diffusion.evaluation.table import MethodTable
 
 _log = logging.getLogger(__name__)
 _TESTS = {"photos": "other photos", "views": "edited views of the originals, not other photos"}
-_PACKAGES = ("numpy", "opencv-python", "pillow", "torch", "dlib-bin", "face_recognition_models", "onnxruntime")
+_PACKAGES = (
+    "numpy",
+    "opencv-python",
+    "pillow",
+    "torch",
+    "dlib-bin",
+    "face_recognition_models",
+    "onnxruntime",
+    "openvino",
+)
 
 
 @dataclass(frozen=True)
@@ -37,12 +45,13 @@ class EvalOptions:
         gallery: folder of *other* photos of the same people, same names; without it the harsher same-photo test.
         gallery_kind: "photos", or "views" for edited copies of the originals, which are easier to recognise.
         judges: see `judges.judge_from_spec`.
-        finder: "dlib", "yunet:FILE" or "centerface".
+        detector: "dlib", "yunet:FILE" or "centerface".
         nets: ("age_gender=FILE", ...), see `nets.NetOptions`.
         groups: CSV of person,attribute,...
         person_by: "stem" (001.jpg in every folder is one person) or "folder" (ann/1.jpg is ann).
         names: labels of the outputs; by default their folders' names.
-        guide: the anonymizer's weights folder, whose guide may not judge.
+        id_encoder: the anonymizer's pipeline or id_encoder folder; that network may not judge. None checks no hash
+            but its teacher's.
         cache: file for embeddings; nothing is kept when None.
         seed: of bootstrap, halves and samples.
         examples: how many outputs to show on the page; 0 shows none. Originals are never shown.
@@ -54,17 +63,17 @@ class EvalOptions:
     gallery: Path | None = None
     gallery_kind: str = "photos"
     judges: tuple[str, ...] = ("dlib",)
-    finder: str = "dlib"
+    detector: str = "dlib"
     nets: tuple[str, ...] = ()
     groups: Path | None = None
     person_by: str = "stem"
     names: tuple[str, ...] = ()
-    guide: Path | None = None
+    id_encoder: Path | None = None
     cache: Path | None = None
     seed: int = 0
     examples: int = 6
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.outputs or not self.judges:
             raise EvaluationError("need at least one folder of outputs and one judge")
         if self.person_by not in ("stem", "folder"):
@@ -78,18 +87,22 @@ class EvalOptions:
 
     @property
     def labels(self) -> tuple[str, ...]:
+        """One name per folder of outputs."""
         return self.names or tuple(folder.resolve().name for folder in self.outputs)
 
 
 def run_eval(options: EvalOptions) -> tuple[EvalReport, ...]:
-    """Judges every folder of outputs, writes `eval.json` and `report.html` into `options.out`, returns the reports.
+    """Judges every folder of outputs and writes `eval.json` and `report.html` into `options.out`.
+
+    Returns:
+        One report per folder of outputs, in their order.
 
     Raises:
         EvaluationError: before anything is written, when a right number cannot be given.
     """
-    from deid_diffusion.evaluation.report import write_page
+    from deid_diffusion.evaluation.html_report import write_page
 
-    forbidden = guide_hashes(options.guide) if options.guide else ()
+    forbidden = id_encoder_hashes(options.id_encoder) if options.id_encoder else ()
     judges = tuple(judge_from_spec(spec, forbidden) for spec in options.judges)
     nets = FaceNets(NetOptions.from_specs(options.nets))
     folders = Folders(
@@ -101,9 +114,9 @@ def run_eval(options: EvalOptions) -> tuple[EvalReport, ...]:
         groups=options.groups,
     )
     with ArrayCache(options.cache) as cache:
-        reader = Reader(finder_from_spec(options.finder), judges, nets, cache)
-        collected = collect(folders, reader, options.seed, options.examples)
-    reports = tuple(summarise(collected, method, reader, options) for method in collected.methods)
+        measurer = FaceMeasurer(detector_from_spec(options.detector), judges, nets, cache)
+        collected = collect(folders, measurer, options.seed, options.examples)
+    reports = tuple(summarise(collected, method, measurer, options) for method in collected.methods)
     options.out.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"methods": [report.to_json() for report in reports]}, indent=1, allow_nan=False)
     (options.out / "eval.json").write_text(text + "\n", encoding="utf-8")
@@ -111,10 +124,17 @@ def run_eval(options: EvalOptions) -> tuple[EvalReport, ...]:
     return reports
 
 
-def summarise(collected: Collected, method: MethodLedger, reader: Reader, options: EvalOptions) -> EvalReport:
-    """One method's rows -> its report."""
+def summarise(collected: EvalTables, method: MethodTable, measurer: FaceMeasurer, options: EvalOptions) -> EvalReport:
+    """Computes one method's report.
+
+    Args:
+        collected: the tables of originals and gallery.
+        method: the table of its outputs.
+        measurer: names judges, detector and networks.
+        options: what was asked for.
+    """
     seed = options.seed
-    results = [judge_result(judge, i, collected, method, seed) for i, judge in enumerate(reader.judges)]
+    results = [judge_result(judge, i, collected, method, seed) for i, judge in enumerate(measurer.judges)]
     rank1 = [(result.judge, found) for result, found in results]
     rows = method.faces["row"].astype(int)
     return EvalReport(
@@ -124,54 +144,57 @@ def summarise(collected: Collected, method: MethodLedger, reader: Reader, option
         faces=len(rows),
         people=len({collected.originals.people[row] for row in rows}),
         judges=tuple(result for result, _ in results),
-        general=general_measures(collected, method, seed),
-        utility=utility_measures(collected.originals, method, seed),
-        quality=quality_measures(collected.originals, method, reader.nets, seed),
+        recogniser_free=recogniser_free_metrics(collected, method, seed),
+        utility=utility_metrics(collected.originals, method, seed),
+        quality=quality_metrics(collected.originals, method, measurer.nets, seed),
         groups=group_results(collected.originals, method, rank1, seed),
         problems=tuple(method.problems.kept),
         problem_counts=tuple(sorted(method.problems.counts.items())),
-        notes=_notes(reader, options),
-        setup=_setup(reader, reader.judges, seed),
+        notes=_notes(measurer, options),
+        setup=_versions(measurer, seed),
     )
 
 
-def _notes(reader: Reader, options: EvalOptions) -> tuple[str, ...]:
+def _notes(measurer: FaceMeasurer, options: EvalOptions) -> tuple[str, ...]:
     notes = [
-        "Intervals are 95 % bootstraps over people. Where every face had the same outcome, the exact binomial bound.",
-        "Where no face is found in an output, the judges look at the place where the original had it: an attacker "
-        "knows where a blurred face is. Where a face is found far from its old place, the more telling place counts.",
-        "A face whose pixels were left as they were counts as recognised at rank 1.",
-        "Thresholds of TAR are set on pairs of an output and a stranger's gallery photo.",
-        "The recognisers here may be weaker than an attacker's: a low rate is what these judges see, not a proof.",
-        'What a new face kept (landmarks, pose, expression, age) has in its "originals" column what the same networks '
-        "say of the originals' mirror images, where everything was kept: their own noise.",
+        "Intervals are 95 % bootstraps over people; where every face had the same outcome, the exact binomial bound.",
+        "Where no face is detected in an output, the judges embed the place where the original had it: an attacker "
+        "knows where a blurred face is. Where it is detected far from its old place, the more similar place counts.",
+        "Unchanged faces count as recognised at rank 1.",
+        "Thresholds of TAR at FAR are set on impostor pairs: an output and another person's gallery photo.",
+        "The adaptive attacker fits a linear map from outputs to originals on pairs of half of the people, and is "
+        "tested on the other half (twofold cross-validation): half the gallery, twice the chance level.",
+        "An attacker's recogniser may be stronger than these judges: a low rate is an observation, not a proof.",
+        'Utility has in its "originals" column the error of the same networks between the originals and their mirror '
+        "images: their noise floor.",
     ]
     if options.gallery and options.gallery_kind == "views":
         notes.append(
             "The gallery holds edited copies of the originals, not other photos of the people: whatever survives in "
-            "the pixels helps the attacker, so the rates are upper bounds, and the ceiling is too high."
+            "the pixels helps the attacker, so the rates are upper bounds, those of the originals too."
         )
     if not options.gallery:
         notes.append(
             "No gallery of other photos was given: outputs are searched among the originals themselves. This is the "
-            "harsher test: light, clothes, pose and pixels off the face help the attacker; its ceiling is 1 by nature."
+            "harsher test: light, clothes, pose and background help the attacker; originals reach 1 by definition."
         )
-    if reader.finder.same_as_pipeline:
+    if measurer.detector.same_as_pipeline:
         notes.append(
-            f'"Face found" comes from {reader.finder.name}, the shipped anonymizer\'s own detector: not independent. '
-            "Faces it never finds are missing from every number here."
+            f"Faces are detected by {measurer.detector.name}, the shipped anonymizer's own detector: not independent. "
+            "Faces that it misses in originals are missing from every metric here."
         )
-    if "features" in reader.nets:
+    if "features" in measurer.nets:
         notes.append(
-            "Frechet distance is biased up while n is not much larger than the number of features: compare it only "
-            'between methods of equal n. Its "originals" column compares two halves of the originals.'
+            "Frechet distance is not FID (another feature space, named beside it), and is biased up while n is not "
+            'much larger than the number of features: compare it between methods of equal n. Its "originals" column '
+            "compares two halves of the originals."
         )
-    if len(reader.finder.measured) < 5 and "landmarks" not in reader.nets:
-        notes.append("Landmark error is over the eyes and the nose: this finder does not read the mouth.")
+    if len(measurer.detector.measured) < 5 and "landmarks" not in measurer.nets:
+        notes.append("Landmark error is over the eyes and the nose: this detector does not measure the mouth.")
     return tuple(notes)
 
 
-def _setup(reader: Reader, judges: Sequence[Judge], seed: int) -> tuple[tuple[str, str], ...]:
+def _versions(measurer: FaceMeasurer, seed: int) -> tuple[tuple[str, str], ...]:
     versions = []
     for name in _PACKAGES:
         try:
@@ -180,9 +203,12 @@ def _setup(reader: Reader, judges: Sequence[Judge], seed: int) -> tuple[tuple[st
             versions.append((name, "not installed"))
     return (
         ("seed", str(seed)),
-        ("finder", f"{reader.finder.name} sha256 {reader.finder.weight_hash}"),
-        *((f"judge {judge.name}", f"sha256 {judge.weight_hash}") for judge in judges),
-        *((f"net {kind}", f"{reader.nets.names[kind]} sha256 {value}") for kind, value in reader.nets.hashes.items()),
+        ("detector", f"{measurer.detector.name} sha256 {measurer.detector.weight_hash}"),
+        *((f"judge {judge.name}", f"sha256 {judge.weight_hash}") for judge in measurer.judges),
+        *(
+            (f"net {kind}", f"{measurer.nets.names[kind]} sha256 {value}")
+            for kind, value in measurer.nets.hashes.items()
+        ),
         ("python", platform.python_version()),
         *versions,
     )

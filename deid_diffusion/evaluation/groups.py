@@ -11,7 +11,18 @@ from deid_diffusion.evaluation.results import EvaluationError
 
 
 def read_groups(path: Path) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
-    """CSV -> (attribute names, person -> group of each). Numbers with many values become thirds: "24 to 31"."""
+    """Reads who belongs to which group.
+
+    Args:
+        path: CSV with a header and rows person,attribute,...
+
+    Returns:
+        (A,) attribute names, and person -> (A,) its group of each. An attribute with over six different numbers is
+        cut into thirds: "24 to 31".
+
+    Raises:
+        EvaluationError: the file cannot be read, or is no such table.
+    """
     try:
         with path.open(newline="") as file:
             rows = [row for row in csv.reader(file) if row]
@@ -24,7 +35,7 @@ def read_groups(path: Path) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]
 
 
 def _as_groups(values: list[str]) -> list[str]:
-    numbers = np.array([_number(value) for value in values])
+    numbers = np.array([_to_float(value) for value in values])
     known = np.isfinite(numbers)
     # A few gaps ("", "NA") do not make a column of numbers one of words.
     if known.mean() < 0.8 or len(np.unique(numbers[known])) <= 6:
@@ -37,7 +48,7 @@ def _as_groups(values: list[str]) -> list[str]:
     return [names[t] if k else "unknown" for t, k in zip(third, known, strict=True)]
 
 
-def _number(value: str) -> float:
+def _to_float(value: str) -> float:
     try:
         return float(value)
     except ValueError:

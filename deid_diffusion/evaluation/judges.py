@@ -1,30 +1,32 @@
-"""Recognisers that score results: one small protocol, three ways in, and the guide kept out."""
+"""Recognisers that score results: one small protocol, three file formats, and the identity encoder kept out."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from deid_diffusion.evaluation.align import ARCFACE, eye_distance, warp_to_template
-from deid_diffusion.evaluation.faces import dlib_model, require_dlib, sha256
+from deid_diffusion.evaluation.detectors import dlib_model, require_dlib, sha256
 from deid_diffusion.evaluation.results import EvaluationError
+from deid_diffusion.evaluation.runtimes import load_net, to_batch
+from deid_diffusion.evaluation.warp import ARCFACE, eye_distance, warp_to_template
 from deid_diffusion.faces.geometry import OMZ_TEMPLATE
 from deid_diffusion.types import Face
 
-# The recogniser from which the shipped guide is distilled (Open Model Zoo 0095 as TorchScript). The guide pushes
-# samples off what this network sees, so it would praise the result: as a judge it is the guide under another name.
+# The recogniser from which the shipped identity encoder is distilled (Open Model Zoo 0095 as TorchScript). Identity
+# repulsion moves samples away from what it embeds, so its score is optimistic: it is the identity encoder itself.
 TEACHER_SHA256 = "03f23d3aff209b79bfbec4957e4083ac17158586fd4a64222da4174c443ca3ed"
 
+T = TypeVar("T")
 TEMPLATES = {"arcface": ARCFACE, "omz": OMZ_TEMPLATE}
 
 
 class Judge(Protocol):
-    """Anything that maps a face in a picture to a vector whose cosine says "same person".
+    """A face recogniser: maps a face in a picture to an embedding, compared by cosine similarity.
 
     Attributes:
         name: goes into the report.
@@ -37,13 +39,21 @@ class Judge(Protocol):
     threshold: float | None
 
     def embed(self, image: np.ndarray, face: Face) -> np.ndarray:
-        """(H, W, 3) uint8 RGB picture and a face in it -> (D,) float32."""
+        """The embedding of one face.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            face: where it is in the picture; box and landmarks in image pixels.
+
+        Returns:
+            (D,) float32, of any norm.
+        """
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class NetFormat:
-    """What a recogniser file wants to eat.
+    """How a recogniser's input is made from a picture.
 
     Attributes:
         size: side of the square input in pixels.
@@ -60,7 +70,7 @@ class NetFormat:
     scale: float = 1.0
     threshold: float | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.order not in ("rgb", "bgr") or not 16 <= self.size <= 1024 or np.shape(self.template) != (5, 2):
             raise EvaluationError(
                 f"judge format needs order rgb or bgr, size 16..1024 and a (5, 2) template, got order={self.order!r}, "
@@ -68,17 +78,41 @@ class NetFormat:
             )
 
 
-class NetJudge:
-    """A TorchScript (.pt) or ONNX (.onnx) recogniser: batch of one aligned crop in, one vector out."""
+# Usual preprocessing by name; `arcface` is that of InsightFace's ONNX files and their relatives.
+PRESETS = {"arcface": NetFormat(mean=127.5, scale=127.5), "raw": NetFormat()}
 
-    def __init__(self, path: Path, form: NetFormat, name: str | None = None):
+
+class NetJudge:
+    """A recogniser from a TorchScript (.pt) or ONNX (.onnx) file: batch of one aligned crop in, one vector out.
+
+    Args:
+        path: the weight file.
+        form: its preprocessing.
+        name: goes into the report; by default the file's name up to its first dot.
+
+    Raises:
+        EvaluationError: no such file, no network, or one that does not take such crops.
+    """
+
+    def __init__(self, path: Path, form: NetFormat, name: str | None = None) -> None:
         if not path.is_file():
             raise EvaluationError(f"no judge at {path}: give a .pt (TorchScript) or .onnx file")
         self.name, self.form, self.threshold = name or path.name.split(".")[0], form, form.threshold
         self.weight_hash = sha256(path)
         self._net = load_net(path)
+        shape = (1, 3, form.size, form.size)
+        try:
+            size = self._net(np.zeros(shape, np.float32))[0].size
+        except Exception as error:  # each runtime has exceptions of its own
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+            raise EvaluationError(
+                f"{path.name} does not take a float32 batch of {shape}: {reason}; name its side, as in FILE:112"
+            ) from error
+        if size < 2:
+            raise EvaluationError(f"{path.name} gives {size} number a face; a recogniser gives an embedding")
 
     def embed(self, image: np.ndarray, face: Face) -> np.ndarray:
+        """See `Judge`."""
         crop = warp_to_template(image, face.landmarks, self.form.template, self.form.size)
         return self._net(to_batch(crop, self.form.order, self.form.mean, self.form.scale))[0].reshape(-1)
 
@@ -88,9 +122,9 @@ class DlibJudge:
 
     name = "dlib"
     # Its makers use distance 0.6. As a cosine: 0.6² = 2 r² (1 - cos) with r = 1.5, the norm its vectors have.
-    threshold = 0.92
+    threshold: float | None = 0.92
 
-    def __init__(self):
+    def __init__(self) -> None:
         dlib = require_dlib()
         path = dlib_model("dlib_face_recognition_resnet_model_v1.dat")
         self._dlib, self.weight_hash = dlib, sha256(path)
@@ -98,6 +132,7 @@ class DlibJudge:
         self._predict = dlib.shape_predictor(str(dlib_model("shape_predictor_5_face_landmarks.dat")))
 
     def embed(self, image: np.ndarray, face: Face) -> np.ndarray:
+        """See `Judge`."""
         eyes, side = face.landmarks[:2].mean(axis=0), 2.4 * eye_distance(face.landmarks)
         down = face.landmarks[3:].mean(axis=0) - eyes
         side = max(side, 2.1 * float(np.linalg.norm(down)))
@@ -112,113 +147,78 @@ def judge_from_spec(spec: str, forbidden: Iterable[str] = ()) -> Judge:
 
     Args:
         spec: "dlib", or `FILE[:OPTION...]` with FILE ending in .pt or .onnx and options `112` (side), `rgb` or `bgr`,
-            `arcface` or `omz` (template), `mean=127.5`, `scale=127.5`, `threshold=0.4`, `name=net`. Without options,
-            `FILE.json` next to it may hold the same keys, and `template` as five x y pairs (fractions of the side).
-        forbidden: sha256 of weight files that may not judge: the guide's. The guide's teacher is always among them.
+            `arcface` or `omz` (template), `mean=127.5`, `scale=127.5`, `threshold=0.4`, `name=net`, `preset=arcface`
+            (112 rgb arcface mean=127.5 scale=127.5) or `preset=raw` (112 rgb arcface, pixels 0..255). An option
+            overrides its preset. Where only a name or a threshold is given, the preset of an ONNX file is `arcface`;
+            everywhere else it is `raw`. Without options, `FILE.json` next to it may hold the same keys, and `template`
+            as five x y pairs (fractions of the side).
+        forbidden: sha256 of weight files that may not judge: the identity encoder's. Its teacher is always among them.
 
     Raises:
-        EvaluationError: unreadable spec, missing file, or a judge that is the guide.
+        EvaluationError: unreadable spec, missing file, or a judge that is the identity encoder.
     """
     judge = DlibJudge() if spec == "dlib" else _net_judge(spec)
     if judge.weight_hash in {TEACHER_SHA256, *forbidden}:
         raise EvaluationError(
-            f"{judge.name} is the guide, or the guide's teacher: the pipeline was steered by it, so its verdict is "
-            "worth nothing. Give another recogniser, for example --judge dlib"
+            f"{judge.name} is the anonymizer's identity encoder or its teacher: the outputs were optimised against "
+            "it, so its scores say nothing. Give another recogniser, for example --judge dlib"
         )
     return judge
 
 
-def guide_hashes(weights: Path) -> tuple[str, ...]:
-    """sha256 of the guide's files below a pipeline folder: `weights/id_encoder/*.safetensors`, none when not there."""
-    return tuple(sha256(path) for path in sorted((weights / "id_encoder").glob("*.safetensors")))
-
-
-def load_net(path: Path) -> Callable[[np.ndarray], list[np.ndarray]]:
-    """A function from a float32 batch (B, 3, H, W) to its outputs, on the CPU.
+def id_encoder_hashes(weights: Path) -> tuple[str, ...]:
+    """sha256 of the weight files of the identity encoder, which may not judge.
 
     Args:
-        path: TorchScript (.pt), ONNX (.onnx) or OpenVINO (.xml, its .bin beside it; outputs in the order of their
-            names).
+        weights: a pipeline's folder, with `id_encoder/*.safetensors`, or its `id_encoder` folder.
+
+    Raises:
+        EvaluationError: there is none, so that nothing would be kept out.
     """
-    if path.suffix == ".xml":
-        return _openvino_net(path)
-    if path.suffix == ".onnx":
-        return _onnx_net(path)
-    if path.suffix != ".pt":
+    inner = weights / "id_encoder"
+    files = sorted((inner if inner.is_dir() else weights).glob("*.safetensors"))
+    if not files:
         raise EvaluationError(
-            f"net must be .pt (TorchScript), .onnx or .xml (OpenVINO), got {path.name}; export it to one of them"
+            f"no identity encoder in {weights}: wanted a pipeline folder with id_encoder/*.safetensors"
         )
-    import torch
-
-    try:
-        net = torch.jit.load(str(path), map_location="cpu").eval()
-    except RuntimeError as error:
-        raise EvaluationError(f"{path.name} is no TorchScript file: {str(error).splitlines()[0]}") from error
-
-    def run(batch: np.ndarray) -> list[np.ndarray]:
-        with torch.inference_mode():
-            out = net(torch.from_numpy(batch))
-        return [o.float().numpy() for o in (out if isinstance(out, list | tuple) else [out])]
-
-    return run
-
-
-def to_batch(crop: np.ndarray, order: str, mean: float | tuple[float, ...] = 0.0, scale: float = 1.0) -> np.ndarray:
-    """(S, S, 3) uint8 RGB -> (1, 3, S, S) float32 in the channel order wanted, (pixel - mean) / scale."""
-    pixels = crop[..., ::-1] if order == "bgr" else crop
-    return np.ascontiguousarray(((pixels - np.float32(mean)) / np.float32(scale)).transpose(2, 0, 1)[None], np.float32)
-
-
-def _onnx_net(path: Path) -> Callable[[np.ndarray], list[np.ndarray]]:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise EvaluationError('onnxruntime is not installed: pip install "deid-diffusion[onnx]"') from error
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    wanted = session.get_inputs()[0].name
-    return lambda batch: session.run(None, {wanted: batch})
-
-
-def _openvino_net(path: Path) -> Callable[[np.ndarray], list[np.ndarray]]:
-    try:
-        import openvino
-    except ImportError as error:
-        raise EvaluationError('openvino is not installed: pip install "deid-diffusion[openvino]"') from error
-    core = openvino.Core()
-    try:
-        # Measurements are to be the same everywhere, and bfloat16 is the default where the CPU has it.
-        net = core.compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    except RuntimeError as error:
-        raise EvaluationError(
-            f"{path.name} with {path.with_suffix('.bin').name} beside it is no OpenVINO model: "
-            f"{str(error).strip().splitlines()[-1]}"
-        ) from error
-    names = sorted(output.get_any_name() for output in net.outputs)
-
-    def run(batch: np.ndarray) -> list[np.ndarray]:
-        found = net(batch)
-        return [found[name] for name in names]
-
-    return run
+    return tuple(sha256(path) for path in files)
 
 
 def _net_judge(spec: str) -> NetJudge:
     ending = next((e for e in (".onnx", ".pt") if f"{e}:" in spec or spec.endswith(e)), None)
     if ending is None:
-        raise EvaluationError(f'judge must be "dlib" or FILE.pt/FILE.onnx[:112:rgb:arcface], got {spec!r}')
+        raise EvaluationError(f'judge must be "dlib" or FILE.pt/FILE.onnx[:OPTION...], got {spec!r}')
     stem, _, options = (f"{spec}:").rpartition(f"{ending}:")
     path, tokens = Path(stem + ending), [t for t in options.split(":") if t]
     beside = path.with_name(path.name + ".json")
-    values = json.loads(beside.read_text()) if not tokens and beside.is_file() else dict(map(_option, tokens))
+    values: dict[str, Any] = _format_file(beside) if not tokens and beside.is_file() else dict(map(_option, tokens))
     name = values.pop("name", None)
-    template = values.pop("template", "arcface")
-    if isinstance(template, str) and template not in TEMPLATES:
-        raise EvaluationError(f"template must be one of {sorted(TEMPLATES)}, got {template!r}")
-    template = TEMPLATES[template] if isinstance(template, str) else np.array(template, dtype=np.float64)
+    usual = "arcface" if ending == ".onnx" and not set(values) - {"threshold"} else "raw"
+    base = _named(values.pop("preset", usual), "preset", PRESETS)
+    template = values.pop("template", base.template)
+    if isinstance(template, str):
+        template = _named(template, "template", TEMPLATES)
     try:
-        return NetJudge(path, replace(NetFormat(), template=template, **values), name)
+        form = replace(base, template=np.array(template, dtype=np.float64), **values)
     except TypeError as error:
         raise EvaluationError(f"unknown key in the format of {path.name}: {error}") from error
+    return NetJudge(path, form, name)
+
+
+def _named(name: str, what: str, known: Mapping[str, T]) -> T:
+    if name not in known:
+        raise EvaluationError(f"{what} must be one of {', '.join(sorted(known))}, got {name!r}")
+    return known[name]
+
+
+def _format_file(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise EvaluationError(f"{path.name} is no JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise EvaluationError(f"{path.name} must hold an object of format keys, got {type(values).__name__}")
+    return values
 
 
 def _option(token: str) -> tuple[str, str | float | int]:
@@ -226,7 +226,7 @@ def _option(token: str) -> tuple[str, str | float | int]:
     if not value:
         kind = "size" if key.isdigit() else "order" if key in ("rgb", "bgr") else "template"
         return kind, int(key) if kind == "size" else key
-    if key == "name":
+    if key in ("name", "preset"):
         return key, value
     try:
         return key, float(value)

@@ -1,4 +1,4 @@
-"""Turns embeddings into re-identification numbers: ranks, accept rates, intervals. Pure functions of arrays."""
+"""Turns embeddings into re-identification metrics: CMC, TAR, EER, intervals. Pure functions of arrays."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Scores:
     """How each probe fared against the gallery.
 
     Attributes:
-        genuine: (n,) float32 cosine to the right person, the best of her photos.
+        genuine: (n,) float32 cosine to the right person, the highest over that person's photos.
         greater: (n,) int, gallery people who score strictly higher than the right one.
         tied: (n,) int, other people who score exactly the same.
         impostor: (m,) float32 cosine to wrong people, all pairs or a seeded sample of them, sorted upwards.
@@ -36,9 +36,15 @@ def score_probes(
     seed: int = 0,
     max_impostors: int = MAX_IMPOSTORS,
 ) -> Scores:
-    """Compares (n, D) probes with (g, D) gallery embeddings, people named by (n,) and (g,) ids.
+    """Compares probes with a gallery, in blocks: memory does not grow with n x g.
 
-    Memory does not grow with n x g: rows are compared in blocks. Vectors need not have unit norm.
+    Args:
+        probes: (n, D) embeddings of any norm.
+        probe_ids: (n,) the person of each.
+        gallery: (g, D) embeddings of any norm.
+        gallery_ids: (g,) the person of each.
+        seed: of the impostor sample.
+        max_impostors: more impostor pairs than that are sampled.
 
     Raises:
         ValueError: when a probe's person is not in the gallery (closed set), or nothing is there to compare.
@@ -48,9 +54,9 @@ def score_probes(
     if not len(probes) or not len(people) or (people[np.minimum(mine, len(people) - 1)] != probe_ids).any():
         raise ValueError(f"each probe needs its person in the gallery: {len(probes)} probes, {len(people)} people")
     order = np.argsort(owner, kind="stable")
-    target = unit(gallery)[order]
+    target = unit_norm(gallery)[order]
     starts = np.searchsorted(owner[order], np.arange(len(people)))
-    source = unit(probes)
+    source = unit_norm(probes)
     generator = np.random.default_rng(seed)
     per_probe = min(len(people) - 1, max(1, max_impostors // len(probes)))
     genuine, greater, tied, impostor = [], [], [], []
@@ -77,7 +83,7 @@ def score_probes(
     )
 
 
-def unit(vectors: np.ndarray) -> np.ndarray:
+def unit_norm(vectors: np.ndarray) -> np.ndarray:
     """(n, D) -> (n, D) float32 of norm 1; a zero vector stays zero (similar to nobody)."""
     vectors = np.asarray(vectors, dtype=np.float32)
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
@@ -94,30 +100,52 @@ def expose(scores: Scores, exposed: np.ndarray) -> Scores:
 
 
 def hits(scores: Scores, k: int) -> np.ndarray:
-    """(n,) probability in [0, 1] that the right person is among the first k, equal scores shuffled fairly."""
+    """(n,) probability in [0, 1] that the right person is among the first k, ties broken at random."""
     return np.clip((k - scores.greater) / (scores.tied + 1), 0, 1)
 
 
 def cmc(scores: Scores, max_rank: int = 50) -> np.ndarray:
-    """(K,) share of probes found at rank 1..K, K = min(max_rank, people)."""
+    """Cumulative match characteristic: (K,) identification rate at rank 1..K, K = min(max_rank, people)."""
     return np.array([hits(scores, k).mean() for k in range(1, min(max_rank, scores.people) + 1)])
 
 
 def threshold_at_far(impostor: np.ndarray, far: float) -> float | None:
-    """The similarity that at most a share `far` of (m,) sorted impostors exceeds; None when m is too small to say."""
+    """The threshold at a false accept rate.
+
+    Args:
+        impostor: (m,) similarities, sorted upwards.
+        far: false accept rate, 0..1.
+
+    Returns:
+        The similarity that at most `far` of the impostors exceed; None when m is too small to say.
+    """
     allowed = int(far * len(impostor) + 1e-9)
     return float(impostor[len(impostor) - 1 - allowed]) if 1 <= allowed < len(impostor) else None
 
 
 def det_curve(genuine: np.ndarray, impostor: np.ndarray, points: int = 200) -> tuple[np.ndarray, np.ndarray]:
-    """(P,) false accept shares, rising, and (P,) false reject shares at the same thresholds. `impostor` is sorted."""
+    """The detection error trade-off curve.
+
+    Args:
+        genuine: (n,) similarities.
+        impostor: (m,) similarities, sorted upwards.
+        points: P, how many thresholds.
+
+    Returns:
+        (P,) false accept rates, rising, and (P,) false reject rates at the same thresholds.
+    """
     far = np.geomspace(1 / max(len(impostor), 2), 0.999, points)
     thresholds = np.array([np.inf if t is None else t for t in (threshold_at_far(impostor, f) for f in far)])
     return far, np.searchsorted(np.sort(genuine), thresholds, side="right") / len(genuine)
 
 
 def equal_error_rate(genuine: np.ndarray, impostor: np.ndarray) -> float:
-    """Where false accepts equal false rejects: 0 = told apart perfectly, 0.5 = guessing. `impostor` is sorted."""
+    """The rate at which false accepts equal false rejects: 0 = separated perfectly, 0.5 = chance.
+
+    Args:
+        genuine: (n,) similarities.
+        impostor: (m,) similarities, sorted upwards.
+    """
     genuine = np.sort(genuine)
     n, m = len(genuine), len(impostor)
     # Just at and just above each genuine score; rejects rise from 0 to 1, accepts fall.
@@ -135,17 +163,27 @@ def equal_error_rate(genuine: np.ndarray, impostor: np.ndarray) -> float:
 
 
 def bootstrap_mean(
-    values: np.ndarray, ids: np.ndarray, seed: int = 0, share: bool = True, resamples: int = 1000
+    values: np.ndarray, ids: np.ndarray, seed: int = 0, proportion: bool = True, resamples: int = 1000
 ) -> tuple[float, float] | tuple[None, None]:
-    """95 % interval of the mean of (n,) values when people, not faces, are drawn again; None below two people.
+    """95 % bootstrap interval of a mean, resampling people and not faces; None below two people.
 
-    Where a `share` is 0 or 1 for everybody, resampling sees no spread at all; then the exact binomial bound over
+    Where a `proportion` is 0 or 1 for everybody, resampling sees no spread at all; then the exact binomial bound over
     people (Clopper and Pearson 1934) is given, so that 0 of 102 reads [0, 0.036] and not [0, 0].
+
+    Args:
+        values: (n,) one per face.
+        ids: (n,) the person of each.
+        seed: of the resampling.
+        proportion: whether the values are probabilities, 0..1.
+        resamples: how many.
+
+    Returns:
+        Lower and upper bound.
     """
     people, owner = np.unique(ids, return_inverse=True)
     if len(people) < 2:
         return None, None
-    if share and (values == values[0]).all() and values[0] in (0, 1):
+    if proportion and (values == values[0]).all() and values[0] in (0, 1):
         bound = 1 - 0.025 ** (1 / len(people))
         return (0.0, bound) if values[0] == 0 else (1 - bound, 1.0)
     sums = np.bincount(owner, weights=values)
@@ -162,7 +200,15 @@ def bootstrap_mean(
 def bootstrap_eer(
     genuine: np.ndarray, impostor: np.ndarray, ids: np.ndarray, seed: int = 0, resamples: int = 200
 ) -> tuple[float, float] | tuple[None, None]:
-    """95 % interval of the EER over people. The impostor side is held fixed: with n people it has n² pairs."""
+    """95 % bootstrap interval of the EER over people. The impostors are held fixed: n people have n² such pairs.
+
+    Args:
+        genuine: (n,) similarities.
+        impostor: (m,) similarities, sorted upwards.
+        ids: (n,) the person of each genuine pair.
+        seed: of the resampling.
+        resamples: how many.
+    """
     people, owner = np.unique(ids, return_inverse=True)
     if len(people) < 2:
         return None, None
@@ -180,6 +226,15 @@ def bootstrap_eer(
 
 
 def histogram(similarity: np.ndarray, low: float, high: float, bins: int = 40) -> tuple[np.ndarray, np.ndarray]:
-    """(bins,) bin centres between `low` and `high`, and (bins,) share of the (n,) similarities in each."""
+    """A histogram of similarities.
+
+    Args:
+        similarity: (n,) cosines.
+        low, high: its range.
+        bins: how many.
+
+    Returns:
+        (bins,) bin centres, and (bins,) fraction of the similarities in each.
+    """
     counts, edges = np.histogram(similarity, bins=bins, range=(low, max(high, low + 1e-6)))
     return (edges[1:] + edges[:-1]) / 2, counts / max(len(similarity), 1)

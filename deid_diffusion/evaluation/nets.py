@@ -1,4 +1,4 @@
-"""Optional networks that read a face: age, gender, expression, landmarks, pose, features; each used if given."""
+"""Optional networks that measure a face: age, gender, expression, landmarks, pose, features; each used if given."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from deid_diffusion.evaluation.align import cut, square
-from deid_diffusion.evaluation.faces import sha256
-from deid_diffusion.evaluation.judges import load_net, to_batch
+from deid_diffusion.evaluation.detectors import sha256
 from deid_diffusion.evaluation.results import EvaluationError
+from deid_diffusion.evaluation.runtimes import load_net, to_batch
+from deid_diffusion.evaluation.warp import crop_box, square_box
 from deid_diffusion.types import Face
 
 KINDS = ("age_gender", "expression", "landmarks", "pose", "features")
@@ -39,7 +39,11 @@ class NetOptions:
 
     @classmethod
     def from_specs(cls, specs: tuple[str, ...]) -> NetOptions:
-        """("age_gender=FILE", ...) as given on the command line."""
+        """From ("age_gender=FILE", ...) as given on the command line.
+
+        Raises:
+            EvaluationError: not KIND=FILE with one of `KINDS`.
+        """
         values: dict[str, Path] = {}
         for spec in specs:
             kind, _, path = spec.partition("=")
@@ -50,9 +54,20 @@ class NetOptions:
 
 
 class FaceNets:
-    """The loaded networks. `hashes` and `names` say which."""
+    """The loaded networks.
 
-    def __init__(self, options: NetOptions):
+    Args:
+        options: their files.
+
+    Attributes:
+        hashes: sha256 of the weights, by kind.
+        names: file names up to their first dot, by kind.
+
+    Raises:
+        EvaluationError: a file is missing, or holds no such network.
+    """
+
+    def __init__(self, options: NetOptions) -> None:
         given = {kind: getattr(options, kind) for kind in KINDS if getattr(options, kind) is not None}
         for kind, path in given.items():
             for needed in (path, _weights(path)):
@@ -79,18 +94,18 @@ class FaceNets:
 
     def landmarks(self, image: np.ndarray, face: Face) -> np.ndarray:
         """(68, 2) x y in image pixels."""
-        box = square(face.box)
+        box = square_box(face.box)
         return box[:2] + self._nets["landmarks"](_tight(image, face))[0].reshape(68, 2) * (box[2] - box[0])
 
     def pose(self, image: np.ndarray, face: Face) -> np.ndarray:
         """(3,) yaw, pitch, roll in degrees; positive: face turned to the picture's right, down, clockwise."""
-        crop = cut(image, square(face.box, POSE_ZOOM), 60)
+        crop = crop_box(image, square_box(face.box, POSE_ZOOM), 60)
         pitch, roll, yaw = (float(angle.reshape(-1)[0]) for angle in self._nets["pose"](to_batch(crop, "bgr")))
         return np.array([yaw, pitch, roll], np.float32)
 
     def features(self, image: np.ndarray, face: Face) -> np.ndarray:
         """(D,) the mean of the last feature map over its places."""
-        crop = cut(image, square(face.box, 1.3), 227)
+        crop = crop_box(image, square_box(face.box, 1.3), 227)
         last = self._nets["features"](to_batch(crop, "bgr", (104.0, 117.0, 123.0)))[-1][0]
         return last.reshape(len(last), -1).mean(axis=1)
 
@@ -106,4 +121,4 @@ def _weights(path: Path) -> Path:
 
 
 def _tight(image: np.ndarray, face: Face) -> np.ndarray:
-    return to_batch(cut(image, square(face.box), 112), "rgb")
+    return to_batch(crop_box(image, square_box(face.box), 112), "rgb")

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deid_diffusion.evaluation.averages import FOUND
+from deid_diffusion.evaluation.aggregate import DETECTED
 from deid_diffusion.evaluation.privacy import RANK_1
-from deid_diffusion.evaluation.results import EvalReport, JudgeResult, find
+from deid_diffusion.evaluation.results import EvalReport, JudgeResult, Metric, find_metric
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe and Ito 2008: told apart by colour-blind readers, also on grey paper with the dashes.
+# Okabe and Ito 2008: distinguishable with colour-blindness, and in grey by the dashes.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _DASHES = ("-", "--", "-.", ":")
 _GREY = "#777777"
@@ -24,13 +24,12 @@ def draw_all(reports: tuple[EvalReport, ...]) -> list[tuple[str, Figure]]:
     """(caption, figure) of every plot that has something to show."""
     plots = [
         (
-            "How often the right person is found at the first guess. Bars: outputs, with 95 % intervals over people; "
-            "grey marks: the untouched originals; dotted line: guessing. Lower is more private.",
+            "Re-identification rank-1. Bars: outputs, with 95 % intervals over people; grey marks: the originals; "
+            "dotted line: chance. Lower is more private.",
             draw_rank1(reports),
         ),
         (
-            "Privacy against use. Right: a face is still found. Bottom: its owner is not. The best corner is bottom "
-            "right.",
+            "Privacy against utility: re-identification rank-1 against face detection rate. Best: bottom right.",
             draw_tradeoff(reports),
         ),
     ]
@@ -39,15 +38,17 @@ def draw_all(reports: tuple[EvalReport, ...]) -> list[tuple[str, Figure]]:
             continue
         each = [(report.method, report.judges[index]) for report in reports]
         plots += [
-            (f"{judge.judge}: share of outputs whose owner is among the first k guesses.", draw_cmc(each)),
             (
-                f"{judge.judge}: false rejects against false accepts. Curves near the top right corner mean that the "
-                "recogniser cannot tell owners from strangers.",
+                f"{judge.judge}: cumulative match characteristic (identification rate at rank k or better).",
+                draw_cmc(each),
+            ),
+            (
+                f"{judge.judge}: detection error trade-off (false reject against false accept rate). Dotted: chance.",
                 draw_det(each),
             ),
             (
-                f"{judge.judge}: similarity of outputs to their owner's gallery photo (filled) and to strangers "
-                "(line). The more they overlap, the less there is to recognise.",
+                f"{judge.judge}: genuine (filled) and impostor (line) similarities of outputs to gallery photos. The "
+                "more they overlap, the less is recognised.",
                 draw_similarities(each),
             ),
         ]
@@ -70,48 +71,46 @@ def draw_rank1(reports: tuple[EvalReport, ...]) -> Figure:
     judges = reports[0].judges
     width = 0.8 / len(judges)
     for number, judge in enumerate(judges):
-        measures = [find(report.judges[number].measures, RANK_1) for report in reports]
+        metrics = [find_metric(report.judges[number].metrics, RANK_1) for report in reports]
         x = np.arange(len(reports)) + (number - (len(judges) - 1) / 2) * width
-        values = [m.value if m.value is not None else np.nan for m in measures]
-        reach = [
-            [v - m.low, m.high - v] if m.low is not None else [0, 0] for v, m in zip(values, measures, strict=True)
-        ]
+        values = [m.value if m.value is not None else np.nan for m in metrics]
         colour = _COLOURS[number % len(_COLOURS)]
         axes.bar(x, values, width * 0.9, color=colour, label=judge.judge, zorder=2)
-        axes.errorbar(x, values, yerr=np.maximum(np.transpose(reach), 0), fmt="none", ecolor="#222222", capsize=3)
-        for place, measure, value in zip(x, measures, values, strict=True):
-            top = max(value, measure.high or 0) if np.isfinite(value) else 0
+        bars = np.transpose([_error_bar(metric) for metric in metrics])
+        axes.errorbar(x, values, yerr=bars, fmt="none", ecolor="#222222", capsize=3)
+        for place, metric, value in zip(x, metrics, values, strict=True):
+            top = max(value, metric.high or 0) if np.isfinite(value) else 0
             axes.text(place, top + 0.015, f"{value:.2f}" if np.isfinite(value) else "n/a", ha="center", fontsize=8)
-            if measure.ceiling is not None:
-                axes.plot([place - width * 0.45, place + width * 0.45], [measure.ceiling] * 2, color=_GREY, lw=2)
-    chance = find(judges[0].measures, RANK_1).chance
+            if metric.on_originals is not None:
+                axes.plot([place - width * 0.45, place + width * 0.45], [metric.on_originals] * 2, color=_GREY, lw=2)
+    chance = find_metric(judges[0].metrics, RANK_1).chance
     if chance is not None:
-        axes.axhline(chance, color=_GREY, ls=":", label=f"guessing ({chance:.3f})")
+        axes.axhline(chance, color=_GREY, ls=":", label=f"chance ({chance:.3f})")
     axes.set_xticks(range(len(reports)), [report.method for report in reports])
-    axes.set(ylim=(0, 1.12), ylabel="rank-1 re-identification")
+    axes.set(ylim=(0, 1.12), ylabel="re-identification rank-1")
     _legend(axes)
     return figure
 
 
 def draw_tradeoff(reports: tuple[EvalReport, ...]) -> Figure:
-    """One point per method: face found across, rank-1 of the worst (most successful) judge upwards."""
+    """One point per method: face detection rate across, rank-1 of the most successful judge upwards."""
     figure, axes = _new(4.6, 3.8)
     for number, report in enumerate(reports):
-        found = find(report.utility, FOUND)
-        ranks = [m for judge in report.judges if (m := find(judge.measures, RANK_1)).value is not None]
+        found = find_metric(report.utility, DETECTED)
+        ranks = [m for judge in report.judges if (m := find_metric(judge.metrics, RANK_1)).value is not None]
         if found.value is None or not ranks:
             continue
-        rank = max(ranks, key=lambda m: m.value)
+        rank = max(ranks, key=lambda m: m.value or 0)
         colour = _COLOURS[number % len(_COLOURS)]
-        reach = [
-            np.maximum(np.array([[m.value - (m.low or 0)], [(m.high or 0) - m.value]]), 0)
-            if m.low is not None
-            else None
-            for m in (found, rank)
-        ]
-        axes.errorbar(found.value, rank.value, xerr=reach[0], yerr=reach[1], color=colour, capsize=2, zorder=2)
+        across, up = (np.reshape(_error_bar(m), (2, 1)) for m in (found, rank))
+        axes.errorbar(found.value, rank.value, xerr=across, yerr=up, color=colour, capsize=2, zorder=2)
         axes.scatter(found.value, rank.value, color=colour, s=60, marker="osD^vPX"[number % 7], label=report.method)
-    axes.set(xlim=(-0.05, 1.05), ylim=(-0.05, 1.05), xlabel="face found in the output", ylabel="rank-1, worst judge")
+    axes.set(
+        xlim=(-0.05, 1.05),
+        ylim=(-0.05, 1.05),
+        xlabel="face detection rate",
+        ylabel="re-identification rank-1, worst judge",
+    )
     _legend(axes)
     return figure
 
@@ -121,12 +120,10 @@ def draw_cmc(judges: list[tuple[str, JudgeResult]]) -> Figure:
     figure, axes = _new(4.6, 3.4)
     for number, (method, judge) in enumerate(judges):
         axes.step(*judge.cmc, where="post", label=method, **_style(number))
-    ranks = np.array(judges[0][1].cmc_ceiling[0])
-    axes.plot(ranks, judges[0][1].cmc_ceiling[1], color=_GREY, lw=1, label="originals")
-    axes.plot(ranks, ranks / judges[0][1].people, color=_GREY, ls=":", label="guessing")
-    axes.set(
-        ylim=(-0.02, 1.05), xlabel=f"rank k, among {judges[0][1].people} people", ylabel="found among the first k"
-    )
+    ranks = np.array(judges[0][1].cmc_originals[0])
+    axes.plot(ranks, judges[0][1].cmc_originals[1], color=_GREY, lw=1, label="originals")
+    axes.plot(ranks, ranks / judges[0][1].people, color=_GREY, ls=":", label="chance")
+    axes.set(ylim=(-0.02, 1.05), xlabel=f"rank k, among {judges[0][1].people} people", ylabel="identification rate")
     _legend(axes)
     return figure
 
@@ -136,16 +133,16 @@ def draw_det(judges: list[tuple[str, JudgeResult]]) -> Figure:
     figure, axes = _new(4.6, 3.4)
     for number, (method, judge) in enumerate(judges):
         axes.plot(*judge.det, label=method, **_style(number))
-    axes.plot(*judges[0][1].det_ceiling, color=_GREY, lw=1, label="originals")
+    axes.plot(*judges[0][1].det_originals, color=_GREY, lw=1, label="originals")
     chance = np.geomspace(min(judges[0][1].det[0]), 1, 50)
-    axes.plot(chance, 1 - chance, color=_GREY, ls=":", label="guessing")
-    axes.set(xscale="log", ylim=(-0.03, 1.05), xlabel="false accept share", ylabel="false reject share")
+    axes.plot(chance, 1 - chance, color=_GREY, ls=":", label="chance")
+    axes.set(xscale="log", ylim=(-0.03, 1.05), xlabel="false accept rate", ylabel="false reject rate")
     _legend(axes)
     return figure
 
 
 def draw_similarities(judges: list[tuple[str, JudgeResult]]) -> Figure:
-    """One panel per method: similarities to the owner and to strangers."""
+    """One panel per method: genuine and impostor similarities."""
     figure, _ = _new(5.0, 0.6 + 0.9 * len(judges), axes=False)
     panels = figure.subplots(len(judges), 1, sharex=True, squeeze=False)[:, 0]
     drawn = [np.array(c[0])[np.array(c[1]) > 0.002] for _, j in judges for c in (j.genuine, j.impostor)]
@@ -161,11 +158,18 @@ def draw_similarities(judges: list[tuple[str, JudgeResult]]) -> Figure:
     return figure
 
 
-def _style(number: int) -> dict[str, str | float]:
+def _style(number: int) -> dict[str, Any]:
     return {"color": _COLOURS[number % len(_COLOURS)], "ls": _DASHES[number % len(_DASHES)], "lw": 2.0}
 
 
-def _new(width: float, height: float, axes: bool = True):
+def _error_bar(metric: Metric) -> tuple[float, float]:
+    """How far the interval reaches below and above the value."""
+    if metric.value is None or metric.low is None or metric.high is None:
+        return 0.0, 0.0
+    return max(metric.value - metric.low, 0.0), max(metric.high - metric.value, 0.0)
+
+
+def _new(width: float, height: float, axes: bool = True) -> tuple[Figure, Any]:
     # The object interface: pyplot would keep every figure and pick a window system.
     from matplotlib.figure import Figure
 
@@ -178,6 +182,6 @@ def _new(width: float, height: float, axes: bool = True):
     return figure, panel
 
 
-def _legend(axes) -> None:
+def _legend(axes: Any) -> None:
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))

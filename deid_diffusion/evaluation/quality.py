@@ -1,4 +1,4 @@
-"""Measures how a picture holds together: distance to real ones, pixels off the face, seams, sharpness. Pure."""
+"""Image quality: distance between feature distributions, background fidelity, seams, sharpness. Pure functions."""
 
 from __future__ import annotations
 
@@ -33,14 +33,30 @@ def kernel_distance(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def mean_abs_difference(before: np.ndarray, after: np.ndarray, box: np.ndarray) -> float:
-    """Mean absolute difference in levels inside the (4,) box; infinity when the box lies outside the picture."""
-    rows, columns = _window(box, before.shape)
+    """Mean absolute difference inside a box, in 8-bit levels.
+
+    Args:
+        before, after: (H, W, 3) uint8.
+        box: (4,) x0 y0 x1 y1 in pixels.
+
+    Returns:
+        Infinity when the box lies outside the picture.
+    """
+    rows, columns = _box_slices(box, before.shape)
     a, b = before[rows, columns], after[rows, columns]
     return float(np.abs(a.astype(np.int16) - b).mean()) if a.size else float("inf")
 
 
 def squared_error(before: np.ndarray, after: np.ndarray, where: np.ndarray) -> float:
-    """Mean squared difference in levels² over the (H, W) bool pixels `where` of two pictures; NaN when none."""
+    """Mean squared difference in 8-bit levels².
+
+    Args:
+        before, after: (H, W, 3) uint8.
+        where: (H, W) bool, the pixels that count.
+
+    Returns:
+        NaN when none counts.
+    """
     if not where.any():
         return float("nan")
     return float(((before[where].astype(np.float32) - after[where]) ** 2).mean())
@@ -55,6 +71,10 @@ def ssim(before: np.ndarray, after: np.ndarray, where: np.ndarray) -> float:
     """Mean structural similarity of grey levels over `where` (Wang et al. 2004, 11 px Gaussian); NaN when none.
 
     Windows that touch a pixel outside `where` are left out, so that a changed face does not leak into the number.
+
+    Args:
+        before, after: (H, W, 3) uint8 RGB.
+        where: (H, W) bool, the pixels that count.
     """
     inside = cv2.erode(where.astype(np.uint8), np.ones((11, 11), np.uint8), borderValue=1) > 0
     if not inside.any():
@@ -75,7 +95,7 @@ def outside(shape: tuple[int, ...], boxes: list[np.ndarray]) -> np.ndarray:
     """(H, W) bool, True where no (4,) box covers the pixel."""
     free = np.ones(shape[:2], dtype=bool)
     for box in boxes:
-        free[_window(box, shape)] = False
+        free[_box_slices(box, shape)] = False
     return free
 
 
@@ -83,8 +103,12 @@ def seam_step(before: np.ndarray, after: np.ndarray, box: np.ndarray) -> float:
     """Levels by which neighbours differ more than they used to, along the rim of what changed inside the (4,) box.
 
     0 = the rim is no rougher than the same pixels were; NaN when nothing, or everything, in the box changed.
+
+    Args:
+        before, after: (H, W, 3) uint8 RGB.
+        box: (4,) x0 y0 x1 y1 in pixels.
     """
-    rows, columns = _window(box, before.shape)
+    rows, columns = _box_slices(box, before.shape)
     a, b = before[rows, columns], after[rows, columns]
     if min(a.shape[:2]) < 8:
         return float("nan")
@@ -100,7 +124,11 @@ def seam_step(before: np.ndarray, after: np.ndarray, box: np.ndarray) -> float:
 def sharpness_gap(before: np.ndarray, after: np.ndarray, face_box: np.ndarray, square: np.ndarray) -> float:
     """log2 of how much detail the face lost against its surroundings: 0 as before, -1 half, +1 twice; NaN: unknown.
 
-    Detail = mean absolute Laplacian of grey levels; the surroundings are the (4,) square without the (4,) face box.
+    Detail = mean absolute Laplacian of grey levels; the surroundings are the square without the face box.
+
+    Args:
+        before, after: (H, W, 3) uint8 RGB.
+        face_box, square: (4,) x0 y0 x1 y1 in pixels.
     """
     inner = ~outside(before.shape, [face_box])
     ring = ~outside(before.shape, [square]) & ~inner
@@ -109,7 +137,7 @@ def sharpness_gap(before: np.ndarray, after: np.ndarray, face_box: np.ndarray, s
     gaps = []
     for picture in (before, after):
         detail = np.abs(cv2.Laplacian(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.CV_32F))
-        # Half a level: what rounding to 8 bit leaves on a flat field; keeps a blank face from reading minus infinity.
+        # Half a level: what rounding to 8 bit leaves on a flat field; keeps a blank face from minus infinity.
         gaps.append(np.log2((detail[inner].mean() + 0.5) / (detail[ring].mean() + 0.5)))
     return float(gaps[1] - gaps[0])
 
@@ -120,7 +148,7 @@ def _steps(picture: np.ndarray) -> np.ndarray:
     return np.maximum(x, np.abs(np.diff(p, axis=0, prepend=p[:1])))
 
 
-def _window(box: np.ndarray, shape: tuple[int, ...]) -> tuple[slice, slice]:
+def _box_slices(box: np.ndarray, shape: tuple[int, ...]) -> tuple[slice, slice]:
     x0, y0, x1, y1 = np.asarray(box, dtype=np.float64)
     height, width = shape[:2]
     rows = slice(int(np.clip(np.floor(y0), 0, height)), int(np.clip(np.ceil(y1), 0, height)))

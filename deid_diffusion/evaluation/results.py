@@ -1,4 +1,4 @@
-"""Names what an evaluation says: one measure, one judge's verdict, one method's report."""
+"""The result types of an evaluation: one metric, one judge's metrics, one method's report."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ Curve = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 class EvaluationError(ValueError):
-    """The evaluation cannot give a right number; says what was wanted, what was got, what to do."""
+    """The evaluation cannot give a valid figure; says what was wanted, what was got, what to do."""
 
 
 @dataclass(frozen=True)
-class Measure:
-    """One number with what it takes to believe it, or the reason why there is none.
+class Metric:
+    """One metric with interval, sample size and baselines, or the reason why there is none.
 
     Attributes:
         name: plain words, the same in the table, the JSON and the page.
         value: None when it was not measured.
         low, high: 95 % bootstrap interval over people, not over faces; None where an interval has no meaning.
         n: how many faces (or pairs) it rests on.
-        unit: "share" for 0..1, otherwise "cosine", "deg", "years", "% of eye distance", "levels", ...
-        ceiling: the same number on the untouched originals, where that has a meaning; of what a new face kept, on
-            their mirror images: no output can be asked to agree better than a photo does with its own mirror image.
-        chance: what guessing gives, where that has a meaning.
+        unit: "proportion" for 0..1, otherwise "cosine", "deg", "years", "% of inter-pupil distance", "dB", ...
+        on_originals: the same metric on the originals, where that has a meaning; for utility, on their mirror images:
+            no output can be asked to agree better than a photo does with its own mirror image.
+        chance: the chance level, where that has a meaning.
         reason: why it was not measured; empty otherwise.
     """
 
@@ -34,27 +34,28 @@ class Measure:
     low: float | None = None
     high: float | None = None
     n: int = 0
-    unit: str = "share"
-    ceiling: float | None = None
+    unit: str = "proportion"
+    on_originals: float | None = None
     chance: float | None = None
     reason: str = ""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if (self.value is None) != bool(self.reason):
             raise ValueError(f"{self.name}: need a value or a reason, got value={self.value}, reason={self.reason!r}")
         if self.value is not None and math.isnan(self.value):
             raise ValueError(f"{self.name}: NaN is not a number to report; give value=None and a reason")
 
     @classmethod
-    def missing(cls, name: str, reason: str, unit: str = "share") -> Measure:
+    def missing(cls, name: str, reason: str, unit: str = "proportion") -> Metric:
+        """A metric without a value, and why."""
         return cls(name=name, value=None, unit=unit, reason=reason)
 
     def text(self) -> str:
         """`0.12 [0.06, 0.19]`, or why it is not there."""
         if self.value is None:
             return f"not measured: {self.reason}"
-        digits = 2 if self.unit in ("share", "cosine") or abs(self.value) < 10 else 1
-        digits = 3 if self.unit == "share" and 0 < self.value < 0.01 else digits
+        digits = 2 if self.unit in ("proportion", "cosine") or abs(self.value) < 10 else 1
+        digits = 3 if self.unit == "proportion" and 0 < self.value < 0.01 else digits
         span = "" if self.low is None else f" [{self.low:.{digits}f}, {self.high:.{digits}f}]"
         return f"{self.value:.{digits}f}{span}"
 
@@ -66,32 +67,32 @@ class JudgeResult:
     Attributes:
         judge: its name; `weight_hash`: sha256 of its weight file.
         people: gallery size N of the closed set.
-        measures: rank-1, rank-5, TAR at FAR, EER, similarities, attackers.
-        cmc, cmc_ceiling: (ranks, share found at that rank or better).
-        det, det_ceiling: (false accept share, false reject share).
-        genuine, impostor: (bin centre, share of pairs) of the similarities of outputs to the gallery.
+        metrics: rank-1, rank-5, TAR at FAR, EER, similarities, attackers.
+        cmc, cmc_originals: (ranks, identification rate at that rank or better).
+        det, det_originals: (false accept rate, false reject rate).
+        genuine, impostor: (bin centre, fraction of pairs) of the similarities of outputs to the gallery.
     """
 
     judge: str
     weight_hash: str
     people: int
-    measures: tuple[Measure, ...]
+    metrics: tuple[Metric, ...]
     cmc: Curve = ((), ())
-    cmc_ceiling: Curve = ((), ())
+    cmc_originals: Curve = ((), ())
     det: Curve = ((), ())
-    det_ceiling: Curve = ((), ())
+    det_originals: Curve = ((), ())
     genuine: Curve = ((), ())
     impostor: Curve = ((), ())
 
 
 @dataclass(frozen=True)
 class GroupResult:
-    """The measures of one group of people: `attribute` = "gender", `group` = "female"."""
+    """The metrics of one group of people: `attribute` = "gender", `group` = "female"."""
 
     attribute: str
     group: str
     people: int
-    measures: tuple[Measure, ...]
+    metrics: tuple[Metric, ...]
 
 
 @dataclass(frozen=True)
@@ -111,11 +112,11 @@ class EvalReport:
         method: its label, by default the folder's name.
         test: "other photos" when a gallery was given (or that it holds edited views), else the harsher "same photo".
         pictures, faces, people: how many were judged.
-        general: privacy that no recogniser is needed for: faces left as they were, the conditioning attacker.
-        judges, utility, quality, groups: the numbers.
+        recogniser_free: privacy without a recogniser: unchanged faces, the attacker by landmarks and attributes.
+        judges, utility, quality, groups: the metrics.
         problems: counted lines, capped at `MAX_PROBLEMS`; `problem_counts` is complete.
-        notes: how to read it, in plain words.
-        setup: (key, value) pairs: seed, versions, hashes, finder.
+        notes: how it was measured, in plain words.
+        setup: (key, value) pairs: seed, versions, hashes, detector.
     """
 
     method: str
@@ -124,9 +125,9 @@ class EvalReport:
     faces: int
     people: int
     judges: tuple[JudgeResult, ...]
-    general: tuple[Measure, ...]
-    utility: tuple[Measure, ...]
-    quality: tuple[Measure, ...]
+    recogniser_free: tuple[Metric, ...]
+    utility: tuple[Metric, ...]
+    quality: tuple[Metric, ...]
     groups: tuple[GroupResult, ...] = ()
     problems: tuple[Problem, ...] = ()
     problem_counts: tuple[tuple[str, int], ...] = ()
@@ -135,19 +136,19 @@ class EvalReport:
 
     def to_json(self) -> dict[str, Any]:
         """Plain numbers, strings and lists. Infinity (a perfect PSNR) becomes the string "inf"."""
-        return _plain(asdict(self))
+        return _json_ready(asdict(self))
 
 
-def find(measures: tuple[Measure, ...], name: str) -> Measure:
-    """The measure of that name; one that says so when there is none."""
-    return next((m for m in measures if m.name == name), Measure.missing(name, "not part of this run"))
+def find_metric(metrics: tuple[Metric, ...], name: str) -> Metric:
+    """The metric of that name; one with a reason instead of a value where there is none."""
+    return next((m for m in metrics if m.name == name), Metric.missing(name, "not part of this run"))
 
 
-def _plain(value: Any) -> Any:
+def _json_ready(value: Any) -> Any:
     if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
+        return {k: _json_ready(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [_json_ready(v) for v in value]
     if isinstance(value, float):
         # JSON has no infinity; rounding keeps the file readable, six digits are more than the data hold.
         return "inf" if math.isinf(value) else round(value, 6)

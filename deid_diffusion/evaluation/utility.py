@@ -1,11 +1,11 @@
-"""Measures what a new face kept of the old one: place, pose, skin tone. Pure functions of points and pixels."""
+"""Utility: landmark error, head pose, skin tone. Pure functions of points and pixels."""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
 
-from deid_diffusion.evaluation.align import eye_distance
+from deid_diffusion.evaluation.warp import eye_distance
 
 # A mean head in mm, x to the picture's right, y down, z away from the camera; origin at the nose tip.
 _HEAD = np.array([(-31.5, -33, 30), (31.5, -33, 30), (0, 0, 0), (-25, 33, 24), (25, 33, 24)], dtype=np.float64)
@@ -15,7 +15,12 @@ SKIN_CLASSES = ((55, "very light"), (41, "light"), (28, "intermediate"), (10, "t
 
 
 def landmark_error(before: np.ndarray, after: np.ndarray, scale: float) -> float:
-    """Mean distance between (P, 2) and (P, 2) points of one picture, in % of `scale` (the eye distance in pixels)."""
+    """Normalised mean error (NME) of landmarks in %.
+
+    Args:
+        before, after: (P, 2) x y in image pixels.
+        scale: what 100 % is: the inter-pupil distance in pixels.
+    """
     return float(np.linalg.norm(after - before, axis=1).mean() / scale * 100)
 
 
@@ -23,7 +28,7 @@ def head_pose_deg(landmarks: np.ndarray, picture_size: tuple[int, int]) -> np.nd
     """(5, 2) landmarks and (height, width) -> (3,) yaw, pitch, roll in degrees, by five points on a mean head.
 
     Positive: face turned to the picture's right, down, clockwise. Coarse in absolute terms (a head is not the mean
-    head), good for the difference of two readings of one place.
+    head), good for the difference of two measurements of one place.
     """
     height, width = picture_size
     # A portrait lens: the focal length is only known up to a guess, and cancels in differences.

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from deid_diffusion.evaluation.align import ARCFACE
+from deid_diffusion.evaluation.warp import ARCFACE
 from deid_diffusion.types import Face
 
 SIZE = 112
@@ -28,7 +28,7 @@ def save(folder: Path, name: str, picture: np.ndarray) -> None:
     cv2.imwrite(str(folder / name), picture[..., ::-1])
 
 
-class KnowingFinder:
+class KnowingDetector:
     """Sees a face wherever the known place is not flat."""
 
     name, weight_hash, measured, same_as_pipeline = "knowing", "0" * 64, (0, 1, 2, 3, 4), False
@@ -40,10 +40,10 @@ class KnowingFinder:
 
 
 @pytest.fixture
-def finder(monkeypatch) -> KnowingFinder:
-    """The only fake: `finder_from_spec` gives the finder that knows where the pattern is."""
-    monkeypatch.setattr("deid_diffusion.evaluation.command.finder_from_spec", lambda spec: KnowingFinder())
-    return KnowingFinder()
+def detector(monkeypatch) -> KnowingDetector:
+    """The only fake: `detector_from_spec` gives the detector that knows where the pattern is."""
+    monkeypatch.setattr("deid_diffusion.evaluation.command.detector_from_spec", lambda spec: KnowingDetector())
+    return KnowingDetector()
 
 
 @pytest.fixture(scope="session")

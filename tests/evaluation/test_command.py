@@ -5,16 +5,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from deid_diffusion import cli
+from deid_diffusion.evaluation.aggregate import BACKGROUND_PSNR, DETECTED, LANDMARK_ERROR
 from deid_diffusion.evaluation.command import EvalOptions, run_eval
-from deid_diffusion.evaluation.results import EvaluationError, find
-from deid_diffusion.evaluation.words import comparison, headline, table
+from deid_diffusion.evaluation.privacy import ADAPTIVE, OWN_SIMILARITY, RANK_1
+from deid_diffusion.evaluation.results import EvaluationError, find_metric
+from deid_diffusion.evaluation.summary import comparison_table, headline, markdown_table
 from tests.evaluation.conftest import portrait, save
 
 
 @pytest.fixture
-def options(crowd, judge_file, finder, monkeypatch) -> EvalOptions:
+def options(crowd, judge_file, detector, monkeypatch) -> EvalOptions:
     # Drawing takes most of a run's seconds and has its own tests.
-    monkeypatch.setattr("deid_diffusion.evaluation.report._plots", lambda reports: [])
+    monkeypatch.setattr("deid_diffusion.evaluation.html_report._plots", lambda reports: [])
     return EvalOptions(
         originals=crowd / "originals",
         outputs=(crowd / "copies", crowd / "blank", crowd / "stranger"),
@@ -25,26 +28,26 @@ def options(crowd, judge_file, finder, monkeypatch) -> EvalOptions:
 
 
 def _value(report, name: str) -> float | None:
-    everything = (*report.judges[0].measures, *report.general, *report.utility, *report.quality)
-    return find(everything, name).value
+    everything = (*report.judges[0].metrics, *report.recogniser_free, *report.utility, *report.quality)
+    return find_metric(everything, name).value
 
 
 def test_copies_are_recognised_blanks_and_strangers_are_not(options):
     copies, blank, stranger = run_eval(options)
-    assert _value(copies, "rank-1") == 1.0
-    assert _value(copies, "faces left as they were") == 1.0
-    assert find(copies.judges[0].measures, "rank-1").ceiling == 1.0
-    assert find(copies.judges[0].measures, "rank-1").chance == pytest.approx(1 / 24)
+    assert _value(copies, RANK_1) == 1.0
+    assert _value(copies, "unchanged faces") == 1.0
+    assert find_metric(copies.judges[0].metrics, RANK_1).on_originals == 1.0
+    assert find_metric(copies.judges[0].metrics, RANK_1).chance == pytest.approx(1 / 24)
     for report in (blank, stranger):
-        assert _value(report, "rank-1") < 0.25
-        assert _value(report, "faces left as they were") == 0.0
-        assert _value(report, "accepted as own original") == 0.0
-        assert _value(report, "PSNR off the faces") == float("inf")
-    assert _value(blank, "face found") == 0.0
-    assert _value(stranger, "face found") == 1.0
-    assert _value(blank, "landmark error") is None
-    assert _value(stranger, "landmark error") == 0.0
-    assert find(stranger.utility, "face found").ceiling == 1.0  # in the originals' mirror images
+        assert _value(report, RANK_1) < 0.25
+        assert _value(report, "unchanged faces") == 0.0
+        assert _value(report, "verified as own original at the judge's threshold") == 0.0
+        assert _value(report, BACKGROUND_PSNR) == float("inf")
+    assert _value(blank, DETECTED) == 0.0
+    assert _value(stranger, DETECTED) == 1.0
+    assert _value(blank, LANDMARK_ERROR) is None
+    assert _value(stranger, LANDMARK_ERROR) == 0.0
+    assert find_metric(stranger.utility, DETECTED).on_originals == 1.0  # in the originals' mirror images
     assert copies.test == "other photos"
 
 
@@ -58,24 +61,24 @@ def test_what_is_written_is_what_is_returned(options):
     assert dict(reports[0].setup)["judge grid"].startswith("sha256 ")
 
 
-def test_the_table_has_a_row_per_method_and_the_words_say_who_leaks(options):
+def test_the_table_has_a_row_per_method_and_the_summary_says_who_leaks(options):
     reports = run_eval(options)
-    rows = [line for line in table(reports).splitlines() if line.startswith("|")]
+    rows = [line for line in markdown_table(reports).splitlines() if line.startswith("|")]
     assert [row.split(" | ")[0] for row in rows[2:]] == [
         "| copies",
         "| blank",
         "| stranger",
         "| *originals*",
-        "| *guessing*",
+        "| *chance*",
     ]
-    assert "24 of 24 faces were left as they were" in " ".join(headline(reports[0]))
-    assert "cannot be told from guessing" in headline(reports[1])[0]
+    assert "24 of 24 faces are unchanged" in " ".join(headline(reports[0]))
+    assert "not distinguishable from chance" in headline(reports[1])[0]
 
 
 def test_without_a_gallery_the_originals_are_searched(options):
     copies, *_ = run_eval(replace(options, gallery=None))
     assert copies.test == "same photo"
-    assert _value(copies, "rank-1") == 1.0
+    assert _value(copies, RANK_1) == 1.0
     assert any("harsher" in note for note in copies.notes)
 
 
@@ -112,30 +115,32 @@ def test_odd_files_are_counted_lines_never_numbers(options):
         "output of another shape": 1,
         "output of another size": 1,
         "output without an original": 1,
-        "no face found in the original": 1,
+        "no face detected in the original": 1,
     }
     assert blank.faces == 24 - 5
-    assert find(blank.judges[0].measures, "rank-1").n == 24 - 5 - 1  # nobody can be matched to the lost gallery photo
-    assert "Not everything could be judged" in " ".join(headline(blank))
+    assert (
+        find_metric(blank.judges[0].metrics, RANK_1).n == 24 - 5 - 1
+    )  # nobody can be matched to the lost gallery photo
+    assert "Excluded or irregular files" in " ".join(headline(blank))
 
 
 def test_one_missed_face_counts_as_exposed(options):
     folder = options.originals.parent
     save(folder / "stranger", "011.png", portrait(11))
     stranger = run_eval(options)[2]
-    assert _value(stranger, "faces left as they were") == pytest.approx(1 / 24)
-    assert "1 of 24 faces were left as they were" in " ".join(headline(stranger))
+    assert _value(stranger, "unchanged faces") == pytest.approx(1 / 24)
+    assert "1 of 24 faces are unchanged" in " ".join(headline(stranger))
 
 
-def test_one_person_alone_cannot_be_told_from_others(options, tmp_path):
+def test_one_person_alone_is_no_closed_set(options, tmp_path):
     for kind in ("originals", "gallery", "blank"):
         save(tmp_path / "one" / kind, "000.png", portrait(0))
     one = tmp_path / "one"
     (report,) = run_eval(
         replace(options, originals=one / "originals", outputs=(one / "blank",), gallery=one / "gallery")
     )
-    assert "two people" in find(report.judges[0].measures, "rank-1").reason
-    assert _value(report, "similarity to own original") == pytest.approx(1.0, abs=1e-5)
+    assert "two people" in find_metric(report.judges[0].metrics, RANK_1).reason
+    assert _value(report, OWN_SIMILARITY) == pytest.approx(1.0, abs=1e-5)
 
 
 def test_groups_show_who_pays(options, tmp_path):
@@ -144,7 +149,7 @@ def test_groups_show_who_pays(options, tmp_path):
     for person in range(1, 24, 2):  # every woman is missed
         save(options.outputs[2], f"{person:03}.png", portrait(person))
     stranger = run_eval(replace(options, groups=tmp_path / "info.csv"))[2]
-    groups = {(g.attribute, g.group): find(g.measures, "rank-1, grid").value for g in stranger.groups}
+    groups = {(g.attribute, g.group): find_metric(g.metrics, f"{RANK_1}, grid").value for g in stranger.groups}
     assert groups["gender", "female"] == 1.0
     assert groups["gender", "male"] < 0.3
     assert {"20 to 27", "28 to 35", "36 to 43"} == {g for a, g in groups if a == "age"}
@@ -174,7 +179,7 @@ def test_folders_that_give_no_number_give_an_error_and_no_file(options, tmp_path
         save(folder, "000.png", np.full((112, 112, 3), 128, np.uint8))
     elif what == "mismatched names":
         save(folder, "other.png", portrait(0))
-    words = {"missing folder": "not a folder", "empty folder": "no picture", "no face": "no face found"}
+    words = {"missing folder": "not a folder", "empty folder": "no picture", "no face": "no face detected"}
     change = {"originals": folder} if what == "no face" else {"outputs": (folder,)}
     with pytest.raises(EvaluationError, match=words.get(what, "Names must match")):
         run_eval(replace(options, **change))
@@ -207,12 +212,21 @@ def test_a_gallery_of_views_is_called_one_and_no_other(options):
         replace(options, gallery_kind="drawings")
 
 
-def test_the_comparison_shows_plain_and_learned_attacks_of_each_method(options):
-    text = comparison(run_eval(options))
+def test_the_comparison_shows_non_adaptive_and_adaptive_attacks_of_each_method(options):
+    text = comparison_table(run_eval(options))
     lines = text.splitlines()
     assert lines[0].startswith("Gallery of 24 people: other photos. Judged: 24 faces (copies)")
     rows = {row.split(" | ")[0].strip("| "): row.split(" | ") for row in lines if row.startswith("|")}
-    assert rows["method"][1:3] == ["rank-1, grid", "rank-1, attacker who learned, grid"]
+    assert rows["method"][1:3] == [f"{RANK_1}, grid", f"{ADAPTIVE}, grid"]
     assert rows["copies"][1].startswith("1.00 [")
-    assert rows["*guessing*"][1:3] == ["0.04", "0.08"]
+    assert rows["*chance*"][1:3] == ["0.04", "0.08"]
     assert rows["blank"][-1] == "not measured |"
+
+
+@pytest.mark.parametrize(("old", "new"), [("--guide", "--id-encoder"), ("--finder", "--detector")])
+@pytest.mark.parametrize("command", [["eval", "in", "out"], ["compare", "in"]])
+def test_an_old_option_names_the_new_one(command, old, new, capsys):
+    for words in ([old, "x"], [f"{old}=x"], [old]):
+        with pytest.raises(SystemExit, match="2"):
+            cli.main([*command, *words])
+        assert f"{old} is now {new}" in capsys.readouterr().err

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from deid_diffusion.evaluation.cache import ArrayCache
-from deid_diffusion.evaluation.faces import sha256
+from deid_diffusion.evaluation.detectors import sha256
+from deid_diffusion.evaluation.measure import FaceMeasurer
 from deid_diffusion.evaluation.nets import FaceNets, NetOptions, five_points
-from deid_diffusion.evaluation.pictures import Picture
-from deid_diffusion.evaluation.reading import Reader
+from deid_diffusion.evaluation.pairing import HashedPicture
 from deid_diffusion.evaluation.results import EvaluationError
 from deid_diffusion.types import Face
-from tests.evaluation.conftest import BOX, LANDMARKS, KnowingFinder, portrait
+from tests.evaluation.conftest import BOX, LANDMARKS, KnowingDetector, portrait
 
 FACE = Face(BOX, LANDMARKS)
 
@@ -55,13 +55,13 @@ def test_every_net_is_asked_in_its_own_format(options):
 
 @pytest.mark.parametrize("given", [True, False])
 def test_what_no_net_can_read_is_not_a_number(options, given):
-    reader = Reader(KnowingFinder(), (), FaceNets(options if given else NetOptions()), ArrayCache())
-    reading = reader.read(Picture(portrait(0), "digest"), FACE)
-    assert np.isfinite(reading.age) == given
-    assert np.isfinite(reading.expression).all() == given
-    assert len(reading.features) == (3 if given else 0)
-    assert np.isfinite(reading.ita_deg)
-    assert np.isfinite(reading.condition()).sum() == (136 + 10 if given else 11)
+    measurer = FaceMeasurer(KnowingDetector(), (), FaceNets(options if given else NetOptions()), ArrayCache())
+    measurement = measurer.measure_face(HashedPicture(portrait(0), "digest"), FACE)
+    assert np.isfinite(measurement.age) == given
+    assert np.isfinite(measurement.expression).all() == given
+    assert len(measurement.features) == (3 if given else 0)
+    assert np.isfinite(measurement.ita_deg)
+    assert np.isfinite(measurement.conditioning()).sum() == (136 + 10 if given else 11)
 
 
 @pytest.fixture(scope="module")
@@ -85,10 +85,10 @@ def pose_net(tmp_path_factory) -> Path:
 def test_a_pose_net_says_the_angles_instead_of_five_points(pose_net):
     nets = FaceNets(NetOptions(pose=pose_net))
     picture = np.zeros((200, 200, 3), np.uint8) + np.array([10, 20, 30], np.uint8)
-    reader = Reader(KnowingFinder(), (), nets, ArrayCache())
-    assert reader.read(Picture(picture, "digest"), FACE).pose_deg == pytest.approx([30, 20, 10])
-    without = Reader(KnowingFinder(), (), FaceNets(NetOptions()), ArrayCache())
-    assert without.read(Picture(picture, "digest"), FACE).pose_deg != pytest.approx([30, 20, 10])
+    measurer = FaceMeasurer(KnowingDetector(), (), nets, ArrayCache())
+    assert measurer.measure_face(HashedPicture(picture, "digest"), FACE).pose_deg == pytest.approx([30, 20, 10])
+    without = FaceMeasurer(KnowingDetector(), (), FaceNets(NetOptions()), ArrayCache())
+    assert without.measure_face(HashedPicture(picture, "digest"), FACE).pose_deg != pytest.approx([30, 20, 10])
 
 
 def test_a_pose_net_is_known_by_its_weights(pose_net, tmp_path):

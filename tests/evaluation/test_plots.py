@@ -1,7 +1,8 @@
 import pytest
 
-from deid_diffusion.evaluation.results import Measure
-from tests.evaluation.test_report import _report
+from deid_diffusion.evaluation.privacy import RANK_1
+from deid_diffusion.evaluation.results import Metric
+from tests.evaluation.test_html_report import _report
 
 pytest.importorskip("matplotlib")
 from deid_diffusion.evaluation.plots import draw_all, draw_rank1, svg
@@ -26,7 +27,7 @@ def test_a_rank_that_was_not_measured_leaves_a_gap_not_a_zero():
     from dataclasses import replace
 
     report = _report("blur", 0.3, 0.1)
-    judge = replace(report.judges[0], measures=(Measure.missing("rank-1", "one person"),), cmc=((), ()))
+    judge = replace(report.judges[0], metrics=(Metric.missing(RANK_1, "one person"),), cmc=((), ()))
     plots = draw_all((replace(report, judges=(judge,)),))
     assert len(plots) == 2
     assert "n/a" in [text.get_text() for text in plots[0][1].axes[0].texts]

@@ -1,4 +1,4 @@
-"""Keeps what was measured of each face as bare columns, so that 100,000 pictures are some megabytes."""
+"""A columnar store of per-face measurements: 100,000 pictures are some megabytes."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ MAX_PROBLEMS = 1000
 class Columns:
     """Named float32 columns; rows are added one by one."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._columns: dict[str, array] = {}
 
     def add(self, **values: float) -> None:
-        """One row; every row has the same names."""
+        """Appends one row; every row has the same names."""
         for name, value in values.items():
             self._columns.setdefault(name, array("f")).append(value)
 
@@ -32,10 +32,11 @@ class Columns:
 class Vectors:
     """A growing (n, D) float32 matrix."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._flat, self._rows = array("f"), 0
 
     def add(self, vector: np.ndarray) -> None:
+        """Appends one (D,) row."""
         self._flat.frombytes(np.ascontiguousarray(vector, dtype=np.float32).tobytes())
         self._rows += 1
 
@@ -44,14 +45,15 @@ class Vectors:
         return np.array(self._flat, dtype=np.float32).reshape(self._rows, -1) if self._rows else np.zeros((0, 0), "f")
 
 
-class Sample:
-    """At most `size` vectors out of a stream of unknown length, each with the same chance (Vitter 1985)."""
+class ReservoirSample:
+    """Reservoir sampling (Vitter 1985): at most `size` vectors of a stream of unknown length, all equally likely."""
 
-    def __init__(self, size: int = 5000, seed: int = 0):
+    def __init__(self, size: int = 5000, seed: int = 0) -> None:
         self._kept: list[np.ndarray] = []
         self._seen, self._size, self._generator = 0, size, np.random.default_rng(seed)
 
     def add(self, vector: np.ndarray) -> None:
+        """Offers one (D,) vector."""
         self._seen += 1
         if len(self._kept) < self._size:
             self._kept.append(np.array(vector, dtype=np.float32))
@@ -66,55 +68,58 @@ class Sample:
 class Problems:
     """Counted lines: every one is counted, the first `MAX_PROBLEMS` are kept."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self.kept: list[Problem] = []
 
     def add(self, kind: str, file: str, detail: str = "") -> None:
+        """Counts one file as a problem of that kind."""
         self.counts[kind] += 1
         if len(self.kept) < MAX_PROBLEMS:
             self.kept.append(Problem(kind, file, detail))
 
 
 @dataclass(eq=False)
-class FaceLedger:
+class FaceTable:
     """Faces of the originals or of the gallery, one row each.
 
     Attributes:
-        people: who it is; `groups`: per row, the group of each attribute, in the order of `attributes`.
-        vectors: one matrix per judge, in the judges' order.
-        condition: what the painter is told of a face: normalised landmarks and attributes, NaN where not measured.
-        mirrored: what the same nets make of the face's mirror image, by the columns that say what outputs kept; of
-            originals only.
+        people: per row, the person's name.
+        groups: per row, the group of each of `attributes`, in their order.
+        attributes: names, such as "gender".
+        vectors: one (n, D) matrix of embeddings per judge, in the judges' order.
+        conditioning: (n, F), see `FaceMeasurement.conditioning`; NaN where not measured.
+        features: see `FaceMeasurement.features`.
+        mirrored: `utility_differences` between the face and its mirror image; of originals only.
     """
 
     people: list[str] = field(default_factory=list)
     groups: list[tuple[str, ...]] = field(default_factory=list)
     attributes: tuple[str, ...] = ()
     vectors: list[Vectors] = field(default_factory=list)
-    condition: Vectors = field(default_factory=Vectors)
-    features: Sample = field(default_factory=Sample)
+    conditioning: Vectors = field(default_factory=Vectors)
+    features: ReservoirSample = field(default_factory=ReservoirSample)
     mirrored: Columns = field(default_factory=Columns)
 
 
 @dataclass(eq=False)
-class MethodLedger:
+class MethodTable:
     """What one method made of the originals' faces, one row for each face whose output could be judged.
 
     Attributes:
         name: its label.
-        faces: columns per face; "row" is the row in the originals' ledger.
+        faces: columns per face; "row" is the row in the originals' table.
         pictures: columns per picture.
-        vectors, condition: as in `FaceLedger`, of the outputs.
+        vectors, conditioning, features: as in `FaceTable`, of the outputs.
         problems: see `EvalReport`.
-        examples: (h, w, 3) uint8 cut-outs of outputs for the page; never of originals.
+        examples: (h, w, 3) uint8 crops of outputs for the page; never of originals.
     """
 
     name: str
     faces: Columns = field(default_factory=Columns)
     pictures: Columns = field(default_factory=Columns)
     vectors: list[Vectors] = field(default_factory=list)
-    condition: Vectors = field(default_factory=Vectors)
-    features: Sample = field(default_factory=Sample)
+    conditioning: Vectors = field(default_factory=Vectors)
+    features: ReservoirSample = field(default_factory=ReservoirSample)
     problems: Problems = field(default_factory=Problems)
     examples: list[np.ndarray] = field(default_factory=list)

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deid_diffusion.evaluation.faces import finder_from_spec, match, sha256
+from deid_diffusion.evaluation.detectors import detector_from_spec, match_face, sha256
 from deid_diffusion.evaluation.results import EvaluationError
 from deid_diffusion.types import Face
 
@@ -26,20 +26,20 @@ def test_ordinary_packages_find_the_astronaut(astronaut, spec):
         importlib.util.find_spec("dlib") is None or importlib.util.find_spec("face_recognition_models") is None
     ):
         pytest.skip("dlib-bin and face_recognition_models are not installed (extra eval)")
-    finder = finder_from_spec(spec)
-    (face,) = finder(astronaut)
+    detector = detector_from_spec(spec)
+    (face,) = detector(astronaut)
     eyes = np.array([(207, 105), (244, 107)])
     assert np.abs(face.landmarks[:2] - eyes).max() < 12
-    assert finder.same_as_pipeline == (spec == "centerface")
-    assert finder(np.full((200, 200, 3), 90, np.uint8)) == []
-    (half,) = finder(np.repeat(np.repeat(astronaut, 2, axis=0), 2, axis=1))
+    assert detector.same_as_pipeline == (spec == "centerface")
+    assert detector(np.full((200, 200, 3), 90, np.uint8)) == []
+    (half,) = detector(np.repeat(np.repeat(astronaut, 2, axis=0), 2, axis=1))
     assert half.landmarks / 2 == pytest.approx(face.landmarks, abs=8)
 
 
 @pytest.mark.parametrize("spec", ["", "yunet", "yunet:", "mtcnn", "yunet:nowhere.onnx"])
-def test_a_finder_that_is_none_is_refused(spec):
-    with pytest.raises(EvaluationError, match=r"finder must be|no YuNet file"):
-        finder_from_spec(spec)
+def test_a_detector_that_is_none_is_refused(spec):
+    with pytest.raises(EvaluationError, match=r"detector must be|no YuNet file"):
+        detector_from_spec(spec)
 
 
 @pytest.mark.parametrize(
@@ -48,12 +48,12 @@ def test_a_finder_that_is_none_is_refused(spec):
 )
 def test_a_face_is_matched_by_place(places, index):
     found = [_face(*place) for place in places]
-    assert match(_face(30, 30), found) is (None if index is None else found[index])
+    assert match_face(_face(30, 30), found) is (None if index is None else found[index])
 
 
 def test_a_much_smaller_box_at_the_same_centre_is_the_same_face():
     small = _face(43, 43, side=14)
-    assert match(_face(30, 30), [small]) is small
+    assert match_face(_face(30, 30), [small]) is small
 
 
 def test_hash_of_a_file(tmp_path):

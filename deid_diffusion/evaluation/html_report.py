@@ -1,4 +1,4 @@
-"""Writes `report.html`: one file, no outside request, words before numbers before plots."""
+"""Writes `report.html`: one file, no outside request, summary before tables before plots."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from deid_diffusion.evaluation.results import EvalReport, Measure, find
-from deid_diffusion.evaluation.words import headline
+from deid_diffusion.evaluation.results import EvalReport, Metric, find_metric
+from deid_diffusion.evaluation.summary import headline
 
 _STYLE = """
 :root { color-scheme: light; }
@@ -34,31 +34,31 @@ def write_page(path: Path, reports: tuple[EvalReport, ...], examples: list[list[
     Args:
         path: the HTML file.
         reports: one per method, with the same judges.
-        examples: per method, (h, w, 3) uint8 cut-outs of *outputs*; never originals.
+        examples: per method, (h, w, 3) uint8 crops of *outputs*; never originals.
     """
     first = reports[0]
     about = f"{first.people} people, {first.pictures} pictures; test: {first.test}."
     parts = [
-        "<h1>Does it hide people, and is it still of use?</h1>",
+        "<h1>Anonymization report: privacy, utility, image quality</h1>",
         f"<p>{escape(about)}</p>",
-        *(_words(report, shown) for report, shown in zip(reports, examples, strict=True)),
-        "<h2>Who is still recognised</h2>",
+        *(_summary(report, shown) for report, shown in zip(reports, examples, strict=True)),
+        "<h2>Re-identification</h2>",
         *_judge_tables(reports),
         "<h3>Without a recogniser</h3>",
-        _table(reports, [report.general for report in reports]),
+        _table(reports, [report.recogniser_free for report in reports]),
         "<h2>Plots</h2>",
         *_plots(reports),
-        "<h2>What the faces kept</h2>",
-        _table(reports, [report.utility for report in reports]),
-        "<h2>How the pictures hold together</h2>",
-        _table(reports, [report.quality for report in reports]),
+        "<h2>Utility</h2>",
+        _table(reports, [report.utility for report in reports], "originals, mirrored: noise floor"),
+        "<h2>Image quality</h2>",
+        _table(reports, [report.quality for report in reports], "originals, two halves: noise floor"),
         "<h2>By group</h2>",
         *(_groups(report) for report in reports),
-        "<h2>What could not be judged</h2>",
+        "<h2>Excluded and irregular files</h2>",
         *(_problems(report) for report in reports),
-        "<h2>How to read this</h2>",
+        "<h2>Method notes</h2>",
         "<ul>" + "".join(f"<li>{escape(note)}</li>" for note in first.notes) + "</ul>",
-        _setup(first),
+        _versions_table(first),
     ]
     body = "\n".join(parts)
     page = (
@@ -68,7 +68,7 @@ def write_page(path: Path, reports: tuple[EvalReport, ...], examples: list[list[
     path.write_text(page, encoding="utf-8")
 
 
-def _words(report: EvalReport, examples: list[np.ndarray]) -> str:
+def _summary(report: EvalReport, examples: list[np.ndarray]) -> str:
     sentences = "".join(f"<li>{escape(s)}</li>" for s in headline(report))
     shown = "".join(f'<img alt="an anonymized face" src="{_png(picture)}">' for picture in examples)
     faces = f'<div class="faces">{shown}</div>' if shown else ""
@@ -79,35 +79,35 @@ def _judge_tables(reports: tuple[EvalReport, ...]) -> list[str]:
     tables = []
     for index, judge in enumerate(reports[0].judges):
         title = f"<h3>{escape(judge.judge)}, {judge.people} people in the gallery</h3>"
-        tables.append(title + _table(reports, [report.judges[index].measures for report in reports]))
+        tables.append(title + _table(reports, [report.judges[index].metrics for report in reports]))
     return tables
 
 
-def _table(reports: tuple[EvalReport, ...], columns: list[tuple[Measure, ...]]) -> str:
+def _table(reports: tuple[EvalReport, ...], columns: list[tuple[Metric, ...]], baseline: str = "originals") -> str:
     names = list(dict.fromkeys(m.name for column in columns for m in column))
     head = "".join(f"<th>{escape(report.method)}</th>" for report in reports)
     rows = []
     for name in names:
-        measures = [find(column, name) for column in columns]
-        same = next((m for m in measures if m.value is not None), measures[0])
-        cells = "".join(f"<td>{_cell(m)}</td>" for m in measures)
+        metrics = [find_metric(column, name) for column in columns]
+        same = next((m for m in metrics if m.value is not None), metrics[0])
+        cells = "".join(f"<td>{_html_cell(m)}</td>" for m in metrics)
         rows.append(
             f"<tr><td>{escape(name)} <span class=small>{escape(same.unit)}</span></td>{cells}"
-            f"<td>{_number(same.ceiling)}</td><td>{_number(same.chance)}</td></tr>"
+            f"<td>{_short(same.on_originals)}</td><td>{_short(same.chance)}</td></tr>"
         )
     return (
-        f'<div class="scroll"><table><thead><tr><th></th>{head}<th>originals</th><th>guessing or strangers</th></tr>'
-        f"</thead><tbody>{''.join(rows)}</tbody></table></div>"
+        f'<div class="scroll"><table><thead><tr><th></th>{head}<th>{baseline}</th>'
+        f"<th>chance (similarity: impostor mean)</th></tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
     )
 
 
-def _cell(measure: Measure) -> str:
-    if measure.value is None:
-        return f'<span class="why">{escape(measure.text())}</span>'
-    return f"{escape(measure.text())} <span class=small>n={measure.n}</span>"
+def _html_cell(metric: Metric) -> str:
+    if metric.value is None:
+        return f'<span class="why">{escape(metric.text())}</span>'
+    return f"{escape(metric.text())} <span class=small>n={metric.n}</span>"
 
 
-def _number(value: float | None) -> str:
+def _short(value: float | None) -> str:
     return "" if value is None else f"{value:.3g}"
 
 
@@ -128,12 +128,12 @@ def _plots(reports: tuple[EvalReport, ...]) -> list[str]:
 def _groups(report: EvalReport) -> str:
     if not report.groups:
         return ""
-    names = list(dict.fromkeys(m.name for group in report.groups for m in group.measures))
-    measured = [n for n in names if any(find(g.measures, n).value is not None for g in report.groups)]
+    names = list(dict.fromkeys(m.name for group in report.groups for m in group.metrics))
+    measured = [n for n in names if any(find_metric(g.metrics, n).value is not None for g in report.groups)]
     head = "".join(f"<th>{escape(name)}</th>" for name in measured)
     rows = "".join(
         f"<tr><td>{escape(group.attribute)}: {escape(group.group)}</td><td>{group.people}</td>"
-        + "".join(f"<td>{_cell(find(group.measures, name))}</td>" for name in measured)
+        + "".join(f"<td>{_html_cell(find_metric(group.metrics, name))}</td>" for name in measured)
         + "</tr>"
         for group in report.groups
     )
@@ -156,7 +156,7 @@ def _problems(report: EvalReport) -> str:
     )
 
 
-def _setup(report: EvalReport) -> str:
+def _versions_table(report: EvalReport) -> str:
     rows = "".join(f"<tr><td>{escape(key)}</td><td>{escape(value)}</td></tr>" for key, value in report.setup)
     return f"<details><summary>Seeds, versions, hashes</summary><table>{rows}</table></details>"
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deid_diffusion.evaluation.pictures import extra_outputs, list_pictures, output_of, person_of, read_picture
+from deid_diffusion.evaluation.pairing import extra_outputs, list_pictures, output_of, person_of, read_picture
 from deid_diffusion.evaluation.results import EvaluationError
 
 

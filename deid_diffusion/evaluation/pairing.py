@@ -17,14 +17,19 @@ SUFFIXES = ("_anon", "-anon", "_anonymized", "_deid")  # what tools add to a nam
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
-    """`pixels` (H, W, 3) uint8 RGB as a viewer shows it (EXIF turn applied); `digest` sha256 of the file."""
+class HashedPicture:
+    """One picture and the hash by which the cache knows it.
+
+    Attributes:
+        pixels: (H, W, 3) uint8 RGB as a viewer shows it (EXIF orientation applied).
+        digest: sha256 of the file.
+    """
 
     pixels: np.ndarray
     digest: str
 
 
-def read_picture(path: Path) -> Picture:
+def read_picture(path: Path) -> HashedPicture:
     """Reads one file.
 
     Raises:
@@ -42,7 +47,7 @@ def read_picture(path: Path) -> Picture:
             pixels = np.asarray(upright.convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise EvaluationError(f"{path.name} is not a readable picture: {error}") from error
-    return Picture(np.ascontiguousarray(pixels), hashlib.sha256(data).hexdigest())
+    return HashedPicture(np.ascontiguousarray(pixels), hashlib.sha256(data).hexdigest())
 
 
 def list_pictures(folder: Path) -> dict[str, Path]:

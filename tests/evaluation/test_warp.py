@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 
-from deid_diffusion.evaluation.align import ARCFACE, cut, face_square, fit_similarity, square, warp_to_template
+from deid_diffusion.evaluation.warp import (
+    ARCFACE,
+    crop_box,
+    face_square,
+    similarity_matrix,
+    square_box,
+    warp_to_template,
+)
 
 
 @pytest.mark.parametrize(("angle", "scale", "shift"), [(0, 1, (0, 0)), (30, 2.5, (10, -4)), (-170, 0.2, (300, 20))])
@@ -9,7 +16,7 @@ def test_a_similarity_is_recovered(angle, scale, shift):
     a, b = scale * np.cos(np.radians(angle)), scale * np.sin(np.radians(angle))
     expected = np.array([[a, -b, shift[0]], [b, a, shift[1]]])
     moved = ARCFACE @ expected[:, :2].T + expected[:, 2]
-    assert fit_similarity(ARCFACE, moved) == pytest.approx(expected)
+    assert similarity_matrix(ARCFACE, moved) == pytest.approx(expected)
 
 
 def test_landmarks_land_on_the_template():
@@ -25,7 +32,7 @@ def test_landmarks_land_on_the_template():
 @pytest.mark.parametrize("size", [200, 50, 10])
 def test_cutting_the_whole_picture_keeps_its_mean_at_any_size(size):
     picture = np.random.default_rng(0).integers(0, 256, (200, 200, 3)).astype(np.uint8)
-    crop = cut(picture, np.array([0.0, 0, 200, 200]), size)
+    crop = crop_box(picture, np.array([0.0, 0, 200, 200]), size)
     assert crop.shape == (size, size, 3)
     assert crop.mean() == pytest.approx(picture.mean(), abs=6)
     if size == 200:
@@ -33,7 +40,7 @@ def test_cutting_the_whole_picture_keeps_its_mean_at_any_size(size):
 
 
 def test_squares_are_square_and_centred():
-    assert square(np.array([10.0, 20, 30, 60]), 2.0).tolist() == [-20, 0, 60, 80]
+    assert square_box(np.array([10.0, 20, 30, 60]), 2.0).tolist() == [-20, 0, 60, 80]
     box = face_square(ARCFACE * 112)
     assert box[2] - box[0] == pytest.approx(box[3] - box[1])
     assert box[2] - box[0] > 4 * 35
