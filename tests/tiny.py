@@ -9,8 +9,8 @@ from deid_diffusion.faces.face_shape import FaceShape
 from deid_diffusion.methods.identity_bank import IdentityBank
 from deid_diffusion.pipelines.conditioning import FIELDS, POINTS
 from deid_diffusion.pipelines.face_inpaint import FaceInpaintPipeline
+from deid_diffusion.training.estimator import build_reader
 from deid_diffusion.training.id_encoder import build_guide
-from deid_diffusion.training.reader import build_reader
 
 DIM = 16
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from . import complain
 
-_SCRIPTS = ("inpaint", "reader", "reader_head", "id_encoder", "distill", "blend", "label", "pack", "audition")
+_SCRIPTS = ("inpaint", "estimator", "estimator_head", "id_encoder", "distill", "blend", "label", "pack", "filter_bank")
 
 
 def main(argv: list[str]) -> int:

@@ -118,7 +118,7 @@ class FaceReader:
         if network.config.num_labels != OUTPUTS:
             raise ValueError(
                 f"the reader in {folder} gives {network.config.num_labels} numbers a face, wanted {OUTPUTS}; widen it "
-                f"with `deid train reader_head --start {folder / 'network'}`, or take the shipped one"
+                f"with `deid train estimator_head --start {folder / 'network'}`, or take the shipped one"
             )
         probes = Probes.load(folder / PROBES) if (folder / PROBES).exists() else None
         likeness = Likeness.load(folder / LIKENESS) if (folder / LIKENESS).exists() else None

@@ -22,13 +22,13 @@ from safetensors.torch import load_file, save_file
 
 from deid_diffusion.faces.ood_score import STAGES
 from deid_diffusion.pipelines.denoise import x0_from_output
+from deid_diffusion.training.counterfactual import Crowd, Wish, Witnesses, disobedience, make_wish
 from deid_diffusion.training.critic import Critic, critic_loss, painter_loss
 from deid_diffusion.training.data import Batch, Jitter, cut, load_faces
 from deid_diffusion.training.inpaint import Examples, examples, noised, paint, velocity_error
 from deid_diffusion.training.losses import PerceptualLoss
 from deid_diffusion.training.rollout import roll, schedule, shifted, tone
 from deid_diffusion.training.run import RunOptions, begin, fit, option, parse_options, recipe, write_json
-from deid_diffusion.training.wishes import Crowd, Wish, Witnesses, disobedience, make_wish
 
 log = logging.getLogger(__name__)
 # Feature maps that the critic sees, from pores to the whole face.

@@ -27,7 +27,7 @@ from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
 from deid_diffusion.pipelines.face_inpaint import FaceInpaintPipeline
 from deid_diffusion.pipelines.recognise import embed
 from deid_diffusion.training.data import FaceSet, Jitter, cut, load_faces
-from deid_diffusion.training.people import apart, geometry_of
+from deid_diffusion.training.identity import apart, geometry_of
 from deid_diffusion.training.run import option, parse_options, write_json
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class Options:
     data: str = option("data", "folder with NAME-*.tar and NAME.npz: the people of the bank")
     inpaint: str = option("runs/inpaint", "folder that `deid train inpaint` (or distill) wrote")
     guide: str = option("runs/id_encoder", "folder that `deid train id_encoder` wrote")
-    reader: str = option("runs/reader", "folder that `deid train reader` wrote")
+    reader: str = option("runs/reader", "folder that `deid train estimator` wrote")
     out: str = option("weights", "gets face256/ and reader/")
     people: int = option(2000, "identities in the bank")
     labels: str = option("", "npz that `deid train label` wrote: who wears glasses is left out of the bank, and the "

@@ -22,7 +22,7 @@ from deid_diffusion.methods.identity_bank import IdentityBank
 from deid_diffusion.models.weights import write_hashes
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, attribute_vector, condition_vector, fold
 from deid_diffusion.pipelines.denoise import SIGMA_DATA
-from deid_diffusion.training import audition, blend, distill, id_encoder, inpaint, pack, reader, reader_head
+from deid_diffusion.training import blend, distill, estimator, estimator_head, filter_bank, id_encoder, inpaint, pack
 from deid_diffusion.training.critic import Critic, critic_loss, painter_loss
 from deid_diffusion.training.data import Jitter, cut, load_faces, noise_like
 from deid_diffusion.training.losses import PerceptualLoss
@@ -143,9 +143,9 @@ def test_every_model_overfits_one_batch(data):
     torch.manual_seed(0)
     faces, generator = load_faces(data), torch.Generator().manual_seed(0)
     batch = cut(faces, torch.arange(4, 8), Jitter(size=128), generator)
-    network = reader.build_reader((8, 16, 16, 16))
-    reader.start_at_mean_face(network, faces)
-    first, last = overfit(lambda: reader.loss_on(network, batch), network, 30, 3e-3)
+    network = estimator.build_reader((8, 16, 16, 16))
+    estimator.start_at_mean_face(network, faces)
+    first, last = overfit(lambda: estimator.loss_on(network, batch), network, 30, 3e-3)
     assert last < 0.7 * first
     guide = id_encoder.build_guide((8, 16, 16, 32), 256)
     first, last = overfit(lambda: id_encoder.loss_on(guide, batch), guide, 30, 3e-3)
@@ -226,7 +226,7 @@ def weight_of(run: str) -> torch.Tensor:
 def test_five_commands_make_weights_that_the_public_door_loads(data, features, tmp_path):
     runs = {name: str(tmp_path / name) for name in ("reader", "id_encoder", "inpaint", "first", "distill")}
     common = ["--data", data, "--steps", "2", "--minutes", "5", "--batch", "2"]
-    reader.main([*common, "--out", runs["reader"], "--widths", "8,8,8,8"])
+    estimator.main([*common, "--out", runs["reader"], "--widths", "8,8,8,8"])
     id_encoder.main([*common, "--out", runs["id_encoder"], "--widths", "8,8,8,8"])
     small = [*common, "--out", runs["inpaint"], "--channels", "32,32,32,32", "--window", "128"]
     inpaint.main(small)
@@ -283,29 +283,29 @@ def test_an_audition_leaves_out_exactly_those_who_come_out_rough(data, weights, 
     IdentityBank(full.embedding[:few], full.person[:few], alike).save(weights / "face256" / "identities.safetensors")
     write_hashes(weights / "face256")
     anonymize = FaceAnonymizer.from_pretrained(weights / "face256", reader=weights / "reader")
-    photos = audition.pick_photos(anonymize, load_faces(data), 2)
+    photos = filter_bank.pick_photos(anonymize, load_faces(data), 2)
     assert len(photos) == 2
-    rough = audition.roughness(anonymize, photos[:1], [(n, 0) for n in range(few)])
+    rough = filter_bank.roughness(anonymize, photos[:1], [(n, 0) for n in range(few)])
     assert rough.min() > 0
     assert np.ptp(rough) > 0
     asked = ["--data", data, "--weights", str(weights), "--photos", "1", "--looks", "1"]
     with pytest.raises(ValueError, match="must lie in"):
-        audition.main([*asked, "--share", "1"])
-    one = audition.pick_photos(anonymize, load_faces(data), 1)
-    rough = audition.roughness(anonymize, one, [(n, 0) for n in range(few)])
+        filter_bank.main([*asked, "--share", "1"])
+    one = filter_bank.pick_photos(anonymize, load_faces(data), 1)
+    rough = filter_bank.roughness(anonymize, one, [(n, 0) for n in range(few)])
     most = float(np.sort(rough)[2:4].mean())
-    out = audition.roughest(rough, audition.groups(anonymize.bank.attributes), most, 0.9)
+    out = filter_bank.roughest(rough, filter_bank.groups(anonymize.bank.attributes), most, 0.9)
     assert 0 < out.sum() < few
-    audition.main([*asked, "--most", str(most), "--share", "0.9"])
+    filter_bank.main([*asked, "--most", str(most), "--share", "0.9"])
     left = FaceAnonymizer.from_pretrained(weights / "face256", reader=weights / "reader").bank
     assert np.allclose(left.embedding, anonymize.bank.embedding[~out], atol=1e-3)
-    assert json.loads((weights / "face256" / "audition.json").read_text())["left_out"] == few - len(left.embedding)
+    assert json.loads((weights / "face256" / "filter_bank.json").read_text())["left_out"] == few - len(left.embedding)
 
 
 def test_no_group_loses_more_than_its_share_and_nobody_who_is_smooth():
     group = np.repeat([0, 1, 2], [10, 10, 4])
     rough = np.concatenate([np.arange(10), np.full(10, 9.0), np.zeros(4)])
-    out = audition.roughest(rough, group, most=7.5, share=0.3)
+    out = filter_bank.roughest(rough, group, most=7.5, share=0.3)
     assert np.nonzero(out[:10])[0].tolist() == [8, 9]  # 7 is among the roughest three, and smooth enough
     assert out[10:20].sum() == 3
     assert not out[20:].any()
@@ -313,7 +313,7 @@ def test_no_group_loses_more_than_its_share_and_nobody_who_is_smooth():
 
 def test_groups_are_by_age_skin_and_gender():
     rows = [[age, male, skin, 0, 0] for age in (20, 40, 60) for skin in (40, 55, 70) for male in (0, 1)]
-    assert sorted(audition.groups(np.array(rows, float)).tolist()) == list(range(18))
+    assert sorted(filter_bank.groups(np.array(rows, float)).tolist()) == list(range(18))
 
 
 def test_options_become_flags_and_wrong_ones_exit_2(capsys):
@@ -411,8 +411,8 @@ def test_attributes_without_a_label_teach_nothing(data, worn):
     torch.manual_seed(0)
     faces, generator = load_faces(data, labels=worn), torch.Generator().manual_seed(0)
     batch = cut(faces, torch.arange(PEOPLE), Jitter(size=128), generator)
-    network = reader.build_reader((8, 8, 8, 8))
-    reader.loss_on(network, batch).backward()
+    network = estimator.build_reader((8, 8, 8, 8))
+    estimator.loss_on(network, batch).backward()
     gradient = network.classifier[-1].bias.grad
     assert torch.isfinite(gradient).all()
     assert gradient[-2].abs() > 0
@@ -421,8 +421,8 @@ def test_attributes_without_a_label_teach_nothing(data, worn):
 
 def test_a_head_learns_something_new_on_a_trunk_that_stays(data, worn, tmp_path):
     torch.manual_seed(0)
-    old = reader.build_reader((8, 8, 8, 8))
-    reader.start_at_mean_face(old, load_faces(data))
+    old = estimator.build_reader((8, 8, 8, 8))
+    estimator.start_at_mean_face(old, load_faces(data))
     old.classifier[-1] = torch.nn.Linear(8, 1443)
     old.config.num_labels = 1443
     old.save_pretrained(tmp_path / "old" / "network")
@@ -431,7 +431,7 @@ def test_a_head_learns_something_new_on_a_trunk_that_stays(data, worn, tmp_path)
         FaceReader.from_pretrained(tmp_path / "old")
     folders = ["--start", str(tmp_path / "old" / "network"), "--out", str(tmp_path / "new")]
     sizes = ["--pool", "10", "--steps", "30", "--minutes", "5", "--batch", "8", "--lr", "1e-2"]
-    reader_head.main(["--data", data, "--labels", worn, *folders, *sizes])
+    estimator_head.main(["--data", data, "--labels", worn, *folders, *sizes])
     metrics = json.loads((tmp_path / "new" / "training.json").read_text())
     assert metrics["landmark_error_percent"] < metrics["before"]["landmark_error_percent"]
     new = FaceReader.from_pretrained(tmp_path / "new").network.state_dict()

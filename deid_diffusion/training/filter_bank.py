@@ -1,6 +1,6 @@
 """Lets everybody of the identity bank be painted onto photos, and leaves out whose faces have scars that photos lack.
 
-    deid train audition --data faces/ --weights weights
+    deid train filter_bank --data faces/ --weights weights
 
 Some people are asked for further from the crowd than any photo showed the painter, and it fills what it does not know
 with furrows. That depends on who is painted, far more than on the photo that they are painted on. Old people have
@@ -38,7 +38,7 @@ SUSPECT = 0.75  # of what is too much: who comes out so on one photo is painted 
 
 @dataclass(frozen=True)
 class Options:
-    """What `deid train audition` takes."""
+    """What `deid train filter_bank` takes."""
 
     data: str = option("data", "folder with NAME-*.tar and NAME.npz: photos to be painted onto")
     weights: str = option("weights", "folder that `deid train pack` wrote; its bank is made smaller in place")

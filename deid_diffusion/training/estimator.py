@@ -1,6 +1,6 @@
 """Trains the reader: 478 landmarks, age, presented gender, expression, glasses and facial hair from one small crop.
 
-    deid train reader --data faces/ --labels labels.npz --out weights/reader --minutes 60
+    deid train estimator --data faces/ --labels labels.npz --out weights/reader --minutes 60
 
 Distilled from the labels beside the crops, and from those of `deid train label`. It also fits the face-shape model
 (average face, expression, person) that makes landmarks identity-free, and saves it beside the network.
@@ -33,7 +33,7 @@ ALIGNED = Jitter(size=SIDE, zoom=0.08, turn_deg=8, shift=4, colour=0.2, degrade=
 
 @dataclass(frozen=True)
 class Options(RunOptions):
-    """What `deid train reader` takes."""
+    """What `deid train estimator` takes."""
 
     out: str = option("runs/reader", "folder for the reader, the checkpoint and the metrics")
     widths: str = option("32,64,128,256", "channels of the four stages")

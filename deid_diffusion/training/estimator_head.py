@@ -1,6 +1,6 @@
 """Teaches a trained reader something new: fits its last stage and head on a trunk that stays as it is.
 
-    deid train reader_head --data faces/ --labels labels.npz --hand hand_labels.csv \\
+    deid train estimator_head --data faces/ --labels labels.npz --hand hand_labels.csv \\
         --start weights/reader/network --out runs/reader --minutes 10
 
 The trunk looks once at a pool of augmented crops and the rest learns from what it saw, with every loss of the reader:
@@ -19,8 +19,8 @@ import torch
 from transformers import ResNetForImageClassification
 
 from deid_diffusion.training.data import Batch, FaceSet, cut, load_faces
+from deid_diffusion.training.estimator import ALIGNED, JITTER, Options, loss_of, measure, measure_by_hand, widened
 from deid_diffusion.training.label import HandLabels
-from deid_diffusion.training.reader import ALIGNED, JITTER, Options, loss_of, measure, measure_by_hand, widened
 from deid_diffusion.training.run import begin, fit, option, parse_options, recipe, write_json
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class HeadOptions(Options):
-    """What `deid train reader_head` takes."""
+    """What `deid train estimator_head` takes."""
 
     pool: int = option(4000, "augmented crops that the trunk looks at")
     lr: float = option(5e-4, "peak learning rate")

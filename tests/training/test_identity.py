@@ -8,7 +8,7 @@ from deid_diffusion.faces.face_shape import rotation_from_angles
 from deid_diffusion.faces.geometry import FIVE, crop_from_image
 from deid_diffusion.pipelines.conditioning import FIELDS, POINTS
 from deid_diffusion.training.data import Batch, FaceSet
-from deid_diffusion.training.people import apart, geometry_of, lend_geometry
+from deid_diffusion.training.identity import apart, geometry_of, lend_geometry
 from tests.tiny import tiny_shape
 
 YAWS, PERSONS = (0.0, 25.0, -10.0), ((1.0, 0, 0, 0), (0, -1.5, 0, 0), (0, 0, 0.5, 1.0))

@@ -23,8 +23,8 @@ from deid_diffusion.faces.skin import skin_mask
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, FIELDS, POINTS
 from deid_diffusion.pipelines.recognise import WINDOW, embed
 from deid_diffusion.training.data import Batch, FaceSet
+from deid_diffusion.training.identity import OVERDO, apart, lend_geometry
 from deid_diffusion.training.masks import foreheads, inner_faces
-from deid_diffusion.training.people import OVERDO, apart, lend_geometry
 
 AGE, MALE, SMILE, GLASSES, HAIR = (
     ATTRIBUTE_NAMES.index(name) for name in ("age", "male", "smile", "glasses", "facial_hair")
@@ -62,7 +62,7 @@ class Witnesses:
     """Frozen networks that say what was painted.
 
     Attributes:
-        reader: landmarks and attributes, as `deid train reader` makes it.
+        reader: landmarks and attributes, as `deid train estimator` makes it.
         guide: identity, as `deid train id_encoder` makes it.
         teacher: the recogniser that made the `embedding` labels: (B, 3, 128, 128) BGR in 0..255, aligned to
             OMZ_TEMPLATE, to (B, D). What fools one of two recognisers seldom fools both, and least of all a third.

@@ -1,6 +1,6 @@
 """Draws a sheet of hold-out faces: source, erased, results of several seeds.
 
-deid train sheet --data faces/ --model weights/face256 --out sheet.png
+deid train sample_grid --data faces/ --model weights/face256 --out sheet.png
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from deid_diffusion.training.run import option, parse_options
 
 @dataclass(frozen=True)
 class Options:
-    """What `deid train sheet` takes."""
+    """What `deid train sample_grid` takes."""
 
     data: str = option("data", "folder with NAME-*.tar and NAME.npz")
     model: str = option("weights/face256", "pipeline folder, or the .ckpt of a running `deid train inpaint`")

@@ -13,12 +13,7 @@ from deid_diffusion.faces.geometry import NOSE_TIP, OMZ_TEMPLATE
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, FIELDS
 from deid_diffusion.pipelines.recognise import embed
 from deid_diffusion.training import distill, inpaint
-from deid_diffusion.training.data import Batch, FaceSet
-from deid_diffusion.training.id_encoder import build_guide
-from deid_diffusion.training.losses import PerceptualLoss
-from deid_diffusion.training.masks import foreheads
-from deid_diffusion.training.reader import build_reader
-from deid_diffusion.training.wishes import (
+from deid_diffusion.training.counterfactual import (
     AGE,
     FINE_PATCH,
     GLASSES,
@@ -40,6 +35,11 @@ from deid_diffusion.training.wishes import (
     teacher_view,
     unsure,
 )
+from deid_diffusion.training.data import Batch, FaceSet
+from deid_diffusion.training.estimator import build_reader
+from deid_diffusion.training.id_encoder import build_guide
+from deid_diffusion.training.losses import PerceptualLoss
+from deid_diffusion.training.masks import foreheads
 from tests.tiny import tiny_shape
 
 PEOPLE, DIM = 60, 256
