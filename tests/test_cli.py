@@ -1,5 +1,6 @@
 import io
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -304,12 +305,40 @@ def test_attributes_are_listed(capsys):
 @pytest.mark.parametrize("words", [[], ["nonsense"]])
 def test_train_names_what_can_be_trained(words, capsys):
     assert cli.main(["train", *words]) == 2
-    assert "wanted one of inpaint, reader" in capsys.readouterr().err
+    assert "wanted one of blend, distill" in capsys.readouterr().err
+
+
+def test_train_lists_every_script_with_what_it_does(capsys):
+    assert cli.main(["train", "--help"]) == 0
+    out = capsys.readouterr().out
+    for name in ("inpaint", "estimator", "estimator_head", "id_encoder", "distill", "blend", "label", "pack",
+                 "filter_bank", "sample_grid"):  # fmt: skip
+        assert re.search(rf"^  {name} +[A-Z].*[.:,]", out, re.MULTILINE), name
+    assert "counterfactual" not in out  # has no main: it is no command
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (["audition"], "is now called `deid train filter_bank`"),
+        (["reader"], "is now called `deid train estimator`"),
+        (["distill", "--wish-weight", "0.1"], "--wish-weight is now called --counterfactual-weight"),
+        (["distill", "--guide=runs/id_encoder"], "--guide is now called --id-encoder"),
+        (["filter_bank", "--share", "0.2"], "--share is now called --max-share"),
+    ],
+)
+def test_train_answers_an_old_name_with_the_new_one(words, answer, capsys):
+    try:
+        code = cli.main(["train", *words])
+    except SystemExit as leaving:
+        code = leaving.code
+    assert code == 2
+    assert answer in " ".join(capsys.readouterr().err.split())
 
 
 def test_train_hands_the_rest_on(capsys):
     with pytest.raises(SystemExit):
-        cli.main(["train", "reader", "--help"])
+        cli.main(["train", "estimator", "--help"])
     assert "--minutes" in capsys.readouterr().out
 
 

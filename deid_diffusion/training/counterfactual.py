@@ -1,153 +1,99 @@
-"""Asks the painter for faces that no crop shows, and lets frozen networks say whether it painted what was asked for.
+"""Conditions the generator on faces that no crop shows, and measures how far it satisfied them.
 
-Crops teach who somebody is, what they look like and where they stand all at once: a painter can read one from the
-others and need not listen to each. Here a crop's surroundings meet another person, and at times glasses, a beard or
-years that neither has. No picture of that exists to compare with, so the loss is what the reader and the recognisers
-read from the painted face: the wish itself, as face swappers are trained (Li et al. 2020, "FaceShifter", eq. 3-6).
+Crops teach who somebody is, what they look like and where they stand all at once: a generator can read one from the
+others and need not follow each. Here a crop's surroundings meet another identity, and at times glasses, a beard or
+years that neither has. No picture of that counterfactual exists to compare with, so the loss is what frozen teachers
+see in the generated face: consistency with the condition, as face swappers are trained (Li et al. 2020,
+"FaceShifter", eq. 3-6).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from transformers import ResNetForImageClassification
 
-from deid_diffusion.faces.attribute_classifiers import REGIONS, Probes, apply_probe, look
+from deid_diffusion.faces.attribute_classifiers import REGIONS, apply_probe, look
 from deid_diffusion.faces.estimator import HAPPY, shrink, split_outputs
-from deid_diffusion.faces.geometry import EYES, FIVE, NOSE_TIP, OMZ_TEMPLATE, fit_similarity
+from deid_diffusion.faces.geometry import FIVE, NOSE_TIP
 from deid_diffusion.faces.skin import skin_mask
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, FIELDS, POINTS
-from deid_diffusion.pipelines.recognise import WINDOW, embed
+from deid_diffusion.pipelines.recognise import embed
+from deid_diffusion.training.artefacts import FINE_PATCH, PATCH, blotches, eye_whites
 from deid_diffusion.training.data import Batch, FaceSet
-from deid_diffusion.training.identity import OVERDO, apart, lend_geometry
+from deid_diffusion.training.identity import MAX_EXAGGERATION, decorrelate, transfer_geometry
 from deid_diffusion.training.masks import foreheads, inner_faces
+from deid_diffusion.training.teachers import FrozenTeachers, augmented_view, recogniser_view
 
-AGE, MALE, SMILE, GLASSES, HAIR = (
+AGE, MALE, SMILE, GLASSES, FACIAL_HAIR = (
     ATTRIBUTE_NAMES.index(name) for name in ("age", "male", "smile", "glasses", "facial_hair")
 )
-CANDIDATES = 24  # strangers to choose the new person from
-SHIFT = 10  # px: the guide looks from elsewhere each time, so that no one look can be fooled
-# Gradients of a sure network's cross-entropy are ten times those of a cosine; here each has about its equal say.
-SAY = {
-    "person": 1.0, "source": 0.5, "teacher": 1.0, "teacher_source": 0.5, "landmarks": 0.5, "age": 0.25, "male": 0.05,
-    "smile": 0.08, "glasses": 0.08, "facial_hair": 0.04, "crowd": 1.5, "teacher_crowd": 3.0, "blotches": 10.0,
-    "eyes": 2.0,
+CANDIDATES = 24  # people to choose the target identity from
+# Gradients of a sure network's cross-entropy are ten times those of a cosine; so weighted, each counts about equally.
+# "_recogniser": the same as without, by the second recogniser.
+LOSS_WEIGHTS = {
+    "identity": 1.0, "source": 0.5, "identity_recogniser": 1.0, "source_recogniser": 0.5, "landmarks": 0.5,
+    "age": 0.25, "male": 0.05, "smile": 0.08, "glasses": 0.08, "facial_hair": 0.04, "similarity": 1.5,
+    "similarity_recogniser": 3.0, "blotches": 10.0, "eyes": 2.0,
 }  # fmt: skip
-TEACHER_SIDE = 128
-SURE = 2.0  # a logit this far on the right side is sure enough: asked for more, women get make-up and men beards
-# Cosine to the source that is strange enough: as strangers' photos have. Asked for less, painters blacken eyes, which
-# the guide takes for somebody else's.
-STRANGE = {"source": 0.3, "teacher_source": 0.15}
-# Cosine to the person wished for that is near enough: by the teacher, 99 of 100 strangers are below 0.28. Asked for
-# more, a painter learns to please the recognisers, with brows and lips that nobody has.
-ENOUGH = 0.35
-# px, a quarter of the eye distance, and how far such a patch may be from the source's in grey and in tint, of ranges
-# of 2 and 4: as four of five patches of two photographed people. Brows and cheeks differ, but the source was in the
-# same light and had no red nose and no black lids; and tints, which light hardly moves, differ half as much as greys.
-# Patches of half that side differ as much, and are asked for on bare skin alone: there they are the glare and the hard
-# shadow of a nose, while around the eyes they are somebody's brows.
-PATCH, FINE_PATCH, LEEWAY, TINT_LEEWAY = 16, 8, 0.12, 0.05
-EYE_LEEWAY = 0.15  # of a range of 2: how much darker the whites of the eyes may be than the source's
-WHITE = 1 / 3  # of an eye's pixels, those that count as its white
-WHITEST = 512  # pixels that count, at most: an eye of a crop of 256 px has 500
-CROWD = 96  # painted faces to be unlike
+LOGIT_MARGIN = 2.0  # far enough on the right side: asked for more, women get make-up and men beards
+# Cosine to the source that is different enough: as other people's photos have. Asked for less, generators blacken
+# eyes, which the identity encoder takes for somebody else's.
+SOURCE_SIMILARITY = {"source": 0.3, "source_recogniser": 0.15}
+# Cosine to the target identity that is near enough: by the second recogniser, 99 of 100 strangers are below 0.28.
+# Asked for more, a generator learns to please the recognisers, with brows and lips that nobody has.
+TARGET_SIMILARITY = 0.35
+EYE_TOLERANCE = 0.15  # of a range of 2: how much darker the whites of the eyes may be than the source's
+MEMORY_SIZE = 96  # generated faces to be unlike
 
 
-@dataclass(frozen=True)
-class Witnesses:
-    """Frozen networks that say what was painted.
+class SimilarityMemory:
+    """Embeddings of the faces generated last, and of their target identities: regularises similarity across faces.
 
-    Attributes:
-        reader: landmarks and attributes, as `deid train estimator` makes it.
-        guide: identity, as `deid train id_encoder` makes it.
-        teacher: the recogniser that made the `embedding` labels: (B, 3, 128, 128) BGR in 0..255, aligned to
-            OMZ_TEMPLATE, to (B, D). What fools one of two recognisers seldom fools both, and least of all a third.
-            None for none.
-        probes: a second say on glasses and facial hair, by their edges; None for none.
+    Every generator has a look of its own, and recognisers take it for a trait that all its people share: each is near
+    enough to the target identity, and they are still hard to tell apart. So two of them may be no more alike than
+    their two targets (after Park et al. 2019, "Relational Knowledge Distillation", eq. 2-4, one-sided).
     """
 
-    reader: ResNetForImageClassification
-    guide: ResNetForImageClassification
-    teacher: torch.nn.Module | None = None
-    probes: Probes | None = None
+    def __init__(self, size: int = MEMORY_SIZE) -> None:
+        self.size = size
+        self.generated: torch.Tensor | None = None
+        self.targets: torch.Tensor | None = None
 
-    @classmethod
-    def load(
-        cls,
-        reader: str | Path,
-        guide: str | Path,
-        device: torch.device,
-        teacher: str | Path = "",
-        probes: str | Path = "",
-    ) -> Witnesses:
-        """From the folders that the two training scripts wrote, the TorchScript file of a teacher, and fitted probes.
-
-        The probes' file counts if it is there: `deid train label` writes it beside the labels.
-        """
-        nets = [
-            ResNetForImageClassification.from_pretrained(folder, dtype=torch.float32).eval().requires_grad_(False)
-            for folder in (Path(reader) / "network", Path(guide) / "id_encoder")
-        ]
-        nets = [net.to(device) for net in nets]
-        script = None
-        if teacher:
-            script = torch.jit.load(str(teacher), map_location=device).eval()
-            for weight in script.parameters():
-                weight.requires_grad_(False)  # a ScriptModule knows no requires_grad_ of its own
-        fitted = Probes.load(Path(probes)) if probes and Path(probes).exists() else None
-        return cls(*nets, teacher=script, probes=fitted)
-
-    def states(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """(B, 3, S, S) in [-1, 1] -> the reader's hidden states, (B, C, h, w) each, with gradients."""
-        return self.reader(shrink(images), output_hidden_states=True).hidden_states
-
-
-class Crowd:
-    """The faces painted last, as one recogniser saw them, and who they were to be.
-
-    Every painter has a look, and recognisers take it for a trait that all its people share: each is near enough to
-    the person wished for, and they are still hard to tell apart. So two of them may be no more alike than the two
-    people that were wished for (after Park et al. 2019, "Relational Knowledge Distillation", eq. 2-4, one-sided).
-    """
-
-    def __init__(self, count: int = CROWD):
-        self.count = count
-        self.painted: torch.Tensor | None = None
-        self.told: torch.Tensor | None = None
-
-    def resemblance(self, painted: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
-        """How much more alike than told, a mean over all pairs with the crowd; then they join it.
+    def loss(self, generated: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """How much more alike than their targets, a mean over all pairs with the memory; then they are stored.
 
         Args:
-            painted: (B, D) unit norm, with gradients.
-            told: (B, D) unit norm.
+            generated: (B, D) unit norm, with gradients.
+            targets: (B, D) unit norm.
+
+        Returns:
+            a scalar, 0 while the memory is empty.
         """
-        loss = painted.sum() * 0
-        if self.painted is not None and len(painted):
-            loss = F.relu(painted @ self.painted.T - (told @ self.told.T).clamp_min(0)).mean()
-        news, wished = painted.detach(), told.detach()
-        self.painted = news if self.painted is None else torch.cat([news, self.painted])[: self.count]
-        self.told = wished if self.told is None else torch.cat([wished, self.told])[: self.count]
+        loss = generated.sum() * 0
+        if self.generated is None or self.targets is None:
+            self.generated, self.targets = generated.detach()[:0], targets.detach()[:0]
+        if len(self.generated) and len(generated):
+            loss = F.relu(generated @ self.generated.T - (targets @ self.targets.T).clamp_min(0)).mean()
+        self.generated = torch.cat([generated.detach(), self.generated])[: self.size]
+        self.targets = torch.cat([targets.detach(), self.targets])[: self.size]
         return loss
 
 
 @dataclass(frozen=True, eq=False)
-class Wish:
-    """A batch whose attributes and embedding are wishes, and who its surroundings belong to.
+class CounterfactualCondition:
+    """A batch whose attributes, geometry and embedding are those of another identity than its images.
 
     Attributes:
-        batch: as the painter is told; its images are still the sources'.
-        inner: (B, 1, S, S) in [0, 1], where the wish is to be seen.
+        batch: what the generator is conditioned on; its images are still the sources'.
+        inner: (B, 1, S, S) in [0, 1], where the condition is to be satisfied.
         context: (B, 1, S, S) in [0, 1], where the picture is to stay what it was: hair and forehead are the
             surroundings', whoever the face becomes.
-        source: (B, 256) unit norm, the guide's view of the sources.
-        teacher_source: (B, 256) unit norm, the teacher's.
-        plain: (B, 1, S, S) in [0, 1], the inner face less its half where the source or the wish has glasses (above the
-            nose tip) or a beard (below it): only there do colours stay.
+        source: (B, 256) unit norm, the identity encoder's embedding of the sources.
+        source_recogniser: (B, 256) unit norm, the second recogniser's.
+        plain: (B, 1, S, S) in [0, 1], the inner face less its half where the source or the condition has glasses
+            (above the nose tip) or a beard (below it): only there do colours stay.
         eyes: (B,) how light the whites of the sources' eyes are, see `eye_whites`.
     """
 
@@ -155,115 +101,144 @@ class Wish:
     inner: torch.Tensor
     context: torch.Tensor
     source: torch.Tensor
-    teacher_source: torch.Tensor
+    source_recogniser: torch.Tensor
     plain: torch.Tensor
     eyes: torch.Tensor
 
 
 @torch.no_grad()
-def make_wish(batch: Batch, faces: FaceSet, guide: torch.nn.Module, generator: torch.Generator) -> Wish:
-    """Gives each crop of a batch another person of its age and gender, and some of them other looks."""
+def make_counterfactual(
+    batch: Batch, faces: FaceSet, id_encoder: torch.nn.Module, generator: torch.Generator
+) -> CounterfactualCondition:
+    """Conditions each crop of a batch on another identity of its age and gender, and some on other attributes.
+
+    Args:
+        batch: B whole crops.
+        faces: where target identities are drawn from.
+        id_encoder: embeds the sources.
+        generator: for every draw.
+    """
     count, device = len(batch.image), batch.image.device
-    wanted = batch.attributes.clone()
+    attributes = _changed_attributes(batch, generator)
+    numbers = faces.draw(count * CANDIDATES, generator).to(faces.attributes.device).view(count, CANDIDATES)
+    theirs = faces.attributes[numbers].to(device)
+    mismatch = (theirs[..., AGE] - attributes[:, None, AGE]).abs() / 20
+    mismatch = mismatch + (theirs[..., MALE] - attributes[:, None, MALE]).abs()
+    # People with glasses are not in the bank, so no embedding of theirs is met at inference.
+    mismatch = mismatch + theirs[..., GLASSES].nan_to_num()
+    chosen = numbers.gather(1, mismatch.argmin(1, keepdim=True).to(numbers.device))[:, 0]
+    # As far from the mean as the identities of the bank, and all the way there.
+    share = torch.rand(count, generator=generator)
+    embedding = decorrelate(faces.embedding[chosen], faces.embedding.mean(0), share[:, None].to(faces.embedding))
+    landmarks = transfer_geometry(batch, faces, chosen, 1 + (MAX_EXAGGERATION - 1) * share)
+    size = batch.image.shape[-1]
+    inner = inner_faces(batch.landmarks, size)
+    # Beards reach the cheeks and glasses the temples: where those change, only the forehead is known to stay.
+    changed = ((attributes - batch.attributes)[:, [GLASSES, FACIAL_HAIR]].nan_to_num(1.0).abs() > 0.5).any(1)
+    known = torch.where(changed[:, None, None, None], foreheads(batch.landmarks, size), torch.ones_like(inner))
+    worn = (
+        torch.maximum(attributes, batch.attributes.nan_to_num(1.0))[:, [GLASSES, FACIAL_HAIR], None, None, None] > 0.5
+    )
+    below = torch.arange(size, device=device)[:, None] > batch.landmarks[:, NOSE_TIP, 1, None, None, None]
+    return CounterfactualCondition(
+        batch=replace(batch, attributes=attributes, embedding=embedding.to(device), landmarks=landmarks),
+        inner=inner, context=known * (1 - inner), source=embed(id_encoder, batch.image.clamp(-1, 1)),
+        source_recogniser=batch.embedding, plain=inner * torch.where(below, ~worn[:, 1], ~worn[:, 0]),
+        eyes=eye_whites(batch.image, batch.landmarks),
+    )  # fmt: skip
+
+
+def _changed_attributes(batch: Batch, generator: torch.Generator) -> torch.Tensor:
+    """(B, A): the batch's attributes with another age, gender, glasses or beard at random."""
+    count, device = len(batch.image), batch.image.device
+    changed = batch.attributes.clone()
 
     def some(share: float) -> torch.Tensor:
         return (torch.rand(count, generator=generator) < share).to(device)
 
-    years = wanted[:, AGE] + 15 * torch.randn(count, generator=generator).to(device)
-    wanted[:, AGE] = torch.where(some(0.4), years.clamp(8, 75), wanted[:, AGE])
-    wanted[:, MALE] = torch.where(some(0.1), 1 - wanted[:, MALE].round(), wanted[:, MALE].round())
-    wanted[:, GLASSES] = some(0.4).float()
-    bearded = some(0.4) & (wanted[:, MALE] > 0.5) & (wanted[:, AGE] > 18)
-    wanted[:, HAIR] = bearded.float()
-    numbers = faces.draw(count * CANDIDATES, generator).to(faces.attributes.device).view(count, CANDIDATES)
-    looks = faces.attributes[numbers].to(device)
-    far = (looks[..., AGE] - wanted[:, None, AGE]).abs() / 20 + (looks[..., MALE] - wanted[:, None, MALE]).abs()
-    # People with glasses are not in the bank, so their embeddings are never told at inference.
-    far = far + looks[..., GLASSES].nan_to_num()
-    chosen = numbers.gather(1, far.argmin(1, keepdim=True).to(numbers.device))[:, 0]
-    # As far from the crowd as the people of the bank, and all the way there.
-    far_off = torch.rand(count, generator=generator)
-    person = apart(faces.embedding[chosen], faces.embedding.mean(0), far_off[:, None].to(faces.embedding)).to(device)
-    landmarks = lend_geometry(batch, faces, chosen, 1 + (OVERDO - 1) * far_off)
-    wanted_batch = replace(batch, attributes=wanted, embedding=person, landmarks=landmarks)
-    size = batch.image.shape[-1]
-    inner = inner_faces(batch.landmarks, size)
-    # Beards reach the cheeks and glasses the temples: where those change, only the forehead is known to stay.
-    changed = ((wanted - batch.attributes)[:, [GLASSES, HAIR]].nan_to_num(1.0).abs() > 0.5).any(1)
-    known = torch.where(changed[:, None, None, None], foreheads(batch.landmarks, size), torch.ones_like(inner))
-    seen = embed(guide, batch.image.clamp(-1, 1))
-    worn = torch.maximum(wanted, batch.attributes.nan_to_num(1.0))[:, [GLASSES, HAIR], None, None, None] > 0.5
-    below = torch.arange(size, device=device)[:, None] > batch.landmarks[:, NOSE_TIP, 1, None, None, None]
-    plain = inner * torch.where(below, ~worn[:, 1], ~worn[:, 0])
-    return Wish(wanted_batch, inner, known * (1 - inner), seen, batch.embedding, plain,
-                eye_whites(batch.image, batch.landmarks))  # fmt: skip
+    years = changed[:, AGE] + 15 * torch.randn(count, generator=generator).to(device)
+    changed[:, AGE] = torch.where(some(0.4), years.clamp(8, 75), changed[:, AGE])
+    changed[:, MALE] = torch.where(some(0.1), 1 - changed[:, MALE].round(), changed[:, MALE].round())
+    changed[:, GLASSES] = some(0.4).float()
+    bearded = some(0.4) & (changed[:, MALE] > 0.5) & (changed[:, AGE] > 18)
+    changed[:, FACIAL_HAIR] = bearded.float()
+    return changed
 
 
-def disobedience(
-    painted: torch.Tensor,
-    wish: Wish,
+def condition_consistency(
+    generated: torch.Tensor,
+    condition: CounterfactualCondition,
     vector: torch.Tensor,
-    witnesses: Witnesses,
+    teachers: FrozenTeachers,
     generator: torch.Generator,
-    crowds: dict[str, Crowd] | None = None,
+    memories: dict[str, SimilarityMemory] | None = None,
 ) -> dict[str, torch.Tensor]:
-    """What was asked for and is not there, by what it is about; each a mean over the faces, weighed by `SAY`.
+    """The condition-consistency loss, in parts: what of the condition the teachers do not find in the faces.
 
     Args:
-        painted: (B, 3, S, S) in [-1, 1], whole crops; only their inner faces are blamed.
-        wish: what was asked for.
-        vector: (B, C) the condition vector that the painter got, whose validity bits say what it was told.
-        witnesses: who looks.
-        generator: for where the guide looks from.
-        crowds: by "crowd" for the guide and "teacher_crowd", which these faces join; None for no such demand.
+        generated: (B, 3, S, S) in [-1, 1], whole crops; gradients reach their inner faces alone.
+        condition: what was asked for.
+        vector: (B, C) the condition vector that the generator got, whose validity bits say what was given.
+        teachers: networks that judge.
+        generator: for their views.
+        memories: by "similarity" for the identity encoder and "similarity_recogniser", which these faces join; None
+            for no such losses.
+
+    Returns:
+        scalars by the names of `LOSS_WEIGHTS`, each a mean over the faces, weighted; those that need a teacher or a
+        memory that is not there are left out.
     """
-    batch, told = wish.batch, vector[:, len(FIELDS) : 2 * len(FIELDS)]
-    painted = torch.lerp(painted.detach(), painted, wish.inner)
-    read = split_outputs(witnesses.reader(shrink(painted)).logits)
-    points = list(POINTS)
-    where = F.smooth_l1_loss(
-        read.landmarks[:, points, :2], batch.landmarks[:, points, :2] / painted.shape[-1], beta=0.01, reduction="none"
-    ).mean((1, 2))
-    smile = read.expression.softmax(-1)[:, HAPPY].clamp(1e-4, 1 - 1e-4)
-    said = {
-        "age": (AGE, F.smooth_l1_loss(read.age / 20, batch.attributes[:, AGE] / 20, reduction="none")),
-        "male": (MALE, unsure(read.male, batch.attributes[:, MALE])),
-        "smile": (SMILE, cross_entropy(smile, batch.attributes[:, SMILE])),
-        "glasses": (GLASSES, unsure(read.glasses, batch.attributes[:, GLASSES])),
-        "facial_hair": (HAIR, unsure(read.facial_hair, batch.attributes[:, HAIR])),
-    }  # fmt: skip
-    if witnesses.probes is not None:
-        unit = painted.clamp(-1, 1) / 2 + 0.5
-        for name in witnesses.probes.weights.keys() & {"glasses", "facial_hair"}:
-            column, by_network = said[name]
-            logits = apply_probe(witnesses.probes.weights[name].to(unit), look(unit, batch.landmarks, REGIONS[name]))
-            said[name] = column, (by_network + unsure(logits, batch.attributes[:, column])) / 2
-    person = embed(witnesses.guide, *glance(painted, generator))
-    named = vector[:, -1]  # whether it was told who
-    losses = {name: (loss * told[:, column]).mean() for name, (column, loss) in said.items()}
-    losses |= {
-        "landmarks": 20 * where.mean(),
-        "person": (F.relu(ENOUGH - (person * batch.embedding).sum(-1)) * named).mean(),
-        "source": F.relu((person * wish.source).sum(-1) - STRANGE["source"]).mean(),
-    }
-    losses["eyes"] = F.relu(wish.eyes - EYE_LEEWAY - eye_whites(painted, batch.landmarks)).mean()
-    bare = wish.plain * skin_mask(batch.landmarks, painted.shape[-1])
-    coarse, fine = (blotches(painted, batch.image, *where) for where in ((wish.plain, PATCH), (bare, FINE_PATCH)))
-    losses["blotches"] = (coarse + fine).mean()
-    if crowds is not None:
-        losses["crowd"] = crowds["crowd"].resemblance(person[named > 0.5], batch.embedding[named > 0.5])
-    if witnesses.teacher is not None:
-        seen = teacher_view(painted, batch.landmarks[:, list(FIVE), :2], generator)
-        taught = F.normalize(witnesses.teacher(seen).flatten(1), dim=-1)
-        losses |= {
-            "teacher": (F.relu(ENOUGH - (taught * batch.embedding).sum(-1)) * named).mean(),
-            "teacher_source": F.relu((taught * wish.teacher_source).sum(-1) - STRANGE["teacher_source"]).mean(),
-        }
-        if crowds is not None:
-            losses["teacher_crowd"] = crowds["teacher_crowd"].resemblance(
-                taught[named > 0.5], batch.embedding[named > 0.5]
+    batch, given = condition.batch, vector[:, len(FIELDS) : 2 * len(FIELDS)]
+    named = vector[:, -1]  # whether an identity was given
+    generated = torch.lerp(generated.detach(), generated, condition.inner)
+    losses = _attribute_losses(generated, batch, given, teachers)
+    embedding = embed(teachers.id_encoder, *augmented_view(generated, generator))
+    losses["eyes"] = F.relu(condition.eyes - EYE_TOLERANCE - eye_whites(generated, batch.landmarks)).mean()
+    bare = condition.plain * skin_mask(batch.landmarks, generated.shape[-1])
+    coarse = blotches(generated, batch.image, condition.plain, PATCH)
+    losses["blotches"] = (coarse + blotches(generated, batch.image, bare, FINE_PATCH)).mean()
+    seen = {"": (embedding, condition.source)}
+    if teachers.recogniser is not None:
+        view = recogniser_view(generated, batch.landmarks[:, list(FIVE), :2], generator)
+        embedding = F.normalize(teachers.recogniser(view).flatten(1), dim=-1)
+        seen["_recogniser"] = embedding, condition.source_recogniser
+    for suffix, (embedding, source) in seen.items():
+        short = F.relu(TARGET_SIMILARITY - (embedding * batch.embedding).sum(-1))
+        losses["identity" + suffix] = (short * named).mean()
+        limit = SOURCE_SIMILARITY["source" + suffix]
+        losses["source" + suffix] = F.relu((embedding * source).sum(-1) - limit).mean()
+        if memories is not None:
+            known = named > 0.5
+            losses["similarity" + suffix] = memories["similarity" + suffix].loss(
+                embedding[known], batch.embedding[known]
             )
-    return {name: SAY[name] * loss for name, loss in losses.items()}
+    return {name: LOSS_WEIGHTS[name] * loss for name, loss in losses.items()}
+
+
+def _attribute_losses(
+    generated: torch.Tensor, batch: Batch, given: torch.Tensor, teachers: FrozenTeachers
+) -> dict[str, torch.Tensor]:
+    """Landmarks and attributes against those of the batch; (B, A) `given` is 1 for attributes that count."""
+    found = split_outputs(teachers.estimator(shrink(generated)).logits)
+    points = list(POINTS)
+    wanted = batch.landmarks[:, points, :2] / generated.shape[-1]
+    smile = found.expression.softmax(-1)[:, HAPPY].clamp(1e-4, 1 - 1e-4)
+    losses = {
+        "age": (AGE, F.smooth_l1_loss(found.age / 20, batch.attributes[:, AGE] / 20, reduction="none")),
+        "male": (MALE, hinge(found.male, batch.attributes[:, MALE])),
+        "smile": (SMILE, cross_entropy(smile, batch.attributes[:, SMILE])),
+        "glasses": (GLASSES, hinge(found.glasses, batch.attributes[:, GLASSES])),
+        "facial_hair": (FACIAL_HAIR, hinge(found.facial_hair, batch.attributes[:, FACIAL_HAIR])),
+    }  # fmt: skip
+    if teachers.classifiers is not None:
+        unit = generated.clamp(-1, 1) / 2 + 0.5
+        for name in teachers.classifiers.weights.keys() & {"glasses", "facial_hair"}:
+            column, by_estimator = losses[name]
+            weights = teachers.classifiers.weights[name].to(unit)
+            logits = apply_probe(weights, look(unit, batch.landmarks, REGIONS[name]))
+            losses[name] = column, (by_estimator + hinge(logits, batch.attributes[:, column])) / 2
+    means = {name: (loss * given[:, column]).mean() for name, (column, loss) in losses.items()}
+    return means | {"landmarks": 20 * F.smooth_l1_loss(found.landmarks[:, points, :2], wanted, beta=0.01)}
 
 
 def cross_entropy(found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
@@ -272,100 +247,9 @@ def cross_entropy(found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     return -(wanted * found.log() + (1 - wanted) * (1 - found).log())
 
 
-def unsure(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """(B,) logits, (B,) wanted probabilities -> (B,) how much is missing to `SURE` on the side that is wanted.
+def hinge(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """(B,) logits, (B,) wanted probabilities -> (B,) how much is missing to `LOGIT_MARGIN` on the side that is wanted.
 
-    A hinge of slope 1: cross-entropy would go on rewarding a face for being more of a woman than any photographed one.
+    Of slope 1: cross-entropy would go on rewarding a face for being more of a woman than any photographed one.
     """
-    return F.relu(SURE - logits * (2 * (wanted > 0.5).to(logits) - 1))
-
-
-def blotches(painted: torch.Tensor, source: torch.Tensor, where: torch.Tensor, side: int = PATCH) -> torch.Tensor:
-    """How far patches of a face are from the colour that light and skin had there, beyond `LEEWAY` and `TINT_LEEWAY`.
-
-    The painter never sees the source's face and can only guess at its usual colours, which is what is wanted.
-
-    Args:
-        painted, source: (B, 3, S, S) RGB in [-1, 1].
-        where: (B, 1, S, S) in [0, 1], where it counts.
-        side: of a patch, in px.
-
-    Returns:
-        (B,), a mean over what counts.
-    """
-    red, green, blue = F.avg_pool2d(painted - source, side).unbind(1)
-    grey = F.relu((red + green + blue).abs() / 3 - LEEWAY)
-    tints = F.relu(torch.stack([red - green, blue - (red + green) / 2]).abs() - TINT_LEEWAY).sum(0)
-    share = F.avg_pool2d(where, side)[:, 0]
-    return ((grey + tints) * share).sum((1, 2)) / share.sum((1, 2)).clamp_min(1.0)
-
-
-def eye_whites(images: torch.Tensor, landmarks: torch.Tensor) -> torch.Tensor:
-    """How light the lightest third of each eye is: blackened eyes have no white, whoever they are of.
-
-    Args:
-        images: (B, 3, S, S) in [-1, 1].
-        landmarks: (B, 478, 2 or 3) in crop pixels.
-
-    Returns:
-        (B,) in [-1, 1], the mean of both eyes.
-    """
-    grey, axis = images.mean(1), torch.arange(images.shape[-1], device=images.device) + 0.5
-    pixels = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1)
-    lightest = []
-    for eye in EYES:
-        points = landmarks[:, list(eye), :2].to(images).clamp(0, images.shape[-1])
-        centre = points[:, :2].mean(1)
-        wide, high = points[:, 0] - points[:, 1], points[:, 2] - points[:, 3]
-        radius = torch.stack([wide.norm(dim=-1), high.norm(dim=-1)], -1).clamp_min(4.0) / 2
-        along = F.normalize(wide, dim=-1)
-        across = torch.stack([-along[:, 1], along[:, 0]], -1)
-        frame = torch.stack([along, across], 1) / radius[..., None]
-        off = torch.einsum("bij,bhwj->bhwi", frame, pixels - centre[:, None, None])
-        inside = (off.square().sum(-1) < 1).flatten(1)
-        count = (inside.sum(1) * WHITE).round().clamp(1, WHITEST)
-        values = grey.flatten(1).masked_fill(~inside, -1.0).topk(WHITEST).values
-        counted = torch.arange(WHITEST, device=images.device) < count[:, None]
-        lightest.append((values * counted).sum(1) / count)
-    return torch.stack(lightest).mean(0)
-
-
-def teacher_view(images: torch.Tensor, five: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Faces as the teacher wants them, from a little beside and mirrored half the time.
-
-    Args:
-        images: (B, 3, S, S) RGB in [-1, 1].
-        five: (B, 5, 2) irises, nose tip, mouth corners in pixels.
-        generator: for where it looks from.
-
-    Returns:
-        (B, 3, 128, 128) BGR in 0..255.
-    """
-    size = images.shape[-1]
-    points = five / size * 2 - 1  # -1..1 across the crop, as affine_grid counts
-    points = points + torch.randn(points.shape, generator=generator).to(points) * 0.015
-    fits = [fit_similarity(OMZ_TEMPLATE * 2 - 1, face) for face in points.double().cpu().numpy()]
-    crop_from_view = images.new_tensor(np.stack([np.column_stack([zoom * turn, shift]) for zoom, turn, shift in fits]))
-    shape = [len(images), 3, TEACHER_SIDE, TEACHER_SIDE]
-    grid = F.affine_grid(crop_from_view, shape, align_corners=False)
-    view = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-    if torch.rand((), generator=generator) < 0.5:
-        view = view.flip(-1)
-    return (view.flip(1) + 1) * 127.5
-
-
-def glance(images: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, tuple[int, int]]:
-    """The same faces as seen another time: mirrored or not, at another resolution, from a little beside.
-
-    Returns:
-        (B, 3, S, S), and the shift to look from.
-    """
-    side, size = int(torch.randint(96, 257, (), generator=generator)), images.shape[-1]
-    if side < size:
-        small = F.interpolate(images, size=(side, side), mode="bilinear", align_corners=False, antialias=True)
-        images = F.interpolate(small, size=(size, size), mode="bilinear", align_corners=False)
-    if torch.rand((), generator=generator) < 0.5:
-        images = images.flip(-1)
-    bound = min(SHIFT, (size - int(size * WINDOW)) // 2)
-    x, y = torch.randint(-bound, bound + 1, (2,), generator=generator).tolist()
-    return images, (x, y)
+    return F.relu(LOGIT_MARGIN - logits * (2 * (wanted > 0.5).to(logits) - 1))

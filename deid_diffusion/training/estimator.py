@@ -19,7 +19,7 @@ from transformers import ResNetForImageClassification
 from deid_diffusion.faces.estimator import OUTPUTS, SIDE, shrink, split_outputs
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
 from deid_diffusion.training.data import Batch, FaceSet, Jitter, augmented_batch, load_faces
-from deid_diffusion.training.label import HandLabels, score
+from deid_diffusion.training.hand_labels import HandLabels, score
 from deid_diffusion.training.resnet import build_resnet
 from deid_diffusion.training.run import (
     RunOptions,

@@ -28,7 +28,7 @@ from deid_diffusion.training.estimator import (
     evaluate_on_hand_labels,
     widened,
 )
-from deid_diffusion.training.label import HandLabels
+from deid_diffusion.training.hand_labels import HandLabels
 from deid_diffusion.training.run import begin, option, recipe, run_command, run_training, write_json
 
 log = logging.getLogger(__name__)

@@ -1,10 +1,10 @@
-"""Lets everybody of the identity bank be painted onto photos, and leaves out whose faces have scars that photos lack.
+"""Filters the identity bank: generates each identity on photos, and drops those whose faces have furrows like scars.
 
     deid train filter_bank --data faces/ --weights weights
 
-Some people are asked for further from the crowd than any photo showed the painter, and it fills what it does not know
-with furrows. That depends on who is painted, far more than on the photo that they are painted on. Old people have
-furrows by right, and rare people are not to become rarer: of no group does more than a set share leave.
+Some identities lie further from the mean than any photo that the generator was trained on, and it fills what it does
+not know with furrows. That depends on the identity far more than on the photo. Old people have furrows by right, and
+rare people are not to become rarer: of no group is more than a set share dropped.
 """
 
 from __future__ import annotations
@@ -29,29 +29,30 @@ from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
 from deid_diffusion.pipelines.repulsion import Repulsion
 from deid_diffusion.settings import Settings
 from deid_diffusion.training.data import FaceSet, load_faces
-from deid_diffusion.training.run import option, parse_options, write_json
+from deid_diffusion.training.run import option, run_command, write_json
 
 log = logging.getLogger(__name__)
-AT_ONCE = 8
-SUSPECT = 0.75  # of what is too much: who comes out so on one photo is painted onto others
+BATCH = 8
+SUSPECT = 0.75  # of the threshold: whose face has as many furrows on one photo is generated on others, too
+RECORD = "audition.json"  # the name under which folders of weights list it
 
 
 @dataclass(frozen=True)
 class Options:
     """What `deid train filter_bank` takes."""
 
-    data: str = option("data", "folder with NAME-*.tar and NAME.npz: photos to be painted onto")
-    weights: str = option("weights", "folder that `deid train pack` wrote; its bank is made smaller in place")
-    photos: int = option(24, "how many photos there are to be painted onto")
-    looks: int = option(1, "photos for each who comes out rough on the first")
-    most: float = option(FURROW, "furrows that are too much, as `fit.furrows` counts them, on average over the looks")
-    share: float = option(0.25, "the most that leaves of the people of an age, skin tone (thirds) and gender")
+    data: str = option("data", "folder with NAME-*.tar and NAME.npz: photos to generate faces on")
+    weights: str = option("weights", "folder that `deid train pack` wrote; its bank is filtered in place")
+    photos: int = option(24, "how many photos there are to generate faces on")
+    photos_each: int = option(1, "photos for each identity that is suspect on the first")
+    max_furrows: float = option(FURROW, "furrows above this drop an identity; in levels, a mean over its photos")
+    max_share: float = option(0.25, "the most that is dropped of the people of an age, skin tone (thirds) and gender")
     limit: int = option(0, "use only this many crops, 0 for all")
     threads: int = option(0, "CPU threads, 0 for torch's choice")
 
 
 def pick_photos(anonymize: FaceAnonymizer, faces: FaceSet, count: int) -> list[ReadyFace]:
-    """Bare faces of the training split that look ahead, as many women as men, read as for painting.
+    """Bare faces of the training split that look ahead, as many women as men, analyzed as for a picture.
 
     Raises:
         ValueError: there are not enough of them.
@@ -77,72 +78,84 @@ def pick_photos(anonymize: FaceAnonymizer, faces: FaceSet, count: int) -> list[R
     return picked
 
 
-def roughness(anonymize: FaceAnonymizer, photos: Sequence[ReadyFace], pairs: Sequence[tuple[int, int]]) -> np.ndarray:
-    """(P,) furrows of everybody painted onto a photo, for pairs of a number in the bank and one among the photos."""
+def measure_furrows(
+    anonymize: FaceAnonymizer, photos: Sequence[ReadyFace], pairs: Sequence[tuple[int, int]]
+) -> np.ndarray:
+    """Generates identities on photos.
+
+    Args:
+        anonymize: its pipeline and bank.
+        photos: to generate faces on.
+        pairs: P numbers of an identity in the bank and of a photo.
+
+    Returns:
+        (P,) furrows of each face, in levels of 255.
+    """
     found: list[float] = []
     settings = Settings(repulsion=Repulsion(scale=0))
-    parts = [pairs[first : first + AT_ONCE] for first in range(0, len(pairs), AT_ONCE)]
+    parts = [pairs[first : first + BATCH] for first in range(0, len(pairs), BATCH)]
     for part in tqdm(parts, unit="batch"):
         faces = [photos[photo] for _, photo in part]
         seeds = [number for number, _ in part]
         targets = [anonymize.bank.target(number) for number in seeds]
-        painted, meshes = paint_people(anonymize.pipeline, anonymize.reader, faces, targets, seeds, settings)
-        found += map(furrows, painted, meshes)
+        generated, meshes = paint_people(anonymize.pipeline, anonymize.reader, faces, targets, seeds, settings)
+        found += map(furrows, generated, meshes)
     return np.array(found)
 
 
-def groups(attributes: np.ndarray) -> np.ndarray:
+def demographic_groups(attributes: np.ndarray) -> np.ndarray:
     """(N, 5) attributes as the bank has them -> (N,) number of the group that each belongs to, 0 to 17."""
     age, male, skin = attributes[:, 0], attributes[:, 1] > 0.5, attributes[:, 2]
     thirds = [np.searchsorted(np.quantile(values, [1 / 3, 2 / 3]), values) for values in (age, skin)]
     return thirds[0] * 6 + thirds[1] * 2 + male
 
 
-def roughest(rough: np.ndarray, group: np.ndarray, most: float, share: float) -> np.ndarray:
-    """(N,) furrows, (N,) group -> (N,) bool: above `most`, and among the roughest `share` of their group."""
-    out = np.zeros(len(rough), bool)
+def select_dropped(found: np.ndarray, group: np.ndarray, max_furrows: float, max_share: float) -> np.ndarray:
+    """(N,) furrows, (N,) group -> (N,) bool: above `max_furrows`, and among the worst `max_share` of their group."""
+    dropped = np.zeros(len(found), bool)
     for number in np.unique(group):
         members = np.nonzero(group == number)[0]
-        worst = members[np.argsort(-rough[members], kind="stable")][: int(share * len(members))]
-        out[worst] = rough[worst] > most
-    return out
+        worst = members[np.argsort(-found[members], kind="stable")][: int(max_share * len(members))]
+        dropped[worst] = found[worst] > max_furrows
+    return dropped
 
 
-def audition(options: Options) -> None:
-    """Rewrites the bank without those who came out rough, and says how many in `audition.json` beside it.
+def filter_bank(options: Options) -> None:
+    """Rewrites the bank with the identities that are kept, and says how many in `audition.json` beside it.
 
     Raises:
         ValueError: a share outside of [0, 1), or too few photos.
     """
-    if not 0 <= options.share < 1:
-        raise ValueError(f"--share must lie in [0, 1), or nobody would be left; got {options.share}")
+    if not 0 <= options.max_share < 1:
+        raise ValueError(f"--max-share must lie in [0, 1), or nobody would be kept; got {options.max_share}")
     if options.threads:
         torch.set_num_threads(options.threads)
     folder = Path(options.weights) / "face256"
     anonymize = FaceAnonymizer.from_pretrained(folder, reader=Path(options.weights) / "reader")
-    faces = load_faces(Path(options.data), limit=options.limit or None)
+    faces = load_faces(options.data, limit=options.limit)
     photos, bank = pick_photos(anonymize, faces, options.photos), anonymize.bank
     mismatch = np.stack([bank.mismatch(face.wanted) for face in photos], 1)
-    best = np.argsort(mismatch, 1, kind="stable")[:, : max(options.looks, 1)]
-    rough = roughness(anonymize, photos, [(n, int(best[n, 0])) for n in range(len(best))])
-    suspects = np.nonzero(rough > SUSPECT * options.most)[0]
+    best = np.argsort(mismatch, 1, kind="stable")[:, : max(options.photos_each, 1)]
+    found = measure_furrows(anonymize, photos, [(n, int(best[n, 0])) for n in range(len(best))])
+    suspects = np.nonzero(found > SUSPECT * options.max_furrows)[0]
     again = [(int(n), int(photo)) for n in suspects for photo in best[n, 1:]]
     if again:
-        others = roughness(anonymize, photos, again).reshape(len(suspects), -1)
-        rough[suspects] = (rough[suspects] + others.sum(1)) / best.shape[1]
-    stay = ~roughest(rough, groups(bank.attributes), options.most, options.share)
-    log.info("%d of %d stay; %d times somebody was painted onto another photo", stay.sum(), len(stay), len(again))
-    IdentityBank(bank.embedding[stay], bank.person[stay], bank.attributes[stay]).save(folder / IDENTITIES)
-    shares = {f"percentile_{q}": round(float(np.percentile(rough, q)), 2) for q in (50, 75, 90, 95, 99)}
-    told = {"most": options.most, "share": options.share, "looks": options.looks, "furrows": shares}
-    write_json(told | {"heard": len(stay), "left_out": int((~stay).sum())}, folder / "audition.json")
+        others = measure_furrows(anonymize, photos, again).reshape(len(suspects), -1)
+        found[suspects] = (found[suspects] + others.sum(1)) / best.shape[1]
+    groups = demographic_groups(bank.attributes)
+    kept = ~select_dropped(found, groups, options.max_furrows, options.max_share)
+    log.info("%d of %d identities kept; %d were generated on another photo, too", kept.sum(), len(kept), len(again))
+    IdentityBank(bank.embedding[kept], bank.person[kept], bank.attributes[kept]).save(folder / IDENTITIES)
+    percentiles = {f"percentile_{q}": round(float(np.percentile(found, q)), 2) for q in (50, 75, 90, 95, 99)}
+    names = ("max_furrows", "max_share", "photos_each")
+    record = {name: getattr(options, name) for name in names} | {"furrows": percentiles}
+    write_json(record | {"evaluated": len(kept), "kept": int(kept.sum())}, folder / RECORD)
     write_hashes(folder)
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Command-line door."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    audition(parse_options(Options, argv, __doc__.splitlines()[0]))
+    """Entry point of the command."""
+    run_command(Options, filter_bank, argv, __doc__)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Who somebody is, apart from everybody: embeddings and geometry of the people that a painter is asked for."""
+"""Makes target identities: embeddings without what all people share, and their geometry on another's crop."""
 
 from __future__ import annotations
 
@@ -12,23 +12,42 @@ from deid_diffusion.faces.geometry import FIVE, apply, compose, crop_from_image,
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, POINTS
 from deid_diffusion.training.data import Batch, FaceSet
 
-# Of what is a person's own geometry, at most, in wishes: painters paint towards an average face, and so learn not to.
-# People of the bank keep theirs as it is: overdone, it cost likeness in pose and gained next to nothing for a judge.
-OVERDO = 1.2
+# Of a person's own geometry, at most, in counterfactual conditions: generators tend to an average face, and so learn
+# not to. People of the bank keep theirs as it is: exaggerated, it cost accuracy in pose and gained next to nothing
+# for recognisers.
+MAX_EXAGGERATION = 1.2
 
 
-def apart(embedding: torch.Tensor, crowd: torch.Tensor, share: float | torch.Tensor = 1.0) -> torch.Tensor:
-    """(N, D), (D,) mean of many -> (N, D) unit norm: people without a share of what they all have in common."""
-    return F.normalize(embedding - share * crowd, dim=-1)
+def decorrelate(embedding: torch.Tensor, mean: torch.Tensor, share: float | torch.Tensor = 1.0) -> torch.Tensor:
+    """Embeddings without a share of what all people have in common.
+
+    Args:
+        embedding: (N, D) unit norm.
+        mean: (D,) of many people's.
+        share: of the mean, in [0, 1]; a number or (N, 1).
+
+    Returns:
+        (N, D) unit norm.
+    """
+    return F.normalize(embedding - share * mean, dim=-1)
 
 
-def geometry_of(shape: FaceShape, landmarks: np.ndarray, expression: np.ndarray) -> np.ndarray:
-    """(478, 3) crop pixels -> (P,) geometry of the person, within what the bank of identities holds."""
+def identity_coefficients(shape: FaceShape, landmarks: np.ndarray, expression: np.ndarray) -> np.ndarray:
+    """Identity coefficients of the face shape, within what the bank of identities holds.
+
+    Args:
+        shape: the model that they are coefficients of.
+        landmarks: (478, 3) crop pixels.
+        expression: (E,) values of EXPRESSION_NAMES.
+
+    Returns:
+        (P,) in standard deviations, cut to [-2, 2].
+    """
     return np.clip(shape.person_part(shape.locate(landmarks).unplace(landmarks), expression), -2, 2)
 
 
-def lend_geometry(batch: Batch, faces: FaceSet, chosen: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
-    """The batch's landmarks with the painter's points moved to where the chosen people have theirs.
+def transfer_geometry(batch: Batch, faces: FaceSet, chosen: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
+    """The batch's landmarks with the generator's points moved to where the chosen people have theirs.
 
     Pose and expression stay the crop's, and so does the outline, which the masks are drawn around. As at inference,
     the face stands where a crop of it would put it.
@@ -37,15 +56,15 @@ def lend_geometry(batch: Batch, faces: FaceSet, chosen: torch.Tensor, gain: torc
         batch: B crops.
         faces: where the chosen people are.
         chosen: (B,) their numbers.
-        gain: (B,) how much to overdo what is theirs, 1 = not at all.
+        gain: (B,) factor that exaggerates what is theirs, 1 = not at all.
 
     Returns:
-        (B, 478, 3).
+        (B, 478, 3) crop pixels.
     """
     shape, out = faces.shape, batch.landmarks.clone()
     columns = [ATTRIBUTE_NAMES.index(name) for name in EXPRESSION_NAMES]
     # All at once from the device: each way there and back waits for all that it has to do.
-    owns, others, said, theirs_said = (
+    own_points, their_points, own_expressions, their_expressions = (
         values.double().cpu().numpy()
         for values in (
             batch.landmarks, faces.landmarks[chosen], batch.attributes[:, columns].nan_to_num(),
@@ -53,12 +72,12 @@ def lend_geometry(batch: Batch, faces: FaceSet, chosen: torch.Tensor, gain: torc
         )
     )  # fmt: skip
     rows = []
-    for own, other, expression, theirs_expression, much in zip(
-        owns, others, said, theirs_said, gain.tolist(), strict=True
+    for own, other, expression, theirs_expression, factor in zip(
+        own_points, their_points, own_expressions, their_expressions, gain.tolist(), strict=True
     ):
         place = shape.locate(own)
         canonical = place.unplace(own)
-        theirs = geometry_of(shape, other, theirs_expression) * much
+        theirs = identity_coefficients(shape, other, theirs_expression) * factor
         change = theirs - shape.person_part(canonical, expression)
         moved = canonical + np.tensordot(change * shape.person_std, shape.person_basis, axes=1)
         flat = place.place(moved)[:, :2]

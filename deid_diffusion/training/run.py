@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 RENAMED = {
     "reader": "estimator", "guide": "id_encoder", "teacher": "recogniser", "wish_weight": "counterfactual_weight",
     "wish_batch": "counterfactual_batch", "people": "identities", "looks": "photos_each", "most": "max_furrows",
-    "share": "max_share", "temperature": "noise_scale",
+    "share": "max_share", "temperature": "noise_scale", "tone_weight": "colour_weight",
 }  # fmt: skip
 # Options that are paths, of which only the last part goes into a metrics file.
 FOLDERS = ("data", "labels", "hand", "out", "start", "perceptual", "estimator", "id_encoder", "recogniser", "critic")
