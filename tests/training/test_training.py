@@ -40,7 +40,7 @@ from deid_diffusion.training.losses import PerceptualLoss
 from deid_diffusion.training.masks import BROWS, foreheads, inner_faces, random_masks
 from deid_diffusion.training.muon import Muon, orthogonalised
 from deid_diffusion.training.resnet import build_resnet
-from deid_diffusion.training.run import RunOptions, begin, build_optimiser, parse_options
+from deid_diffusion.training.run import RunOptions, begin, build_optimiser, integers, parse_options, run_training
 from tests.tiny import tiny_shape
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -276,8 +276,8 @@ def test_six_commands_make_weights_that_the_anonymizer_loads(data, features, tmp
     Probes({"glasses": torch.zeros(1586)}).save(tmp_path / "labels.safetensors")
     keys = np.load(Path(data) / "synthetic.npz")["key"]
     np.savez(tmp_path / "labels.npz", key=keys, glasses=np.zeros(len(keys), np.float32))
-    pack.main(["--data", data, "--inpaint", blended, "--id-encoder", runs["id_encoder"], "--identities", "6", "--estimator",
-               runs["estimator"], "--out", str(out), "--labels", str(tmp_path / "labels.npz")])  # fmt: skip
+    parts = ["--inpaint", blended, "--id-encoder", runs["id_encoder"], "--estimator", runs["estimator"]]
+    pack.main(["--data", data, *parts, "--identities", "6", "--out", str(out), "--labels", f"{tmp_path}/labels.npz"])
     anonymize = FaceAnonymizer.from_pretrained(out / "face256", reader=out / "reader")
     assert anonymize.hashes["identities.safetensors"]
     assert len(anonymize.bank.embedding) == 6
