@@ -1,8 +1,10 @@
 """Each training script: overfits one batch in a few steps, writes what the public entry points load, and resumes."""
 
 import copy
+import importlib
 import io
 import json
+import re
 import shutil
 import tarfile
 from pathlib import Path
@@ -342,6 +344,17 @@ def test_options_become_flags_and_wrong_ones_exit_2(capsys):
         parse_options(inpaint.Options, ["--minutes", "soon"], "x")
     assert stop.value.code == 2
     assert "--minutes" in capsys.readouterr().err
+
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+
+
+@pytest.mark.parametrize("line", re.findall(r"^deid train (.+?) *(?:#.*)?$", README, re.MULTILINE))
+def test_the_readme_s_training_commands_have_these_options(line):
+    name, *words = line.split()
+    command = importlib.import_module(f"deid_diffusion.training.{name}")
+    options = parse_options(command.Options, words, "x")
+    assert vars(options) != vars(command.Options())
 
 
 @pytest.mark.parametrize("shape", [(6, 40), (40, 6), (12, 12)])
