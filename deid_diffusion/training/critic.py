@@ -80,7 +80,7 @@ def masked_mean(scores: list[torch.Tensor], mask: torch.Tensor) -> torch.Tensor:
     """Scores (B, 1, h, w), mask (B, 1, S, S) -> their mean inside the mask; elsewhere both pictures are the same."""
     total = mask.new_zeros(())
     for score in scores:
-        weight = F.adaptive_avg_pool2d(mask, score.shape[-2:])
+        weight = F.adaptive_avg_pool2d(mask, tuple(score.shape[-2:]))
         total = total + (score * weight).sum() / weight.sum().clamp_min(1e-6)
     return total / len(scores)
 

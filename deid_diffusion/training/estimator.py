@@ -115,13 +115,19 @@ def evaluate_on_hand_labels(network: torch.nn.Module, faces: FaceSet, hand: Hand
     return {name: score(row.sigmoid().numpy(), hand.values[name][kept]) for name, row in logits.items()}
 
 
-def train(options: Options) -> dict[str, Any]:
-    """Trains, checkpoints, saves the averaged network in half precision; returns the metrics it wrote."""
-    accelerator, out = begin(options), Path(options.out)
-    faces = load_faces(options.data, device=accelerator.device, limit=options.limit, labels=options.labels)
+def load_labelled_faces(options: Options, device: torch.device) -> tuple[FaceSet, HandLabels | None]:
+    """The crops, and the hand labels if the options name some, whose hold-out is then never drawn."""
+    faces = load_faces(options.data, device=device, limit=options.limit, labels=options.labels)
     hand = HandLabels.load(options.hand) if options.hand else None
     if hand:
         hand.leave_out(faces)
+    return faces, hand
+
+
+def train(options: Options) -> dict[str, Any]:
+    """Trains, checkpoints, saves the averaged network in half precision; returns the metrics it wrote."""
+    accelerator, out = begin(options), Path(options.out)
+    faces, hand = load_labelled_faces(options, accelerator.device)
     if options.start:
         network = widened(ResNetForImageClassification.from_pretrained(options.start, dtype=torch.float32)).train()
     else:

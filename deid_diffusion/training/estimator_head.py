@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from transformers import ResNetForImageClassification
 
-from deid_diffusion.training.data import Batch, FaceSet, augmented_batch, load_faces
+from deid_diffusion.training.data import Batch, FaceSet, augmented_batch
 from deid_diffusion.training.estimator import (
     ALIGNED,
     JITTER,
@@ -26,9 +26,9 @@ from deid_diffusion.training.estimator import (
     estimator_loss,
     evaluate_estimator,
     evaluate_on_hand_labels,
+    load_labelled_faces,
     widened,
 )
-from deid_diffusion.training.hand_labels import HandLabels
 from deid_diffusion.training.run import begin, option, recipe, run_command, run_training, write_json
 
 log = logging.getLogger(__name__)
@@ -81,10 +81,7 @@ def fill_pool(network: ResNetForImageClassification, faces: FaceSet, options: He
 def train(options: HeadOptions) -> dict[str, Any]:
     """Trains, saves the estimator in half precision; returns the metrics it wrote, those from before with them."""
     accelerator, out = begin(options), Path(options.out)
-    faces = load_faces(options.data, device=accelerator.device, limit=options.limit, labels=options.labels)
-    hand = HandLabels.load(options.hand) if options.hand else None
-    if hand:
-        hand.leave_out(faces)
+    faces, hand = load_labelled_faces(options, accelerator.device)
     # Statistics of the batch norms stay, or the few crops here would move them away from the trunk's.
     network = widened(ResNetForImageClassification.from_pretrained(options.start, dtype=torch.float32)).eval()
     network.to(accelerator.device)

@@ -63,7 +63,7 @@ class Muon(torch.optim.Optimizer):
         return loss
 
     def _muon(self, weights: list[torch.nn.Parameter], group: dict[str, Any]) -> None:
-        grads = [weight.grad for weight in weights]
+        grads = [weight.grad for weight in weights if weight.grad is not None]
         momenta = [self.state[weight].setdefault("momentum", torch.zeros_like(weight)) for weight in weights]
         torch._foreach_lerp_(momenta, grads, 1 - group["momentum"])
         alike: dict[torch.Size, list[tuple[torch.nn.Parameter, torch.Tensor]]] = {}
@@ -84,7 +84,7 @@ class Muon(torch.optim.Optimizer):
             state["step"] = state.get("step", 0) + 1
             ages.setdefault(state["step"], []).append(weight)
         for step, some in ages.items():
-            grads = [weight.grad for weight in some]
+            grads = [weight.grad for weight in some if weight.grad is not None]
             first, second = (
                 [self.state[weight].setdefault(name, torch.zeros_like(weight)) for weight in some]
                 for name in ("first", "second")

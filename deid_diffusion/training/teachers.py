@@ -54,18 +54,17 @@ class FrozenTeachers:
             recogniser: TorchScript file; empty for none.
             classifiers: safetensors that `deid train label` wrote beside the labels; none if there is no such file.
         """
-        nets = [
+        first, second = (
             ResNetForImageClassification.from_pretrained(folder, dtype=torch.float32).eval().requires_grad_(False)
             for folder in (Path(estimator) / "network", Path(id_encoder) / "id_encoder")
-        ]
-        nets = [net.to(device) for net in nets]
+        )
         script = None
         if recogniser:
             script = torch.jit.load(str(recogniser), map_location=device).eval()
             for weight in script.parameters():
                 weight.requires_grad_(False)  # a ScriptModule knows no requires_grad_ of its own
         fitted = Probes.load(Path(classifiers)) if classifiers and Path(classifiers).exists() else None
-        return cls(*nets, recogniser=script, classifiers=fitted)
+        return cls(first.to(device), second.to(device), script, fitted)
 
     def estimator_states(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """(B, 3, S, S) in [-1, 1] -> the estimator's hidden states, (B, C, h, w) each, with gradients."""
