@@ -1,10 +1,10 @@
-"""Averages the weights of a generator before and after a fine-tune: most of what each is good at, in one.
+"""Averages the weights of a generator before and after a fine-tune.
 
     deid train blend --before runs/inpaint --after runs/distill --share 0.6 --emphasise glasses=2 --out runs/blend
 
-Training on counterfactual conditions makes a generator follow them and costs it some realism. On the straight line
-between the two sets of weights, what it learned comes sooner than what it lost goes (Wortsman et al. 2022, "Robust
-fine-tuning of zero-shot models").
+Most of what each is good at, in one: training on counterfactual conditions makes a generator follow them and costs it
+some realism. On the straight line between the two sets of weights, what it learned comes sooner than what it lost goes
+(Wortsman et al. 2022, "Robust fine-tuning of zero-shot models").
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""Trains the face estimator: 478 landmarks, age, gender, expression, glasses and facial hair from one small crop.
+"""Trains the face estimator: landmarks and attributes from one small crop.
 
     deid train estimator --data faces/ --labels labels.npz --out runs/estimator --minutes 60
 
-Distilled from the labels beside the crops, and from those of `deid train label`. It also fits the face-shape model
-(average face, expression, identity) that makes landmarks identity-free, and saves it beside the network.
+478 landmarks, age, presented gender, expression, glasses and facial hair, from the labels beside the crops and from
+`deid train label`. It also fits the face-shape model (average face, expression, identity) that makes landmarks
+identity-free, and saves it beside the network.
 """
 
 from __future__ import annotations

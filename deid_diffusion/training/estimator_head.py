@@ -1,4 +1,4 @@
-"""Trains a finished face estimator on new labels: fits its last stage and head on a trunk that stays as it is.
+"""Fits the last stage and the head of a finished face estimator to new labels.
 
     deid train estimator_head --data faces/ --labels labels.npz --hand hand_labels.csv \\
         --start weights/reader/network --out runs/estimator --minutes 10

@@ -1,10 +1,10 @@
-"""Filters the identity bank: generates each identity on photos, and drops those whose faces have furrows like scars.
+"""Filters the identity bank: drops identities whose generated faces have furrows like scars.
 
     deid train filter_bank --data faces/ --weights weights
 
-Some identities lie further from the mean than any photo that the generator was trained on, and it fills what it does
-not know with furrows. That depends on the identity far more than on the photo. Old people have furrows by right, and
-rare people are not to become rarer: of no group is more than a set share dropped.
+Each identity is generated on photos. Some lie further from the mean than any photo that the generator was trained on,
+and it fills what it does not know with furrows. That depends on the identity far more than on the photo. Old people
+have furrows by right, and rare people are not to become rarer: of no group is more than a set share dropped.
 """
 
 from __future__ import annotations
