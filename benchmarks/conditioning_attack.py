@@ -143,7 +143,7 @@ def main() -> None:
     parser.add_argument("probes", type=Path, help="folder with a photo of each person")
     parser.add_argument("--gallery", type=Path, required=True, help="folder with another photo of each, same names")
     parser.add_argument("--yunet", type=Path, required=True, help="YuNet's ONNX file")
-    parser.add_argument("--estimator", type=Path, default=weights_dir("reader"), help="folder of its weights")
+    parser.add_argument("--estimator", type=Path, default=weights_dir("face_estimator"), help="folder of its weights")
     parser.add_argument("--rounds", type=int, default=20, help="random halves to average over (20)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

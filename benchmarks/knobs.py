@@ -29,7 +29,14 @@ from deid_diffusion.faces.attribute_classifiers import REGIONS, AttributeClassif
 from deid_diffusion.faces.estimator import as_unit
 from deid_diffusion.settings import Settings
 from deid_diffusion.training.data import load_faces
-from deid_diffusion.training.label import HAND, SEEN, HandLabels, fit_as_seen, fit_calibrated, look_plainly
+from deid_diffusion.training.label import (
+    HAND,
+    HAND_LABELLED,
+    HandLabels,
+    fit_calibrated,
+    fit_on_raw_columns,
+    plain_features,
+)
 from deid_diffusion.types import Face
 
 # Low and high are well inside what the training crops show.
@@ -49,17 +56,17 @@ class LooksJudge:
     def __init__(self, folder: Path):
         faces, hand = load_faces(folder), HandLabels.load(HAND)
         rows, probes = hand.rows_of(faces.keys), {}
-        for name in SEEN:
+        for name in HAND_LABELLED:
             region = REGIONS[name]
             kept = hand.holdout & (rows >= 0) & np.isfinite(hand.values[name])
-            found = look_plainly(faces, torch.from_numpy(rows[kept]), region)
+            found = plain_features(faces, torch.from_numpy(rows[kept]), region)
             target = torch.from_numpy(hand.values[name][kept])
-            probes[name] = fit_as_seen(found, partial(fit_calibrated, target=target, decay=region.decay))
-        self.probes = AttributeClassifiers(probes)
+            probes[name] = fit_on_raw_columns(found, partial(fit_calibrated, target=target, decay=region.decay))
+        self.classifiers = AttributeClassifiers(probes)
 
     def __call__(self, crops: np.ndarray, meshes: np.ndarray) -> dict[str, np.ndarray]:
         """(N, S, S, 3) uint8, (N, 478, 2) -> (N,) probabilities of each."""
-        return {name: value.numpy() for name, value in self.probes.read(as_unit(crops), meshes).items()}
+        return {name: value.numpy() for name, value in self.classifiers(as_unit(crops), meshes).items()}
 
 
 def measure(image: np.ndarray, face: Face, nets: FaceNets) -> dict[str, float]:

@@ -67,7 +67,7 @@ def _look(anonymize: FaceAnonymizer, path: Path) -> tuple[np.ndarray, float, flo
     (crop,) = crop_faces(image, [reference_face(anonymize.detect(image), str(path))], anonymize.estimator)
     if crop is None:
         raise ValueError(f"{path}: no readable face")
-    said = anonymize.estimator.read(crop.image[None])[0].attributes
+    said = anonymize.estimator.analyze(crop.image[None])[0].attributes
     return anonymize._embed(crop.image[None])[0], said.male, said.skin_l
 
 

@@ -101,11 +101,12 @@ def push_call(size: int, dtype: torch.dtype):
     from diffusers import AutoencoderTiny
 
     from deid_diffusion.pipelines.recognise import embed
-    from deid_diffusion.training.id_encoder import Options, build_guide
+    from deid_diffusion.training.id_encoder import Options
+    from deid_diffusion.training.resnet import build_resnet
+    from deid_diffusion.training.run import integers
 
     tiny = AutoencoderTiny.from_config(FACTS["taesd"]["preview_vae"]).to(dtype).eval()
-    widths = getattr(Options(), "widths", "32,64,128,256")
-    guide = build_guide(tuple(int(width) for width in str(widths).split(",")), 256).eval()
+    guide = build_resnet(integers(Options().widths), 256).eval()
 
     def push():
         x0 = torch.zeros(1, 4, size // 8, size // 8, requires_grad=True)

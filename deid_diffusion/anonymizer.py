@@ -141,8 +141,8 @@ class FaceAnonymizer:
         given = {name: value for name, value in given.items() if value is not None}
         loaded, identities = load_with_identities(spec.model, spec.device, spec.id_encoder, **given)
         loaded.pipe.set_progress_bar_config(disable=True)
-        folder = weights_dir("reader") if spec.estimator is None else Path(spec.estimator)
-        hashes = loaded.hashes | {f"estimator/{name}": value for name, value in check_hashes(folder).items()}
+        folder = weights_dir("face_estimator") if spec.estimator is None else Path(spec.estimator)
+        hashes = loaded.hashes | {f"face_estimator/{name}": value for name, value in check_hashes(folder).items()}
         return cls(
             loaded.pipe,
             FaceEstimator.from_pretrained(folder, spec.device),

@@ -44,6 +44,6 @@ def shared() -> Path:
 def weights() -> Path:
     """The shipped weights, or a skip while there are none."""
     folder = CHECKOUT / "weights"
-    if not ((folder / "face256" / "model_index.json").exists() and (folder / "reader").is_dir()):
-        pytest.skip("weights/face256 and weights/reader are not trained yet")
+    if not ((folder / "face256" / "model_index.json").exists() and (folder / "face_estimator").is_dir()):
+        pytest.skip("weights/face256 and weights/face_estimator are not trained yet")
     return folder

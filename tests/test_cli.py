@@ -1,5 +1,6 @@
 import io
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -186,9 +187,6 @@ def test_an_interrupted_glob_goes_on_although_it_now_finds_outputs(tmp_path, pai
         (["p.png", "--strength", "nan"], "wanted a number"),
         (["p.png", "--repulsion", "-3"], "scale must be >= 0"),
         (["p.png", "--seed", "x"], "wanted a whole number"),
-        (["p.png", "--method", "magic"], "invalid choice"),
-        (["p.png", "--method", "swap"], "not available yet"),
-        (["p.png", "--method", "perturb"], "not available yet"),
         (["p.png", "--method", "k-same", "--k", "1"], "k must be >= 2"),
         (["p.png", "-o", "p.png"], "got the input"),
         (["p.png", "--report", "p.png"], "wanted the name of a JSON file"),
@@ -243,7 +241,7 @@ def test_a_reference_of_two_people_ends_the_run_before_anything_is_written(tmp_p
         five = np.array([[4, 4], [8, 4], [6, 6], [4, 8], [8, 8]])
         reference_face([Face(np.array([2, 2, 10, 10]), five)] * 2, photos[0])
 
-    monkeypatch.setattr(painter, "people", refused)
+    monkeypatch.setattr(painter, "embed_references", refused)
     source, reference = photo(tmp_path / "p.png"), photo(tmp_path / "both.png")
     assert run(source, "--except", reference) == 2
     assert "both.png: wanted a reference photo of one person, got 2 faces" in capsys.readouterr().err
@@ -311,12 +309,40 @@ def test_attributes_are_listed(capsys):
 @pytest.mark.parametrize("words", [[], ["nonsense"]])
 def test_train_names_what_can_be_trained(words, capsys):
     assert cli.main(["train", *words]) == 2
-    assert "wanted one of inpaint, reader" in capsys.readouterr().err
+    assert "wanted one of blend, distill" in capsys.readouterr().err
+
+
+def test_train_lists_every_script_with_what_it_does(capsys):
+    assert cli.main(["train", "--help"]) == 0
+    out = capsys.readouterr().out
+    for name in ("inpaint", "estimator", "estimator_head", "id_encoder", "distill", "blend", "label", "pack",
+                 "filter_bank", "sample_grid"):  # fmt: skip
+        assert re.search(rf"^  {name} +[A-Z].*[.:,]", out, re.MULTILINE), name
+    assert "counterfactual" not in out  # has no main: it is no command
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (["audition"], "is now called `deid train filter_bank`"),
+        (["reader"], "is now called `deid train estimator`"),
+        (["distill", "--wish-weight", "0.1"], "--wish-weight is now called --counterfactual-weight"),
+        (["distill", "--guide=runs/id_encoder"], "--guide is now called --id-encoder"),
+        (["filter_bank", "--share", "0.2"], "--share is now called --max-share"),
+    ],
+)
+def test_train_answers_an_old_name_with_the_new_one(words, answer, capsys):
+    try:
+        code = cli.main(["train", *words])
+    except SystemExit as leaving:
+        code = leaving.code
+    assert code == 2
+    assert answer in " ".join(capsys.readouterr().err.split())
 
 
 def test_train_hands_the_rest_on(capsys):
     with pytest.raises(SystemExit):
-        cli.main(["train", "reader", "--help"])
+        cli.main(["train", "estimator", "--help"])
     assert "--minutes" in capsys.readouterr().out
 
 

@@ -13,7 +13,7 @@ from deid_diffusion.evaluation.results import EvalReport
 
 from .fakes import Inverter, photo
 
-HASHES = {"unet/a": "1", "id_encoder/b": "2", "reader/c": "3"}
+HASHES = {"unet/a": "1", "id_encoder/b": "2", "face_estimator/c": "3"}
 
 
 class Hashed(Inverter):
@@ -143,6 +143,10 @@ def test_outputs_among_the_originals_are_refused(originals, painter, capsys):
 
 
 def test_the_shipped_weights_are_named_as_a_report_names_them(weights):
-    assert {name.split("/")[0] for name in compare._present("k-same")} == {"id_encoder", "reader", "thresholds.json"}
+    assert {name.split("/")[0] for name in compare._present("k-same")} == {
+        "id_encoder",
+        "face_estimator",
+        "thresholds.json",
+    }
     assert compare._present("blank") == {}
     assert any(name.startswith("unet/") for name in compare._present("inpaint"))

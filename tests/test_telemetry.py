@@ -73,7 +73,7 @@ def test_the_hub_gets_no_ping_whoever_is_imported_first(tmp_path, first):
     assert watched(first + PING + said, folder=tmp_path) == (0, "", [])
 
 
-@pytest.mark.parametrize("words", [["--version"], ["run", "--set", "help"], ["train", "reader", "--help"]])
+@pytest.mark.parametrize("words", [["--version"], ["run", "--set", "help"], ["train", "estimator", "--help"]])
 def test_commands_that_only_talk(tmp_path, words):
     assert watched(DEID, *words, folder=tmp_path) == (0, "", [])
 

@@ -4,13 +4,12 @@ import numpy as np
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
 
-from deid_diffusion.faces.estimator import FaceEstimator
+from deid_diffusion.faces.estimator import OUTPUTS, FaceEstimator
 from deid_diffusion.faces.face_shape import FaceShape
 from deid_diffusion.methods.identity_bank import IdentityBank
 from deid_diffusion.pipelines.conditioning import FIELDS, POINTS
 from deid_diffusion.pipelines.face_inpaint import FaceInpaintPipeline
-from deid_diffusion.training.id_encoder import build_guide
-from deid_diffusion.training.reader import build_reader
+from deid_diffusion.training.resnet import build_resnet
 
 DIM = 16
 
@@ -27,7 +26,7 @@ def tiny_unet(size: int = 32) -> UNet2DConditionModel:
 
 def tiny_pipeline(size: int = 32) -> FaceInpaintPipeline:
     torch.manual_seed(1)
-    guide = build_guide((8, 8, 8, 8), DIM).eval()
+    guide = build_resnet((8, 8, 8, 8), DIM).eval()
     pipe = FaceInpaintPipeline(tiny_unet(size), FlowMatchEulerDiscreteScheduler(shift=3.0), guide)
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -56,7 +55,7 @@ def tiny_shape() -> FaceShape:
 def tiny_estimator() -> FaceEstimator:
     """A real network that always answers about the average face, upright in the middle of the crop."""
     torch.manual_seed(2)
-    shape, network = tiny_shape(), build_reader((8, 8, 8, 8)).eval()
+    shape, network = tiny_shape(), build_resnet((8, 8, 8, 8), OUTPUTS).eval()
     head = network.classifier[-1]
     with torch.no_grad():
         head.weight.mul_(1e-3)

@@ -15,7 +15,7 @@ from .options import REDACTIONS, Parser
 
 METHODS = ("inpaint", "k-same", *REDACTIONS)
 # First parts of the names of the weight files that shape a method's outputs; inpaint depends on all.
-_WEIGHTS = {"k-same": ("id_encoder", "reader", "thresholds.json"), **dict.fromkeys(REDACTIONS, ())}
+_WEIGHTS = {"k-same": ("id_encoder", "face_estimator", "thresholds.json"), **dict.fromkeys(REDACTIONS, ())}
 
 
 def main(argv: list[str]) -> int:
@@ -107,7 +107,7 @@ def _present(method: str) -> dict[str, str]:
     from deid_diffusion.models.weights import check_hashes, weights_dir
 
     hashes = check_hashes(weights_dir("face256"))
-    hashes |= {f"reader/{name}": value for name, value in check_hashes(weights_dir("reader")).items()}
+    hashes |= {f"face_estimator/{name}": value for name, value in check_hashes(weights_dir("face_estimator")).items()}
     return {name: value for name, value in hashes.items() if _counts(method, name)}
 
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 ANGLES, CELL = 9, 8  # of half a turn; px of the region as seen
 FLAT = 1e-6  # an edge that is none, in units of the full range
-FILE = "probes.safetensors"
+FILE = "attribute_classifiers.safetensors"
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class AttributeClassifiers:
 
     @classmethod
     def load(cls, path: Path) -> AttributeClassifiers:
-        """Reads `probes.safetensors`.
+        """Reads `attribute_classifiers.safetensors`.
 
         Raises:
             ValueError: it holds attributes that have no region.

@@ -117,7 +117,7 @@ class FaceEstimator:
         if network.config.num_labels != OUTPUTS:
             raise ValueError(
                 f"the estimator in {folder} gives {network.config.num_labels} numbers a face, wanted {OUTPUTS}; widen "
-                f"it with `deid train reader_head --start {folder / 'network'}`, or take the shipped one"
+                f"it with `deid train estimator_head --start {folder / 'network'}`, or take the shipped one"
             )
         classifiers = AttributeClassifiers.load(folder / CLASSIFIERS) if (folder / CLASSIFIERS).exists() else None
         ood = OODScore.load(folder / OOD) if (folder / OOD).exists() else None

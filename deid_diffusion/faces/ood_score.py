@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-FILE = "likeness.safetensors"
+FILE = "ood_score.safetensors"
 STAGES = (2, 3)  # of the hidden states: after the second and the third stage
 SMOOTH = 0.02  # of the mean variance is added to each: directions that hardly vary in photos say little
 
@@ -43,7 +43,7 @@ class OODScore:
 
     @classmethod
     def load(cls, path: Path) -> OODScore:
-        """Reads `likeness.safetensors`."""
+        """Reads `ood_score.safetensors`."""
         from safetensors.torch import load_file
 
         arrays = {name: value.float() for name, value in load_file(path).items()}

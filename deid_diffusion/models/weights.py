@@ -11,7 +11,7 @@ _PACKAGE = Path(__file__).parent.parent
 
 
 def weights_dir(name: str) -> Path:
-    """Folder of the shipped weights called `name` ("face256", "reader").
+    """Folder of the shipped weights called `name` ("face256", "face_estimator").
 
     Raises:
         FileNotFoundError: when neither the wheel nor a checkout holds it.

@@ -1,16 +1,15 @@
-"""Averages the weights of a painter before and after a fine-tune: most of what each is good at, in one.
+"""Averages the weights of a generator before and after a fine-tune.
 
     deid train blend --before runs/inpaint --after runs/distill --share 0.6 --emphasise glasses=2 --out runs/blend
 
-A run of wishes makes a painter obey and costs it some likeness to photos. On the straight line between the two sets of
-weights, what it learned comes sooner than what it lost goes (Wortsman et al. 2022, "Robust fine-tuning of zero-shot
-models").
+Most of what each is good at, in one: training on counterfactual conditions makes a generator follow them and costs it
+some realism. On the straight line between the two sets of weights, what it learned comes sooner than what it lost goes
+(Wortsman et al. 2022, "Robust fine-tuning of zero-shot models").
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +18,8 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, FIELDS
-from deid_diffusion.training.run import option, parse_options, write_json
+from deid_diffusion.training.run import option, run_command, write_json
 
-log = logging.getLogger(__name__)
 CONDITION = "class_embedding.linear_1.weight"
 IDENTITY = "identity"
 
@@ -34,7 +32,7 @@ class Options:
     after: str = option("runs/distill", "folder of the fine-tune that started there; its scheduler is kept")
     share: float = option(0.6, "0 = before, 1 = after")
     emphasise: str = option(
-        "", "name=factor[,...]: an attribute, told that many times as loudly when it is there (glasses=2), or identity"
+        "", "name=factor[,...]: an attribute whose effect is multiplied when it is there (glasses=2), or identity"
     )
     out: str = option("runs/blend", "folder for the unet, the scheduler and the metrics of both")
 
@@ -90,18 +88,21 @@ def parse_emphasis(text: str) -> dict[str, float]:
 
 
 def emphasised(weight: torch.Tensor, name: str, factor: float) -> torch.Tensor:
-    """The layer that reads the condition, hearing one attribute `factor` times as far from where there is none of it.
+    """The layer that takes the condition, with one attribute's effect multiplied from where there is none of it.
 
     That is the lowest value of what is there or not (glasses, a smile), and 0 of what has two directions (pitch). It
-    is heard as before, and so is what is not told: the validity bit carries the shift. What a painter half forgot is
-    remembered so, such as glasses on people whose embeddings never wear them.
+    has the effect it had, and so has an attribute that is not given: the validity bit carries the shift. What a
+    generator half dropped comes back so, such as glasses on people whose embeddings never wear them.
 
-    An identity has no lowest value: all of it is heard louder, which takes faces further from the average one.
+    An identity has no lowest value: all of its effect is multiplied, which takes faces further from the average one.
 
     Args:
         weight: (H, C), C as `condition_vector` gives.
         name: of an attribute, or "identity".
         factor: above 0; 1 changes nothing.
+
+    Returns:
+        (H, C), another tensor.
     """
     weight = weight.clone()
     if name == IDENTITY:
@@ -115,9 +116,8 @@ def emphasised(weight: torch.Tensor, name: str, factor: float) -> torch.Tensor:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Command-line door."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    blend(parse_options(Options, argv, __doc__.splitlines()[0]))
+    """Entry point of the command."""
+    run_command(Options, blend, argv, __doc__)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Tells painted faces from photographed ones, on the features of a frozen network."""
+"""Tells generated faces from photographed ones, on the features of a frozen network."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Critic(torch.nn.Module):
     With the features given, there is little to learn: it sees what is wrong with a face after hundreds of crops, not
     hundreds of thousands.
 
-    Beside them, one look at the bare pixels: frozen networks were made to see through what makes skin painted.
+    Beside them, one head on the bare pixels: frozen networks were made to see through what makes skin look painted.
 
     Args:
         channels: of each feature map that it gets.
@@ -53,7 +53,7 @@ class Critic(torch.nn.Module):
 class Patches(torch.nn.Module):
     """Scores overlapping patches by their pixels (Isola et al. 2017, "Image-to-image translation", section 3.2.2)."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         # Pixels folded two by two: nothing of the finest octave is lost before the first convolution.
         self.fine = _strided([(12, 48, 1), (48, 96, 2), (96, 192, 2)])
@@ -80,19 +80,26 @@ def masked_mean(scores: list[torch.Tensor], mask: torch.Tensor) -> torch.Tensor:
     """Scores (B, 1, h, w), mask (B, 1, S, S) -> their mean inside the mask; elsewhere both pictures are the same."""
     total = mask.new_zeros(())
     for score in scores:
-        weight = F.adaptive_avg_pool2d(mask, score.shape[-2:])
+        weight = F.adaptive_avg_pool2d(mask, tuple(score.shape[-2:]))
         total = total + (score * weight).sum() / weight.sum().clamp_min(1e-6)
     return total / len(scores)
 
 
 def critic_loss(real: list[torch.Tensor], fake: list[torch.Tensor], mask: torch.Tensor) -> torch.Tensor:
-    """Hinge loss of the critic (Lim and Ye 2017)."""
+    """Hinge loss of the critic (Lim and Ye 2017); scores (B, 1, h, w), mask (B, 1, S, S) in [0, 1]."""
     return masked_mean([F.relu(1 - r) for r in real], mask) + masked_mean([F.relu(1 + f) for f in fake], mask)
 
 
-def painter_loss(
+def generator_loss(
     critic: Critic, maps: list[torch.Tensor], mask: torch.Tensor, image: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """What the painter minimises: minus the critic's score, with no gradient into the critic."""
+    """What the generator minimises: minus the critic's score, with no gradient into the critic.
+
+    Args:
+        critic: gives the scores.
+        maps: feature maps of what was generated, (B, C, H, W) each.
+        mask: (B, 1, S, S) in [0, 1], where it was generated.
+        image: (B, 3, S, S) in [-1, 1], for scores of its patches; None for none of those.
+    """
     frozen = {name: weight.detach() for name, weight in critic.named_parameters()}
     return -masked_mean(torch.func.functional_call(critic, frozen, (maps, image)), mask)

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from deid_diffusion.faces.estimator import HAPPY
 from deid_diffusion.faces.face_shape import (
     FaceShape,
     angles_from_rotation,
@@ -24,7 +25,6 @@ from deid_diffusion.faces.skin import LIGHT_NAMES, read_light
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, FIELDS
 
 log = logging.getLogger(__name__)
-HAPPY = 1  # column of the `expression` labels
 # Rare sources are diverse and count more; plain studio portraits would drown them.
 SOURCE_WEIGHT = {"hmdghoul": 1.0, "hatatori": 1.0, "basemax": 2.5, "leafac": 3.0, "sfhq": 4.0, "faker": 4.0}
 
@@ -66,7 +66,11 @@ class FaceSet:
 
 
 def load_faces(
-    folder: Path, name: str = "synthetic", device: str = "cpu", limit: int | None = None, labels: str | Path = ""
+    folder: str | Path,
+    name: str = "synthetic",
+    device: str | torch.device = "cpu",
+    limit: int = 0,
+    labels: str | Path = "",
 ) -> FaceSet:
     """Reads `NAME-*.tar` (crops KEY.webp) and `NAME.npz` (labels) from a folder.
 
@@ -74,36 +78,37 @@ def load_faces(
         folder: where the files are.
         name: which set of the folder.
         device: where to hold it.
-        limit: keep only the first crops.
+        limit: keep only this many, the first; 0 for all.
         labels: npz with `key` and columns named as attributes, for those that `NAME.npz` lacks (see `label.py`).
 
     Raises:
         FileNotFoundError: when the folder holds no such files.
+        ValueError: the tars lack a crop that the labels name, or `labels` has a column that is no attribute.
     """
     folder = Path(folder)
     tars = sorted(folder.glob(f"{name}-*.tar"))
-    labels_file = folder / f"{name}.npz"
-    if not tars or not labels_file.exists():
+    table = folder / f"{name}.npz"
+    if not tars or not table.exists():
         raise FileNotFoundError(f"{folder} must hold {name}-00.tar ... and {name}.npz; got {len(tars)} tars")
-    more = _read_more(Path(labels)) if labels else {}
-    labels = np.load(labels_file)
-    keys = [str(k) for k in labels["key"]]
-    images = _read_tars(tars, keys, limit)
+    more = _read_more_labels(Path(labels)) if labels else {}
+    columns = np.load(table)
+    keys = [str(k) for k in columns["key"]]
+    images = _read_crops(tars, keys[: limit or None])
     count = len(images)
-    landmarks = labels["landmarks"][:count].astype(np.float32)
-    split = labels["split"][:count] if "split" in labels else np.full(count, "holdout")
+    landmarks = columns["landmarks"][:count].astype(np.float32)
+    split = columns["split"][:count] if "split" in columns else np.full(count, "holdout")
     train = split == "train"
-    smile = labels["expression"][:count, HAPPY].astype(np.float32)
+    smile = columns["expression"][:count, HAPPY].astype(np.float32)
     chosen = train if train.sum() > 500 else np.ones(count, bool)
     mirror = mirror_numbers(landmarks[chosen])
     shape = fit_face_shape(landmarks[chosen].astype(np.float64), smile[chosen], mirror)
-    source = labels["source"][:count]
+    source = columns["source"][:count]
     weight = np.array([SOURCE_WEIGHT.get(str(s), 1.0) for s in source], dtype=np.float32)
-    attributes = _attributes(shape, landmarks, smile, labels["age"][:count], labels["male"][:count])
-    for column, values in more.items():
+    attributes = _attributes(shape, landmarks, smile, columns["age"][:count], columns["male"][:count])
+    for attribute, values in more.items():
         row = np.array([values.get(key, np.nan) for key in keys[:count]], np.float32)
-        attributes[:, ATTRIBUTE_NAMES.index(column)] = row
-        if column in RARE:
+        attributes[:, ATTRIBUTE_NAMES.index(attribute)] = row
+        if attribute in RARE:
             weight *= 1 + 2 * np.nan_to_num(row)
 
     def put(array: np.ndarray) -> torch.Tensor:
@@ -111,13 +116,13 @@ def load_faces(
 
     return FaceSet(
         images=put(images), landmarks=put(landmarks), attributes=put(attributes),
-        embedding=F.normalize(put(labels["embedding"][:count].astype(np.float32)), dim=-1),
-        expression=put(labels["expression"][:count].astype(np.float32)), weight=put(weight), train=put(train),
+        embedding=F.normalize(put(columns["embedding"][:count].astype(np.float32)), dim=-1),
+        expression=put(columns["expression"][:count].astype(np.float32)), weight=put(weight), train=put(train),
         mirror=put(mirror), shape=shape, keys=keys[:count],
     )  # fmt: skip
 
 
-def _read_more(path: Path) -> dict[str, dict[str, float]]:
+def _read_more_labels(path: Path) -> dict[str, dict[str, float]]:
     table = np.load(path)
     names = [name for name in table.files if name != "key"]
     unknown = set(names) - set(ATTRIBUTE_NAMES)
@@ -126,8 +131,9 @@ def _read_more(path: Path) -> dict[str, dict[str, float]]:
     return {name: dict(zip(table["key"].tolist(), table[name].tolist(), strict=True)) for name in names}
 
 
-def _read_tars(tars: list[Path], keys: list[str], limit: int | None) -> np.ndarray:
-    wanted = {key: number for number, key in enumerate(keys[:limit])}
+def _read_crops(tars: list[Path], keys: list[str]) -> np.ndarray:
+    """(N, 3, 256, 256) uint8 in the order of the keys."""
+    wanted = {key: number for number, key in enumerate(keys)}
     images = np.zeros((len(wanted), 3, 256, 256), np.uint8)
     found = 0
     for path in tars:
@@ -145,7 +151,10 @@ def _read_tars(tars: list[Path], keys: list[str], limit: int | None) -> np.ndarr
     return images
 
 
-def _attributes(shape: FaceShape, landmarks: np.ndarray, smile: np.ndarray, age: np.ndarray, male: np.ndarray):
+def _attributes(
+    shape: FaceShape, landmarks: np.ndarray, smile: np.ndarray, age: np.ndarray, male: np.ndarray
+) -> np.ndarray:
+    """(N, 478, 3) and labels (N,) -> (N, A) float32, NaN where neither says anything."""
     table = np.full((len(landmarks), len(FIELDS)), np.nan, np.float32)
     for row, face in zip(table, landmarks, strict=True):
         place = shape.locate(face)
@@ -189,8 +198,8 @@ class Jitter:
     degrade: float = 0.3  # share of crops that are blurred, noised or shrunk
 
 
-def cut(faces: FaceSet, numbers: torch.Tensor, jitter: Jitter, generator: torch.Generator) -> Batch:
-    """(B,) numbers -> one augmented batch: mirrored half the time, moved, coloured, degraded."""
+def augmented_batch(faces: FaceSet, numbers: torch.Tensor, jitter: Jitter, generator: torch.Generator) -> Batch:
+    """(B,) int64 numbers -> one augmented batch: mirrored half the time, moved, coloured, degraded."""
     device = faces.images.device
     numbers = numbers.to(device)
     count = len(numbers)
@@ -221,8 +230,24 @@ def cut(faces: FaceSet, numbers: torch.Tensor, jitter: Jitter, generator: torch.
     return Batch(image, landmarks, attributes, faces.embedding[numbers], faces.expression[numbers])
 
 
-def _move(image, landmarks, zoom, angle, shift, size):
-    """Similarity about the centre; (B, 3, 256, 256) -> (B, 3, size, size), landmarks with it."""
+def _move(
+    image: torch.Tensor,
+    landmarks: torch.Tensor,
+    zoom: torch.Tensor,
+    angle: torch.Tensor,
+    shift: torch.Tensor,
+    size: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Similarity about the centre; (B, 3, 256, 256) -> (B, 3, size, size), landmarks (B, L, 3) with it.
+
+    Args:
+        image: in [-1, 1].
+        landmarks: px of the 256 px crop.
+        zoom: (B,) factor.
+        angle: (B,) radians.
+        shift: (B, 2) px of what comes out.
+        size: its side, px.
+    """
     cos, sin = torch.cos(angle), torch.sin(angle)
     scale = zoom * size / 256
     linear = torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2)  # out from in
@@ -235,8 +260,8 @@ def _move(image, landmarks, zoom, angle, shift, size):
     return F.grid_sample(image, grid, mode="bicubic", padding_mode="reflection", align_corners=False), landmarks
 
 
-def _recolour(image, gain, exposure, contrast):
-    """White balance, exposure and contrast in display space."""
+def _recolour(image: torch.Tensor, gain: torch.Tensor, exposure: torch.Tensor, contrast: torch.Tensor) -> torch.Tensor:
+    """(B, 3, S, S) in [-1, 1] -> the same; gain (B, 3), exposure and contrast (B, 1), in display space, 0 = none."""
     unit = (image / 2 + 0.5).clamp(0, 1)
     unit = unit ** torch.exp(exposure * 2)[..., None, None]
     unit = unit * (1 + 0.4 * gain[..., None, None])
@@ -244,8 +269,8 @@ def _recolour(image, gain, exposure, contrast):
     return (((unit - mean) * torch.exp(contrast)[..., None, None] + mean).clamp(0, 1)) * 2 - 1
 
 
-def _degrade(image, share: float, generator: torch.Generator):
-    """A share of the crops comes from a smaller or noisier picture, or a grey one."""
+def _degrade(image: torch.Tensor, share: float, generator: torch.Generator) -> torch.Tensor:
+    """(B, 3, S, S): a share of the crops comes from a smaller or noisier picture, or a grey one."""
     dice = torch.rand(len(image), 3, generator=generator)
     image = image.clamp(-1, 1)
     for row, (small, noise, grey) in enumerate(dice.tolist()):

@@ -8,7 +8,6 @@ and the unet predicts x0, with the loss on the velocity.
 
 from __future__ import annotations
 
-import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +19,20 @@ from diffusers import FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
 
 from deid_diffusion.pipelines.conditioning import FIELDS, POINTS, condition_vector, erase, fold, landmark_maps, unfold
 from deid_diffusion.pipelines.denoise import SIGMA_DATA, scale_input, x0_from_output
-from deid_diffusion.training.data import Batch, Jitter, cut, load_faces, noise_like
+from deid_diffusion.training.data import Batch, Jitter, augmented_batch, load_faces, noise_like
 from deid_diffusion.training.losses import PerceptualLoss
 from deid_diffusion.training.masks import random_masks
-from deid_diffusion.training.run import RunOptions, begin, fit, option, parse_options, recipe, write_json
+from deid_diffusion.training.run import (
+    RunOptions,
+    begin,
+    integers,
+    option,
+    recipe,
+    run_command,
+    run_training,
+    write_json,
+)
 
-log = logging.getLogger(__name__)
 FOLD = 4
 IDENTITY_DIM = 256
 
@@ -48,7 +55,12 @@ class Options(RunOptions):
 
 
 def build_unet(channels: tuple[int, ...], layers: int) -> UNet2DConditionModel:
-    """A stock unet on folded crops; attention from the third level down."""
+    """A stock unet on folded crops; attention from the third level down.
+
+    Args:
+        channels: width at each level, from 64 cells down.
+        layers: residual blocks a level.
+    """
     plain, attend = len(channels[:2]), len(channels[2:])
     return UNet2DConditionModel(
         sample_size=256 // FOLD,
@@ -70,7 +82,11 @@ def build_unet(channels: tuple[int, ...], layers: int) -> UNet2DConditionModel:
 
 
 def condition(batch: Batch, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Landmarks (B, K, 2) and condition vector (B, C), each part dropped at random so that it may be missing later."""
+    """What the unet is conditioned on, each part dropped at random so that it may be missing later.
+
+    Returns:
+        landmarks (B, K, 2) in crop pixels, NaN where dropped, and condition vectors (B, C).
+    """
     count, device = len(batch.image), batch.image.device
 
     def keep(share: float, *shape: int) -> torch.Tensor:
@@ -101,7 +117,7 @@ class Examples:
     Attributes:
         x0: (B, 3, W, W) clean crops in [-1, 1].
         mask: (B, 1, W, W) of 0 and 1.
-        context: (B, 48 + 1 + K, W/4, W/4) what it is told beside the noisy crop.
+        context: (B, 48 + 1 + K, W/4, W/4) folded crop without what is masked, mask, landmark maps.
         vector: (B, C) condition vector.
     """
 
@@ -111,8 +127,8 @@ class Examples:
     vector: torch.Tensor
 
 
-def examples(batch: Batch, window: int, generator: torch.Generator) -> Examples:
-    """Draws masks and dropouts, and cuts a random window of `window` pixels out of each crop."""
+def make_examples(batch: Batch, window: int, generator: torch.Generator) -> Examples:
+    """Draws masks and dropouts, and takes one window of `window` pixels, somewhere, out of all crops."""
     size, x0 = batch.image.shape[-1], batch.image
     mask = random_masks(batch.landmarks, size, generator).to(x0)
     points, vector = condition(batch, generator)
@@ -126,15 +142,15 @@ def examples(batch: Batch, window: int, generator: torch.Generator) -> Examples:
 
 
 def noised(x0: torch.Tensor, t: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """(B, 3, W, W), (B,) -> x_t."""
+    """(B, 3, W, W), (B,) noise levels in [0, 1] -> x_t, (B, 3, W, W)."""
     level = t[:, None, None, None]
     return (1 - level) * x0 + level * noise_like(x0, generator)
 
 
-def paint(unet, x_t: torch.Tensor, t: torch.Tensor, told: Examples) -> torch.Tensor:
+def predict(unet: torch.nn.Module, x_t: torch.Tensor, t: torch.Tensor, examples: Examples) -> torch.Tensor:
     """The unet's raw output, unfolded: x0 in units of the data's standard deviation, (B, 3, W, W) float32."""
-    inputs = torch.cat([fold(scale_input(x_t, t[:, None, None, None]), FOLD), told.context], 1)
-    return unfold(unet(inputs, t * 1000, None, class_labels=told.vector, return_dict=False)[0].float(), FOLD)
+    inputs = torch.cat([fold(scale_input(x_t, t[:, None, None, None]), FOLD), examples.context], 1)
+    return unfold(unet(inputs, t * 1000, None, class_labels=examples.vector, return_dict=False)[0].float(), FOLD)
 
 
 def velocity_error(
@@ -143,44 +159,57 @@ def velocity_error(
     """Squared error of the velocity (eps - x0), which is that of x0 over t, heavy inside the mask.
 
     The clamp keeps almost clean crops from ruling.
+
+    Args:
+        raw: (B, 3, W, W) as `predict` gives.
+        target: (B, 3, W, W) in [-1, 1].
+        t: (B,) noise levels.
+        mask: (B, 1, W, W) in [0, 1].
+        elsewhere: weight of pixels off the mask, those on it having 1.
+
+    Returns:
+        a scalar.
     """
     error = (raw - target / SIGMA_DATA) ** 2 * 0.1 / (t**2).clamp_min(0.05)[:, None, None, None]
     heavy = elsewhere + mask
     return (error * heavy).mean() / heavy.mean().clamp_min(1e-6)
 
 
-def loss_on(unet, batch: Batch, options: Options, perceptual: PerceptualLoss | None, generator: torch.Generator):
+def inpaint_loss(
+    unet: torch.nn.Module,
+    batch: Batch,
+    options: Options,
+    perceptual: PerceptualLoss | None,
+    generator: torch.Generator,
+) -> torch.Tensor:
     """One step's loss: squared error of the velocity plus perceptual distance of x0."""
-    told = examples(batch, options.window, generator)
-    t = torch.sigmoid(torch.randn(len(told.x0), generator=generator) + 0.6).to(told.x0)
-    raw = paint(unet, noised(told.x0, t, generator), t, told)
-    loss = velocity_error(raw, told.x0, t, told.mask)
+    examples = make_examples(batch, options.window, generator)
+    t = torch.sigmoid(torch.randn(len(examples.x0), generator=generator) + 0.6).to(examples.x0)
+    raw = predict(unet, noised(examples.x0, t, generator), t, examples)
+    loss = velocity_error(raw, examples.x0, t, examples.mask)
     if perceptual is None:
         return loss
-    painted = torch.lerp(told.x0, x0_from_output(raw), told.mask)
-    return loss + options.perceptual_weight * perceptual(painted, told.x0).mean()
+    generated = torch.lerp(examples.x0, x0_from_output(raw), examples.mask)
+    return loss + options.perceptual_weight * perceptual(generated, examples.x0).mean()
 
 
 def train(options: Options) -> dict[str, Any]:
     """Trains, checkpoints, saves the averaged unet in half precision; returns the metrics it wrote."""
     accelerator, out = begin(options), Path(options.out)
-    faces = load_faces(
-        Path(options.data), device=str(accelerator.device), limit=options.limit or None, labels=options.labels
-    )
+    faces = load_faces(options.data, device=accelerator.device, limit=options.limit, labels=options.labels)
     if options.start:
         unet = UNet2DConditionModel.from_pretrained(options.start, dtype=torch.float32).train()
     else:
-        unet = build_unet(tuple(int(c) for c in options.channels.split(",")), options.layers)
+        unet = build_unet(integers(options.channels), options.layers)
     if options.compile:
         unet.compile()
-    perceptual = PerceptualLoss(Path(options.perceptual), accelerator.device) if options.perceptual else None
+    perceptual = PerceptualLoss(options.perceptual, accelerator.device) if options.perceptual else None
 
     def loss_of(model: torch.nn.Module, generator: torch.Generator, step: int) -> torch.Tensor:
-        batch = cut(faces, faces.draw(options.batch, generator), Jitter(degrade=0.08), generator)
-        return loss_on(model, batch, options, perceptual, generator)
+        batch = augmented_batch(faces, faces.draw(options.batch, generator), Jitter(degrade=0.08), generator)
+        return inpaint_loss(model, batch, options, perceptual, generator)
 
-    done = fit(unet, loss_of, options, accelerator)
-    metrics = done | {"options": recipe(options)}
+    metrics = run_training(unet, loss_of, options, accelerator) | {"options": recipe(options)}
     if accelerator.is_main_process:
         unet.half().save_pretrained(out / "unet", max_shard_size="15MB")
         FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=3.0).save_pretrained(out / "scheduler")
@@ -189,9 +218,8 @@ def train(options: Options) -> dict[str, Any]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Command-line door."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    train(parse_options(Options, argv, __doc__.splitlines()[0]))
+    """Entry point of the command."""
+    run_command(Options, train, argv, __doc__)
 
 
 if __name__ == "__main__":

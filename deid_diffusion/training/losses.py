@@ -14,10 +14,13 @@ class PerceptualLoss:
 
     Args:
         path: TorchScript file that maps (B, 3, H, W) BGR minus mean to a list of feature maps.
+        device: where it runs.
         maps: which of the maps to compare.
     """
 
-    def __init__(self, path: Path, device: str | torch.device = "cpu", maps: tuple[int, ...] = (0, 1, 2, 3, 4, 5)):
+    def __init__(
+        self, path: str | Path, device: str | torch.device = "cpu", maps: tuple[int, ...] = (0, 1, 2, 3, 4, 5)
+    ):
         self.net = torch.jit.load(str(path), map_location=device).eval()
         for weight in self.net.parameters():
             weight.requires_grad_(False)

@@ -1,6 +1,7 @@
 """Muon: momentum whose matrices are made orthogonal, for few steps on little compute."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 
@@ -41,7 +42,7 @@ class Muon(torch.optim.Optimizer):
         momentum: float = 0.95,
         betas: tuple[float, float] = (0.9, 0.99),
         weight_decay: float = 0.01,
-    ):
+    ) -> None:
         params = list(params)
         defaults = {"lr": lr, "momentum": momentum, "betas": betas, "weight_decay": weight_decay, "matrix": True}
         groups = [
@@ -51,8 +52,8 @@ class Muon(torch.optim.Optimizer):
         super().__init__([g for g in groups if g["params"]], defaults)
 
     @torch.no_grad()
-    def step(self, closure=None):
-        """One update; gradients that are None are left out."""
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One update, after `closure` if there is one, whose loss it returns; gradients that are None are left out."""
         loss = closure() if closure is not None else None
         for group in self.param_groups:
             weights = [weight for weight in group["params"] if weight.grad is not None]
@@ -61,8 +62,8 @@ class Muon(torch.optim.Optimizer):
                 (self._muon if group["matrix"] else self._adam)(weights, group)
         return loss
 
-    def _muon(self, weights: list[torch.nn.Parameter], group: dict) -> None:
-        grads = [weight.grad for weight in weights]
+    def _muon(self, weights: list[torch.nn.Parameter], group: dict[str, Any]) -> None:
+        grads = [weight.grad for weight in weights if weight.grad is not None]
         momenta = [self.state[weight].setdefault("momentum", torch.zeros_like(weight)) for weight in weights]
         torch._foreach_lerp_(momenta, grads, 1 - group["momentum"])
         alike: dict[torch.Size, list[tuple[torch.nn.Parameter, torch.Tensor]]] = {}
@@ -75,7 +76,7 @@ class Muon(torch.optim.Optimizer):
             for (weight, _), step in zip(pairs, steps, strict=True):
                 weight.add_(step.view_as(weight), alpha=-group["lr"] * 0.2 * max(shape) ** 0.5)
 
-    def _adam(self, weights: list[torch.nn.Parameter], group: dict) -> None:
+    def _adam(self, weights: list[torch.nn.Parameter], group: dict[str, Any]) -> None:
         low, high = group["betas"]
         ages: dict[int, list[torch.nn.Parameter]] = {}
         for weight in weights:
@@ -83,7 +84,7 @@ class Muon(torch.optim.Optimizer):
             state["step"] = state.get("step", 0) + 1
             ages.setdefault(state["step"], []).append(weight)
         for step, some in ages.items():
-            grads = [weight.grad for weight in some]
+            grads = [weight.grad for weight in some if weight.grad is not None]
             first, second = (
                 [self.state[weight].setdefault(name, torch.zeros_like(weight)) for weight in some]
                 for name in ("first", "second")

@@ -1,11 +1,11 @@
 """Packs trained parts into the weights that ship: pipeline folder, identity bank, thresholds, hashes.
 
-deid train pack --data faces/ --inpaint runs/inpaint --guide runs/id_encoder --reader runs/reader --out weights
+    deid train pack --data faces/ --inpaint runs/inpaint --id-encoder runs/id_encoder --estimator runs/estimator \\
+        --out weights
 """
 
 from __future__ import annotations
 
-import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,16 +22,16 @@ from deid_diffusion.faces.ood_score import FILE as LIKENESS
 from deid_diffusion.faces.ood_score import OODScore, pooled
 from deid_diffusion.faces.skin import LIGHT_NAMES, read_light
 from deid_diffusion.methods.identity_bank import MATCHED, IdentityBank
+from deid_diffusion.models.loading import IDENTITIES
 from deid_diffusion.models.weights import write_hashes
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
 from deid_diffusion.pipelines.face_inpaint import FaceInpaintPipeline
 from deid_diffusion.pipelines.recognise import embed
-from deid_diffusion.training.data import FaceSet, Jitter, cut, load_faces
-from deid_diffusion.training.people import apart, geometry_of
-from deid_diffusion.training.run import option, parse_options, write_json
+from deid_diffusion.training.data import FaceSet, Jitter, augmented_batch, load_faces
+from deid_diffusion.training.identity import decorrelate, identity_coefficients
+from deid_diffusion.training.run import option, run_command, write_json
 
-log = logging.getLogger(__name__)
-TEACHER_THRESHOLD = 0.34  # its own at a false accept rate of 0.1 %
+TEACHER_THRESHOLD = 0.34  # cosine of the teacher's embeddings at a false accept rate of 0.1 %
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ class Options:
 
     data: str = option("data", "folder with NAME-*.tar and NAME.npz: the people of the bank")
     inpaint: str = option("runs/inpaint", "folder that `deid train inpaint` (or distill) wrote")
-    guide: str = option("runs/id_encoder", "folder that `deid train id_encoder` wrote")
-    reader: str = option("runs/reader", "folder that `deid train reader` wrote")
-    out: str = option("weights", "gets face256/ and reader/")
-    people: int = option(2000, "identities in the bank")
+    id_encoder: str = option("runs/id_encoder", "folder that `deid train id_encoder` wrote")
+    estimator: str = option("runs/estimator", "folder that `deid train estimator` wrote")
+    out: str = option("weights", "gets face256/ and face_estimator/")
+    identities: int = option(2000, "identities in the bank")
     labels: str = option("", "npz that `deid train label` wrote: who wears glasses is left out of the bank, and the "
-                         "probes beside it go to the reader")  # fmt: skip
+                         "classifiers beside it go to the estimator")  # fmt: skip
     limit: int = option(0, "use only this many crops, 0 for all")
     threads: int = option(0, "CPU threads, 0 for torch's choice")
 
@@ -53,12 +53,12 @@ class Options:
 def build_bank(faces: FaceSet, shape: FaceShape, count: int) -> IdentityBank:
     """The most different people of the training split, by farthest-point sampling on their embeddings.
 
-    Their embeddings stand further from the crowd than in life (see `people.py`), or painted they would be cousins.
+    Their embeddings stand further from the mean than in life (see `identity.py`), or the generated would be cousins.
     """
     # An embedding of somebody with glasses brings the glasses, whatever the attribute says.
     bare = ~(faces.attributes[:, ATTRIBUTE_NAMES.index("glasses")] > 0.3)
     numbers = torch.nonzero(faces.train & bare)[:, 0]
-    chosen = numbers[spread(faces.embedding[numbers], count)].cpu()
+    chosen = numbers[farthest_points(faces.embedding[numbers], count)].cpu()
     attributes = faces.attributes.clone()
     for part in chosen.split(64):
         images = faces.images[part].float() / 127.5 - 1
@@ -67,17 +67,17 @@ def build_bank(faces: FaceSet, shape: FaceShape, count: int) -> IdentityBank:
             attributes[part, ATTRIBUTE_NAMES.index(name)] = light[:, column]
     expression = attributes[:, [ATTRIBUTE_NAMES.index(name) for name in EXPRESSION_NAMES]].cpu().numpy()
     person = [
-        geometry_of(shape, faces.landmarks[number].cpu().numpy().astype(float), expression[number])
+        identity_coefficients(shape, faces.landmarks[number].cpu().numpy().astype(float), expression[number])
         for number in chosen.tolist()
     ]
     matched = attributes[chosen][:, [ATTRIBUTE_NAMES.index(name) for name in MATCHED]]
     people = faces.embedding[chosen]
     return IdentityBank(
-        apart(people, people.mean(0)).cpu().numpy(), np.stack(person).astype(np.float32), matched.cpu().numpy()
+        decorrelate(people, people.mean(0)).cpu().numpy(), np.stack(person).astype(np.float32), matched.cpu().numpy()
     )
 
 
-def spread(embedding: torch.Tensor, count: int) -> torch.Tensor:
+def farthest_points(embedding: torch.Tensor, count: int) -> torch.Tensor:
     """(N, D) -> (count,) numbers: each next one is the farthest from all chosen so far (Gonzalez 1985)."""
     count = min(count, len(embedding))
     chosen = [0]
@@ -89,14 +89,14 @@ def spread(embedding: torch.Tensor, count: int) -> torch.Tensor:
 
 
 @torch.no_grad()
-def calibrate(guide: ResNetForImageClassification, faces: FaceSet) -> dict[str, float]:
-    """The guide's similarity thresholds at three false accept rates, on pairs of different hold-out people.
+def similarity_thresholds(id_encoder: ResNetForImageClassification, faces: FaceSet) -> dict[str, float]:
+    """The identity encoder's similarity thresholds at three false accept rates, on pairs of different hold-out people.
 
     Generated portraits repeat themselves: pairs that the teacher itself takes for one person are left out, or the
     thresholds would be those of twins.
     """
     numbers = torch.nonzero(~faces.train)[:, 0]
-    parts = [embed(guide, faces.images[part].float() / 127.5 - 1) for part in numbers.split(32)]
+    parts = [embed(id_encoder, faces.images[part].float() / 127.5 - 1) for part in numbers.split(32)]
     embedding, teacher = torch.cat(parts), faces.embedding[numbers]
     upper = tuple(torch.triu_indices(len(embedding), len(embedding), 1))
     different = (teacher @ teacher.T)[upper] < TEACHER_THRESHOLD
@@ -106,55 +106,60 @@ def calibrate(guide: ResNetForImageClassification, faces: FaceSet) -> dict[str, 
 
 
 @torch.no_grad()
-def fit_likeness(reader: FaceEstimator, faces: FaceSet, count: int = 1500) -> OODScore:
-    """What the crops of the training split look like to the reader."""
+def fit_ood_score(estimator: FaceEstimator, faces: FaceSet, count: int = 1500) -> OODScore:
+    """Fits the out-of-distribution score on the estimator's features of `count` crops of the training split."""
     generator = torch.Generator().manual_seed(0)
     rows: list[list[torch.Tensor]] = []
     for _ in range(0, count, 50):
-        crops = cut(faces, faces.draw(50, generator), Jitter(degrade=0.0), generator).image.clamp(-1, 1)
-        rows.append(pooled(reader.states(crops)))
+        crops = augmented_batch(faces, faces.draw(50, generator), Jitter(degrade=0.0), generator).image.clamp(-1, 1)
+        rows.append(pooled(estimator.states(crops)))
     return OODScore.fit([torch.cat(stage) for stage in zip(*rows, strict=True)])
 
 
 def pack(options: Options) -> None:
-    """Writes `out/face256` and `out/reader`."""
+    """Writes `out/face256` and `out/face_estimator`."""
     if options.threads:
         torch.set_num_threads(options.threads)
-    out, inpaint, guide_run, reader_run = (
-        Path(p) for p in (options.out, options.inpaint, options.guide, options.reader)
-    )
-    faces = load_faces(Path(options.data), limit=options.limit or None, labels=options.labels)
-    guide = ResNetForImageClassification.from_pretrained(guide_run / "id_encoder", dtype=torch.float32).eval()
-    reader = out / "reader"
-    shutil.rmtree(reader, ignore_errors=True)
-    shutil.copytree(reader_run / "network", reader / "network")
-    shutil.copy(reader_run / "face_shape.safetensors", reader)
-    shutil.copy(reader_run / "training.json", reader)
-    probes = Path(options.labels).with_suffix(".safetensors")
-    if options.labels and probes.exists():
-        shutil.copy(probes, reader / PROBES)
-    eyes = FaceEstimator.from_pretrained(reader)
-    fit_likeness(eyes, faces).save(reader / LIKENESS)
-    write_hashes(reader)
-    folder = out / "face256"
+    faces = load_faces(options.data, limit=options.limit, labels=options.labels)
+    estimator = pack_estimator(options, faces)
+    pack_pipeline(options, faces, estimator.shape)
+
+
+def pack_estimator(options: Options, faces: FaceSet) -> FaceEstimator:
+    """Writes `out/face_estimator`, and loads it."""
+    run, folder = Path(options.estimator), Path(options.out) / "face_estimator"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(run / "network", folder / "network")
+    shutil.copy(run / "face_shape.safetensors", folder)
+    shutil.copy(run / "training.json", folder)
+    classifiers = Path(options.labels).with_suffix(".safetensors")
+    if options.labels and classifiers.exists():
+        shutil.copy(classifiers, folder / PROBES)
+    estimator = FaceEstimator.from_pretrained(folder)
+    fit_ood_score(estimator, faces).save(folder / LIKENESS)
+    write_hashes(folder)
+    return estimator
+
+
+def pack_pipeline(options: Options, faces: FaceSet, shape: FaceShape) -> None:
+    """Writes `out/face256`: pipeline, thresholds, identity bank, how the parts were trained, hashes."""
+    inpaint, run, folder = Path(options.inpaint), Path(options.id_encoder), Path(options.out) / "face256"
     shutil.rmtree(folder, ignore_errors=True)
     unet = UNet2DConditionModel.from_pretrained(inpaint / "unet", dtype=torch.float16)
     unet.register_to_config(_name_or_path="")  # a run's folder on somebody's disk
     scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(inpaint / "scheduler")
-    pipeline = FaceInpaintPipeline(unet, scheduler, ResNetForImageClassification.from_pretrained(
-        guide_run / "id_encoder", dtype=torch.float16))  # fmt: skip
-    pipeline.save_pretrained(folder, max_shard_size="15MB")
-    write_json(calibrate(guide, faces), folder / "thresholds.json")
-    build_bank(faces, eyes.shape, options.people).save(folder / "identities.safetensors")
-    for run, name in ((inpaint, "unet"), (guide_run, "id_encoder")):
-        shutil.copy(run / "training.json", folder / f"{name}_training.json")
+    id_encoder = ResNetForImageClassification.from_pretrained(run / "id_encoder", dtype=torch.float16).eval()
+    FaceInpaintPipeline(unet, scheduler, id_encoder).save_pretrained(folder, max_shard_size="15MB")
+    write_json(similarity_thresholds(id_encoder.float(), faces), folder / "thresholds.json")
+    build_bank(faces, shape, options.identities).save(folder / IDENTITIES)
+    for source, name in ((inpaint, "unet"), (run, "id_encoder")):
+        shutil.copy(source / "training.json", folder / f"{name}_training.json")
     write_hashes(folder)
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Command-line door."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    pack(parse_options(Options, argv, __doc__.splitlines()[0]))
+    """Entry point of the command."""
+    run_command(Options, pack, argv, __doc__)
 
 
 if __name__ == "__main__":

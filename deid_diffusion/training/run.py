@@ -1,4 +1,4 @@
-"""Runs a training loop: schedule, checkpoints, averaged weights, metrics."""
+"""Runs a training loop: options, schedule, checkpoints, averaged weights, metrics."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import ctypes
 import json
 import logging
 import os
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import MISSING, asdict, dataclass, field, fields
@@ -15,27 +16,77 @@ from typing import Any, get_type_hints
 
 import torch
 from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
 
 from deid_diffusion.training.muon import Muon
 
 log = logging.getLogger(__name__)
+# Options that had other names: a command line of before is answered with the new one.
+RENAMED = {
+    "reader": "estimator", "guide": "id_encoder", "teacher": "recogniser", "wish_weight": "counterfactual_weight",
+    "wish_batch": "counterfactual_batch", "people": "identities", "looks": "photos_each", "most": "max_furrows",
+    "share": "max_share", "temperature": "noise_scale", "tone_weight": "colour_weight",
+}  # fmt: skip
+# Options that are paths, of which only the last part goes into a metrics file.
+FOLDERS = ("data", "labels", "hand", "out", "start", "perceptual", "estimator", "id_encoder", "recogniser", "critic")
+CHECKPOINT = ("module", "optimiser", "ema", "done")
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # of malloc.h
 
 
+def run_command(options: type, work: Callable[[Any], Any], argv: list[str] | None, description: str | None) -> None:
+    """The entry point of every command: parses its options, does its work, prints what that returned as JSON.
+
+    Args:
+        options: a dataclass of options.
+        work: takes an instance of it.
+        argv: the words after the command's name; sys.argv's by default.
+        description: the module's docstring, whose first line heads the help.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    result = work(parse_options(options, argv, (description or "").partition("\n")[0]))
+    if result is not None:
+        print(json.dumps(result, indent=2, sort_keys=True))
+
+
 def parse_options(options: type, argv: list[str] | None, description: str) -> Any:
-    """Turns a dataclass of options into command-line flags: `--learning-rate 1e-4` sets `learning_rate`."""
+    """Turns a dataclass of options into command-line flags: `--final-lr 0.1` sets `final_lr`.
+
+    Raises:
+        SystemExit: with code 2, on a wrong option; one that was renamed is answered with its new name.
+    """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     hints = get_type_hints(options)
     for item in fields(options):
-        flag = "--" + item.name.replace("_", "-")
         text = item.metadata.get("help", "")
         if hints[item.name] is bool:
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=item.default, help=text)
+            parser.add_argument(
+                _flag(item.name), action=argparse.BooleanOptionalAction, default=item.default, help=text
+            )
         else:
             required = item.default is MISSING
             default = None if required else item.default
-            parser.add_argument(flag, type=hints[item.name], required=required, default=default, help=text)
+            parser.add_argument(_flag(item.name), type=hints[item.name], required=required, default=default, help=text)
+    given = {word.partition("=")[0] for word in (sys.argv[1:] if argv is None else argv)}
+    for old, new in RENAMED.items():
+        if _flag(old) in given and old not in hints and new in hints:
+            parser.error(f"{_flag(old)} is now called {_flag(new)}")
     return options(**vars(parser.parse_args(argv)))
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def integers(text: str) -> tuple[int, ...]:
+    """ "64,96" -> (64, 96).
+
+    Raises:
+        ValueError: another form.
+    """
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"wanted whole numbers with commas between them, like 64,96; got {text!r}") from None
 
 
 def option(default: Any, text: str) -> Any:
@@ -68,12 +119,7 @@ class RunOptions:
 
 def recipe(options: RunOptions) -> dict[str, Any]:
     """The options for the metrics file, without the folders of this machine."""
-    values = asdict(options)
-    return values | {
-        name: Path(values[name]).name
-        for name in ("data", "labels", "hand", "out", "start", "perceptual", "reader", "guide", "teacher", "critic")
-        if name in values
-    }
+    return {name: Path(value).name if name in FOLDERS else value for name, value in asdict(options).items()}
 
 
 def begin(options: RunOptions) -> Accelerator:
@@ -111,30 +157,13 @@ def keep_memory() -> None:
         mallopt(what, size)
 
 
-class Average:
-    """Exponential moving average of a module's floating-point state."""
+def averaged_state(module: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """All that is averaged, in the module's own memory: its parameters, and buffers such as batch statistics.
 
-    def __init__(self, module: torch.nn.Module, decay: float = 0.999):
-        self.decay, self.count = decay, 0
-        self.state = {k: v.detach().clone().float() for k, v in module.state_dict().items() if v.is_floating_point()}
-
-    @torch.no_grad()
-    def update(self, module: torch.nn.Module) -> None:
-        """Takes a step towards the module's present weights."""
-        self.count += 1
-        decay = min(self.decay, (1 + self.count) / (10 + self.count))
-        state = module.state_dict()
-        # All at once: one launch for hundreds of small ones on a GPU.
-        torch._foreach_lerp_(list(self.state.values()), [state[key].float() for key in self.state], 1 - decay)
-
-    def to(self, device: torch.device) -> None:
-        """Moves the averages to where the module is."""
-        self.state = {key: value.to(device) for key, value in self.state.items()}
-
-    def copy_to(self, module: torch.nn.Module) -> None:
-        """Loads the averages into a module of the same shape."""
-        state = module.state_dict()
-        module.load_state_dict(state | {k: v.to(state[k].dtype) for k, v in self.state.items()})
+    `EMAModel` copies what needs no gradient instead of averaging it, so buffers are wrapped as parameters.
+    """
+    buffers = [torch.nn.Parameter(buffer) for buffer in module.buffers() if buffer.is_floating_point()]
+    return [*module.parameters(), *buffers]
 
 
 def build_optimiser(module: torch.nn.Module, options: RunOptions) -> torch.optim.Optimizer:
@@ -151,7 +180,7 @@ def build_optimiser(module: torch.nn.Module, options: RunOptions) -> torch.optim
     )
 
 
-def fit(
+def run_training(
     module: torch.nn.Module,
     loss_of: Callable[[torch.nn.Module, torch.Generator, int], torch.Tensor],
     options: RunOptions,
@@ -167,18 +196,23 @@ def fit(
 
     Returns:
         step, samples and minutes over all resumptions, and the smoothed loss.
+
+    Raises:
+        ValueError: the checkpoint in --out is not of this version.
     """
     optimiser = build_optimiser(module, options)
-    path, average = Path(options.out) / "training.ckpt", Average(module, options.ema)
+    path = Path(options.out) / "training.ckpt"
+    saved = read_checkpoint(path) if options.resume and path.exists() else None
     before = {"step": 0, "samples": 0, "minutes": 0.0}
-    if options.resume and path.exists():
-        log.info("resuming from %s", path)
-        saved = torch.load(path, map_location="cpu", weights_only=True)
+    if saved:
         module.load_state_dict(saved["module"])
         optimiser.load_state_dict(saved["optimiser"])
-        average.state, average.count, before = saved["average"], saved["done"]["step"], saved["done"]
+        before = saved["done"]
     model, optimiser = accelerator.prepare(module, optimiser)
-    average.to(accelerator.device)
+    ema = EMAModel(averaged_state(module), decay=options.ema, foreach=True)
+    if saved:
+        ema.load_state_dict(saved["ema"] | {"decay": options.ema})
+        ema.to(accelerator.device)
     # Processes draw different crops, and a resumed run new ones.
     generator = torch.Generator().manual_seed(options.seed + before["step"] + 1_000_003 * accelerator.process_index)
     started = saved_at = time.monotonic()
@@ -191,7 +225,7 @@ def fit(
     def checkpoint() -> None:
         if accelerator.is_main_process:
             state = {"module": accelerator.unwrap_model(model).state_dict(), "optimiser": optimiser.state_dict()}
-            save_atomically(state | {"average": average.state, "done": done()}, path)
+            save_atomically(state | {"ema": ema.state_dict(), "done": done()}, path)
 
     while elapsed < options.minutes and (not options.steps or step < options.steps):
         progress = max(elapsed / options.minutes, step / options.steps if options.steps else 0)
@@ -204,7 +238,7 @@ def fit(
         accelerator.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
-        average.update(accelerator.unwrap_model(model))
+        ema.step(averaged_state(module))
         # Stays on the device: to read it is to wait for the step.
         smoothed = loss.detach() if smoothed is None else torch.lerp(smoothed, loss.detach(), 0.02)
         step, elapsed = step + 1, (time.monotonic() - started) / 60
@@ -215,8 +249,21 @@ def fit(
             saved_at = time.monotonic()
             checkpoint()
     checkpoint()
-    average.copy_to(module)
+    ema.copy_to(averaged_state(module))
     return done() | {"loss": None if smoothed is None else float(smoothed)}
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What `run_training` saved: the states of module, optimiser and averaged weights, and what was done.
+
+    Raises:
+        ValueError: it is not of this version.
+    """
+    log.info("resuming from %s", path)
+    saved = torch.load(path, map_location="cpu", weights_only=True)
+    if not set(CHECKPOINT) <= set(saved):
+        raise ValueError(f"{path} must hold {', '.join(CHECKPOINT)}, got {', '.join(saved)}; start without --resume")
+    return saved
 
 
 def save_atomically(state: dict[str, Any], path: Path) -> None:

@@ -45,7 +45,9 @@ def test_real_strangers_are_hidden_among_twenty_references_and_the_person_is_kep
     folder = shared / "eval" / "congress"
     if not folder.is_dir():
         pytest.skip(f"needs {folder}, photos of real people that are no part of the repository")
-    anonymize = FaceAnonymizer.from_pretrained(weights / "face256", reader=weights / "reader", backend="torch")
+    anonymize = FaceAnonymizer.from_pretrained(
+        weights / "face256", estimator=weights / "face_estimator", backend="torch"
+    )
     # Nobody of the first 75 was left out of the calibration.
     known = anonymize.embed_references([folder / "gallery" / f"{number:03}.jpg" for number in range(76, 96)])
     strangers = anonymize.embed_references(

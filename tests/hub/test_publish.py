@@ -9,8 +9,6 @@ from deid_diffusion.cli import main
 from deid_diffusion.hub import folder as hub_folder
 from deid_diffusion.hub.folder import Card, card_text, check_in_fresh_process, pipeline_files
 from deid_diffusion.hub.publish import publish
-from deid_diffusion.hub.publish import publish as hub
-from deid_diffusion.models import loading
 from deid_diffusion.models.weights import check_hashes
 from tests.tiny import tiny_pipeline
 
@@ -23,10 +21,6 @@ def face_folder(tmp_path_factory) -> Path:
     config = json.loads((folder / "id_encoder" / "config.json").read_text())
     (folder / "id_encoder" / "config.json").write_text(json.dumps({**config, "_name_or_path": "/home/me/runs/7"}))
     return folder
-
-
-def test_loading_can_be_had_from_here():
-    assert hub.load_pipeline is loading.load_pipeline
 
 
 def test_each_pipeline_brings_all_its_siblings():
@@ -78,8 +72,8 @@ class FakeApi:
 
 
 def test_uploads_what_it_built(face_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(hub, "HfApi", FakeApi)
-    monkeypatch.setattr(hub, "check_in_fresh_process", lambda *_: "FaceInpaintPipeline")
+    monkeypatch.setattr("deid_diffusion.hub.publish.HfApi", FakeApi)
+    monkeypatch.setattr("deid_diffusion.hub.publish.check_in_fresh_process", lambda *_: "FaceInpaintPipeline")
     url = publish(face_folder, "acme/tiny", tmp_path / "out", private=True, token="t")
     assert url == "https://hub.invalid/acme/tiny/commit/1"
     with pytest.raises(ValueError, match="does not let you write to acme/forbidden; run `hf auth login`"):
@@ -118,8 +112,8 @@ def test_a_full_place_is_not_overwritten(face_folder, tmp_path):
 
 
 def test_command_line(face_folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(hub, "HfApi", FakeApi)
-    monkeypatch.setattr(hub, "check_in_fresh_process", lambda *_: "FaceInpaintPipeline")
+    monkeypatch.setattr("deid_diffusion.hub.publish.HfApi", FakeApi)
+    monkeypatch.setattr("deid_diffusion.hub.publish.check_in_fresh_process", lambda *_: "FaceInpaintPipeline")
     monkeypatch.chdir(tmp_path)  # it builds in out/hub of the working directory unless told where
     place = [str(face_folder), "acme/tiny"]
     assert main(["publish", *place, "--dry-run", "--out", str(tmp_path / "out"), "--license", "mit"]) == 0

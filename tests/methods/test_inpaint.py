@@ -174,7 +174,15 @@ def test_the_report_says_which_checkpoint(controlled):
         ("controlnet", "control"),
         ("id_encoder", "face256/id_encoder"),
     }
-    wanted = ("unet/", "vae/", "text_encoder/", "controlnet/", "id_encoder/", "id_encoder/identities", "estimator/")
+    wanted = (
+        "unet/",
+        "vae/",
+        "text_encoder/",
+        "controlnet/",
+        "id_encoder/",
+        "id_encoder/identities",
+        "face_estimator/",
+    )
     for start in wanted:
         assert any(name.startswith(start) and len(value) == 64 for name, value in told["weights"].items()), start
 

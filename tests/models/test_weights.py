@@ -32,7 +32,7 @@ def test_unknown_weights_say_where_they_were_looked_for():
 
 
 def test_the_shipped_weights_are_whole_and_small(weights):
-    listed = {name: check_hashes(weights / name) for name in ("face256", "reader")}
+    listed = {name: check_hashes(weights / name) for name in ("face256", "face_estimator")}
     assert all(listed.values())
     size = sum((weights / name / file).stat().st_size for name, files in listed.items() for file in files)
     assert size <= 60e6

@@ -14,6 +14,7 @@ from deid_diffusion.faces.face_shape import Placement, rotation_from_angles
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
 from deid_diffusion.training import label
 from deid_diffusion.training.data import load_faces
+from deid_diffusion.training.hand_labels import HAND, HandLabels, score
 from tests.tiny import tiny_estimator, tiny_shape
 
 PEOPLE, LABELLED = 48, 32
@@ -69,7 +70,7 @@ def test_labels_reach_the_crops_that_nobody_looked_at(crops, tmp_path):
     scores = label.label(label.Options(data=str(crops), hand=hand_csv(tmp_path / "hand.csv", rows), out=str(out)))
     assert scores["glasses"]["accuracy"] == 1
     assert scores["facial_hair"]["accuracy"] == 1
-    assert scores["glasses, by the reader's probe"]["accuracy"] == 1
+    assert scores["glasses, by the estimator's classifier"]["accuracy"] == 1
     labels = np.load(out)
     new = np.arange(LABELLED, PEOPLE)
     assert ((labels["glasses"][new] > 0.5) == (new % 2 == 0)).all()
@@ -78,27 +79,25 @@ def test_labels_reach_the_crops_that_nobody_looked_at(crops, tmp_path):
     assert 0 < labels["facial_hair"][1] < 0.5  # an empty cell was not seen
     faces = load_faces(crops, labels=str(out))
     assert torch.isfinite(faces.attributes[:, ATTRIBUTE_NAMES.index("glasses")]).all()
-    # A reader that is given the probes tells as much, from any size of crop, and its own network no more.
-    reader, probes = tiny_estimator(), AttributeClassifiers.load(out.with_suffix(".safetensors"))
+    # An estimator that is given the classifiers finds as much, at any size of crop, and its network no more.
+    estimator, classifiers = tiny_estimator(), AttributeClassifiers.load(out.with_suffix(".safetensors"))
     images = faces.images[new].permute(0, 2, 3, 1).numpy()
     for size in (256, 320):
         shown = np.stack([np.asarray(Image.fromarray(image).resize((size, size), Image.BICUBIC)) for image in images])
         points = faces.landmarks[new].numpy() * size / 256
-        told = probes.read(as_unit(shown), points)
-        assert ((told["glasses"].numpy() > 0.5) == (new % 2 == 0)).all()
-        assert ((told["facial_hair"].numpy() > 0.5) == (new % 3 == 0)).all()
-    bare = [reading.attributes for reading in reader.read(images)]
-    reader.probes = probes
-    probed = [reading.attributes for reading in reader.read(images)]
-    assert [a.age for a in bare] == [a.age for a in probed]
-    assert [a.glasses for a in bare] != [a.glasses for a in probed]
+        found = classifiers(as_unit(shown), points)
+        assert ((found["glasses"].numpy() > 0.5) == (new % 2 == 0)).all()
+        assert ((found["facial_hair"].numpy() > 0.5) == (new % 3 == 0)).all()
+    bare = [analysis.attributes for analysis in estimator.analyze(images)]
+    estimator.classifiers = classifiers
+    classified = [analysis.attributes for analysis in estimator.analyze(images)]
+    assert [a.age for a in bare] == [a.age for a in classified]
+    assert [a.glasses for a in bare] != [a.glasses for a in classified]
 
 
 def test_the_hold_out_is_left_out_of_what_is_drawn(crops, tmp_path):
     faces = load_faces(crops)
-    hand = label.HandLabels.load(
-        hand_csv(tmp_path / "hand.csv", [("00003", 1, 1, "holdout"), ("00004", 1, 1, "train")])
-    )
+    hand = HandLabels.load(hand_csv(tmp_path / "hand.csv", [("00003", 1, 1, "holdout"), ("00004", 1, 1, "train")]))
     hand.leave_out(faces)
     drawn = set(faces.draw(2000, torch.Generator().manual_seed(0)).tolist())
     assert drawn == set(range(PEOPLE)) - {3}
@@ -113,7 +112,7 @@ def test_a_wrong_table_says_what_is_wrong(tmp_path, text, message):
     path = tmp_path / "hand.csv"
     path.write_text(text)
     with pytest.raises(ValueError, match=message):
-        label.HandLabels.load(path)
+        HandLabels.load(path)
 
 
 def test_labels_for_other_crops_are_refused(crops, tmp_path):
@@ -122,14 +121,14 @@ def test_labels_for_other_crops_are_refused(crops, tmp_path):
         label.label(label.Options(data=str(crops), hand=hand, out=str(tmp_path / "labels.npz")))
 
 
-def test_scores_count_the_plain_and_leave_stubble_to_the_mean_error():
-    scores = label.score(np.array([0.9, 0.2, 0.6, 0.1]), np.array([1.0, 0.0, 0.0, 0.5]))
+def test_scores_count_clear_cases_and_leave_stubble_to_the_mean_error():
+    scores = score(np.array([0.9, 0.2, 0.6, 0.1]), np.array([1.0, 0.0, 0.0, 0.5]))
     assert (scores["accuracy"], scores["auc"], scores["recall"]) == (0.6667, 1, 1)
     assert (scores["precision"], scores["mean_error"]) == (0.5, 0.325)
 
 
 def test_the_hand_labels_of_the_repository_are_sound():
-    hand = label.HandLabels.load(label.HAND)
+    hand = HandLabels.load(HAND)
     assert len(set(hand.key.tolist())) == len(hand.key)
     assert 300 < hand.holdout.sum() < len(hand.key) / 2
     assert np.isfinite(hand.values["glasses"][hand.holdout]).all()
@@ -147,7 +146,7 @@ def test_a_region_is_described_alike_in_a_mirror_and_under_other_light(name):
 
 @pytest.mark.parametrize("name", REGIONS)
 def test_a_region_without_an_edge_has_a_gradient(name):
-    """Training asks a probe what it would rather see, also of a crop that is blank in places."""
+    """Training takes a classifier's gradient, also on a crop that is blank in places."""
     image = torch.full((1, 3, 256, 256), 0.5)
     image[..., 128:] = torch.rand(1, 3, 256, 128, generator=torch.Generator().manual_seed(0))
     image.requires_grad_(True)
@@ -157,15 +156,17 @@ def test_a_region_without_an_edge_has_a_gradient(name):
 
 
 def test_probes_for_something_else_are_refused(tmp_path):
-    AttributeClassifiers({"hat": torch.zeros(9)}).save(tmp_path / "probes.safetensors")
+    AttributeClassifiers({"hat": torch.zeros(9)}).save(tmp_path / "attribute_classifiers.safetensors")
     with pytest.raises(ValueError, match="must hold probes for glasses, facial_hair, male; got hat"):
-        AttributeClassifiers.load(tmp_path / "probes.safetensors")
+        AttributeClassifiers.load(tmp_path / "attribute_classifiers.safetensors")
 
 
-def test_an_even_threshold_mistakes_either_kind_as_often():
+def test_an_equal_error_threshold_mistakes_either_kind_as_often():
     logits = np.array([-2.0, -1.0, 0.2, 0.6, 0.5, 1.0, 2.0, 3.0])
     target = np.array([0, 0, 0, 0, 1, 1, 1, 1], bool)
-    threshold = label.even_threshold(logits, target)
+    threshold = label.equal_error_threshold(logits, target)
     assert (logits[~target] > threshold).sum() == (logits[target] < threshold).sum()
     assert 0.2 < threshold < 1
-    assert label.even_threshold(np.array([-3.0, 1.0, 2.0]), np.array([False, False, True])) == pytest.approx(1.5)
+    assert label.equal_error_threshold(np.array([-3.0, 1.0, 2.0]), np.array([False, False, True])) == pytest.approx(
+        1.5
+    )

@@ -1,8 +1,10 @@
-"""Each training script: overfits one batch in a few steps, writes what the public door reads, and resumes."""
+"""Each training script: overfits one batch in a few steps, writes what the public entry points load, and resumes."""
 
 import copy
+import importlib
 import io
 import json
+import re
 import shutil
 import tarfile
 from pathlib import Path
@@ -16,19 +18,31 @@ from skimage.data import astronaut
 
 from deid_diffusion.anonymizer import FaceAnonymizer
 from deid_diffusion.faces.attribute_classifiers import AttributeClassifiers
-from deid_diffusion.faces.estimator import FaceEstimator
+from deid_diffusion.faces.estimator import OUTPUTS, FaceEstimator
 from deid_diffusion.faces.face_shape import Placement, rotation_from_angles
 from deid_diffusion.methods.identity_bank import IdentityBank
 from deid_diffusion.models.weights import write_hashes
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, attribute_vector, condition_vector, fold
 from deid_diffusion.pipelines.denoise import SIGMA_DATA
-from deid_diffusion.training import audition, blend, distill, id_encoder, inpaint, pack, reader, reader_head
-from deid_diffusion.training.critic import Critic, critic_loss, painter_loss
-from deid_diffusion.training.data import Jitter, cut, load_faces, noise_like
+from deid_diffusion.training import (
+    blend,
+    distill,
+    estimator,
+    estimator_head,
+    filter_bank,
+    id_encoder,
+    inpaint,
+    pack,
+    sample_grid,
+)
+from deid_diffusion.training.adversarial import MAPS, build_critic
+from deid_diffusion.training.critic import Critic, critic_loss, generator_loss
+from deid_diffusion.training.data import Jitter, augmented_batch, load_faces, noise_like
 from deid_diffusion.training.losses import PerceptualLoss
 from deid_diffusion.training.masks import BROWS, foreheads, inner_faces, random_masks
 from deid_diffusion.training.muon import Muon, orthogonalised
-from deid_diffusion.training.run import RunOptions, begin, build_optimiser, parse_options
+from deid_diffusion.training.resnet import build_resnet
+from deid_diffusion.training.run import RunOptions, begin, build_optimiser, integers, parse_options, run_training
 from tests.tiny import tiny_shape
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -72,7 +86,7 @@ def test_data_follow_their_pixels_under_augmentation(data):
     assert faces.images.shape == (PEOPLE, 3, 256, 256)
     generator = torch.Generator().manual_seed(0)
     still = Jitter(zoom=0, turn_deg=0, shift=0, colour=0, degrade=0)
-    batch = cut(faces, torch.arange(4), still, generator)
+    batch = augmented_batch(faces, torch.arange(4), still, generator)
     original = faces.images[:4].float() / 127.5 - 1
     for n in range(4):
         flipped = not torch.allclose(batch.image[n], original[n], atol=0.05)
@@ -80,7 +94,9 @@ def test_data_follow_their_pixels_under_augmentation(data):
         assert torch.allclose(batch.image[n], want, atol=0.05)
         iris = faces.landmarks[n, 468, 0]
         assert batch.landmarks[n, 473 if flipped else 468, 0] == pytest.approx(float(256 - iris if flipped else iris))
-    turned = cut(faces, torch.zeros(16, dtype=torch.int64), Jitter(zoom=0, turn_deg=20, shift=0), generator)
+    turned = augmented_batch(
+        faces, torch.zeros(16, dtype=torch.int64), Jitter(zoom=0, turn_deg=20, shift=0), generator
+    )
     eyes = turned.landmarks[:, 473, :2] - turned.landmarks[:, 468, :2]
     seen = torch.rad2deg(torch.atan2(eyes[:, 1], eyes[:, 0]))
     said = turned.attributes[:, ATTRIBUTE_NAMES.index("roll_deg")]
@@ -142,78 +158,78 @@ def overfit(loss_of, module, steps: int, lr: float) -> tuple[float, float]:
 def test_every_model_overfits_one_batch(data):
     torch.manual_seed(0)
     faces, generator = load_faces(data), torch.Generator().manual_seed(0)
-    batch = cut(faces, torch.arange(4, 8), Jitter(size=128), generator)
-    network = reader.build_reader((8, 16, 16, 16))
-    reader.start_at_mean_face(network, faces)
-    first, last = overfit(lambda: reader.loss_on(network, batch), network, 30, 3e-3)
+    batch = augmented_batch(faces, torch.arange(4, 8), Jitter(size=128), generator)
+    network = build_resnet((8, 16, 16, 16), OUTPUTS)
+    estimator.start_at_mean_face(network, faces)
+    first, last = overfit(lambda: estimator.estimator_loss(network(batch.image).logits, batch), network, 30, 3e-3)
     assert last < 0.7 * first
-    guide = id_encoder.build_guide((8, 16, 16, 32), 256)
-    first, last = overfit(lambda: id_encoder.loss_on(guide, batch), guide, 30, 3e-3)
+    recogniser = build_resnet((8, 16, 16, 32), 256)
+    first, last = overfit(lambda: id_encoder.id_encoder_loss(recogniser, batch), recogniser, 30, 3e-3)
     assert last < 0.7 * first
     unet = inpaint.build_unet((32, 32, 32, 32), 1)
-    whole = cut(faces, torch.arange(4, 6), Jitter(), generator)
+    whole = augmented_batch(faces, torch.arange(4, 6), Jitter(), generator)
     options = inpaint.Options(window=128)
 
     def fixed() -> torch.Tensor:
-        return inpaint.loss_on(unet, whole, options, None, torch.Generator().manual_seed(7))
+        return inpaint.inpaint_loss(unet, whole, options, None, torch.Generator().manual_seed(7))
 
     first, last = overfit(fixed, unet, 30, 2e-3)
     assert last < 0.6 * first
 
 
-def test_a_critic_learns_to_tell_and_the_painter_to_please_it(features):
+def test_a_critic_learns_to_tell_and_the_generator_to_please_it(features):
     torch.manual_seed(0)
     network = PerceptualLoss(features)
-    critic = distill.build_critic(network)
-    real, painted = torch.rand(4, 3, 64, 64), torch.zeros(4, 3, 64, 64, requires_grad=True)
+    critic = build_critic(network)
+    real, generated = torch.rand(4, 3, 64, 64), torch.zeros(4, 3, 64, 64, requires_grad=True)
     mask = torch.zeros(4, 1, 64, 64)
     mask[:, :, 16:48, 16:48] = 1
 
     def seen(image: torch.Tensor) -> list[torch.Tensor]:
-        return [network.features(image)[number] for number in distill.MAPS]
+        return [network.features(image)[number] for number in MAPS]
 
     first, last = overfit(
-        lambda: critic_loss(critic(seen(real)), critic(seen(painted.detach())), mask), critic, 40, 0.01
+        lambda: critic_loss(critic(seen(real)), critic(seen(generated.detach())), mask), critic, 40, 0.01
     )
     assert last < 0.8 * first  # a critic that cannot tell stays at 2
     critic.zero_grad()
-    before = painter_loss(critic, seen(painted), mask)
+    before = generator_loss(critic, seen(generated), mask)
     before.backward()
     assert all(weight.grad is None for weight in critic.parameters())
-    moved = painted.detach() - 0.2 * painted.grad / painted.grad.abs().max()
-    assert painter_loss(critic, seen(moved), mask) < before
+    moved = generated.detach() - 0.2 * generated.grad / generated.grad.abs().max()
+    assert generator_loss(critic, seen(moved), mask) < before
 
 
-def test_a_painter_overfits_what_it_samples_itself(data, features):
+def test_a_generator_overfits_what_it_samples_itself(data, features):
     torch.manual_seed(0)
     faces, network = load_faces(data), PerceptualLoss(features)
-    batch = cut(faces, torch.arange(4, 6), Jitter(size=128, degrade=0.0), torch.Generator().manual_seed(0))
+    batch = augmented_batch(faces, torch.arange(4, 6), Jitter(size=128, degrade=0.0), torch.Generator().manual_seed(0))
     unet = inpaint.build_unet((32, 32, 32, 32), 1)
-    options = distill.Options(critic_weight=0.0, tone_weight=1.0, student_steps=2)
+    options = distill.Options(critic_weight=0.0, colour_weight=1.0, student_steps=2)
 
     def loss() -> torch.Tensor:
-        return distill.loss_on_rollout(unet, None, batch, None, options, network, torch.Generator().manual_seed(7))
+        return distill.Losses(options, network).on_rollout(unet, None, batch, torch.Generator().manual_seed(7))
 
     first, last = overfit(loss, unet, 30, 2e-3)
     assert last < 0.6 * first
 
 
 def test_a_perfect_teacher_ends_at_the_clean_crop():
-    told = inpaint.Examples(
+    examples = inpaint.Examples(
         torch.rand(2, 3, 64, 64), torch.ones(2, 1, 64, 64), torch.zeros(2, 76, 16, 16), torch.zeros(2, 1)
     )
 
     def perfect(inputs, level, _, class_labels, return_dict):
-        return (fold(told.x0 / SIGMA_DATA, 4),)
+        return (fold(examples.x0 / SIGMA_DATA, 4),)
 
     t = torch.tensor([1.0, 0.4])
-    x_t = inpaint.noised(told.x0, t, torch.Generator().manual_seed(0))
+    x_t = inpaint.noised(examples.x0, t, torch.Generator().manual_seed(0))
     for steps in (1, 4):
-        assert torch.allclose(distill.teach(perfect, x_t, t, told, steps), told.x0, atol=1e-5)
+        assert torch.allclose(distill.teacher_target(perfect, x_t, t, examples, steps), examples.x0, atol=1e-5)
 
 
 def test_noise_levels_of_the_student_start_at_pure_noise():
-    drawn = distill.levels(distill.Options(student_steps=4), 4000, torch.Generator().manual_seed(0))
+    drawn = distill.sample_noise_levels(distill.Options(student_steps=4), 4000, torch.Generator().manual_seed(0))
     assert 0 < drawn.min()
     assert drawn.max() == 1
     assert 0.2 < (drawn == 1).float().mean() < 0.3
@@ -223,23 +239,27 @@ def weight_of(run: str) -> torch.Tensor:
     return UNet2DConditionModel.from_pretrained(f"{run}/unet", dtype=torch.float32).conv_in.weight.detach()
 
 
-def test_five_commands_make_weights_that_the_public_door_loads(data, features, tmp_path):
-    runs = {name: str(tmp_path / name) for name in ("reader", "id_encoder", "inpaint", "first", "distill")}
+def test_six_commands_make_weights_that_the_anonymizer_loads(data, features, tmp_path):
+    runs = {name: str(tmp_path / name) for name in ("estimator", "id_encoder", "inpaint", "first", "distill")}
     common = ["--data", data, "--steps", "2", "--minutes", "5", "--batch", "2"]
-    reader.main([*common, "--out", runs["reader"], "--widths", "8,8,8,8"])
+    estimator.main([*common, "--out", runs["estimator"], "--widths", "8,8,8,8"])
     id_encoder.main([*common, "--out", runs["id_encoder"], "--widths", "8,8,8,8"])
     small = [*common, "--out", runs["inpaint"], "--channels", "32,32,32,32", "--window", "128"]
     inpaint.main(small)
     inpaint.main([*small, "--resume"])
     assert json.loads((tmp_path / "inpaint" / "training.json").read_text())["step"] == 4
+    drawn = tmp_path / "grids" / "samples.png"
+    sample_grid.main(["--data", data, "--model", f"{runs['inpaint']}/training.ckpt", "--out", str(drawn),
+                      "--faces", "2", "--seeds", "1", "--steps", "1"])  # fmt: skip
+    assert Image.open(drawn).size == (2 * 256, 3 * 256)
     few = [*common, "--start", f"{runs['inpaint']}/unet", "--out", runs["distill"], "--window", "128",
            "--perceptual", features, "--student-steps", "2", "--teacher-steps", "2"]  # fmt: skip
     distill.main([*few, "--out", runs["first"], "--rollout-batch", "0"])
     with pytest.raises(ValueError, match="go together"):
-        distill.main([*few, "--reader", runs["reader"]])
+        distill.main([*few, "--estimator", runs["estimator"]])
     with pytest.raises(ValueError, match="another critic"):
         distill.main([*few, "--critic", f"{runs['inpaint']}/unet/diffusion_pytorch_model.safetensors"])
-    few += ["--teacher-steps", "0", "--reader", runs["reader"], "--guide", runs["id_encoder"],
+    few += ["--teacher-steps", "0", "--estimator", runs["estimator"], "--id-encoder", runs["id_encoder"],
             "--critic", f"{runs['first']}/critic.safetensors"]  # fmt: skip
     distill.main(few)
     distill.main([*few, "--resume"])
@@ -258,62 +278,65 @@ def test_five_commands_make_weights_that_the_public_door_loads(data, features, t
     AttributeClassifiers({"glasses": torch.zeros(1586)}).save(tmp_path / "labels.safetensors")
     keys = np.load(Path(data) / "synthetic.npz")["key"]
     np.savez(tmp_path / "labels.npz", key=keys, glasses=np.zeros(len(keys), np.float32))
-    pack.main(["--data", data, "--inpaint", blended, "--guide", runs["id_encoder"], "--people", "6",
-               "--reader", runs["reader"], "--out", str(out), "--labels", str(tmp_path / "labels.npz")])  # fmt: skip
-    anonymize = FaceAnonymizer.from_pretrained(out / "face256", reader=out / "reader")
+    parts = ["--inpaint", blended, "--id-encoder", runs["id_encoder"], "--estimator", runs["estimator"]]
+    pack.main(["--data", data, *parts, "--identities", "6", "--out", str(out), "--labels", f"{tmp_path}/labels.npz"])
+    anonymize = FaceAnonymizer.from_pretrained(out / "face256", estimator=out / "face_estimator")
     assert anonymize.hashes["identities.safetensors"]
     assert len(anonymize.bank.embedding) == 6
-    assert set(anonymize.estimator.probes.weights) == {"glasses"}
+    assert set(anonymize.estimator.classifiers.weights) == {"glasses"}
     assert float(anonymize.estimator.likeness.ood_score(anonymize.estimator.states(torch.zeros(1, 3, 256, 256)))) > 0
     assert str(tmp_path) not in "".join(path.read_text() for path in (out / "face256").rglob("config.json"))
-    assert "probes.safetensors" in (out / "reader" / "SHA256SUMS").read_text()
-    assert FaceEstimator.from_pretrained(out / "reader").landmarks(np.zeros((1, 256, 256, 3), np.uint8)).shape == (
+    assert "attribute_classifiers.safetensors" in (out / "face_estimator" / "SHA256SUMS").read_text()
+    assert FaceEstimator.from_pretrained(out / "face_estimator").landmarks(
+        np.zeros((1, 256, 256, 3), np.uint8)
+    ).shape == (
         1,
         478,
         3,
     )
 
 
-def test_an_audition_leaves_out_exactly_those_who_come_out_rough(data, weights, tmp_path):
+def test_filtering_drops_exactly_the_identities_with_furrows(data, weights, tmp_path):
     shipped, weights, few = weights, tmp_path / "weights", 6
-    for name in ("face256", "reader"):
+    for name in ("face256", "face_estimator"):
         shutil.copytree(shipped / name, weights / name)
     full = IdentityBank.load(weights / "face256" / "identities.safetensors")
-    alike = full.attributes[:1].repeat(few, 0)  # one group, of which 5 of 6 may leave
+    alike = full.attributes[:1].repeat(few, 0)  # one group, of which 5 of 6 may be dropped
     IdentityBank(full.embedding[:few], full.person[:few], alike).save(weights / "face256" / "identities.safetensors")
     write_hashes(weights / "face256")
-    anonymize = FaceAnonymizer.from_pretrained(weights / "face256", reader=weights / "reader")
-    photos = audition.pick_photos(anonymize, load_faces(data), 2)
+    anonymize = FaceAnonymizer.from_pretrained(weights / "face256", estimator=weights / "face_estimator")
+    photos = filter_bank.pick_photos(anonymize, load_faces(data), 2)
     assert len(photos) == 2
-    rough = audition.roughness(anonymize, photos[:1], [(n, 0) for n in range(few)])
+    rough = filter_bank.measure_furrows(anonymize, photos[:1], [(n, 0) for n in range(few)])
     assert rough.min() > 0
     assert np.ptp(rough) > 0
-    asked = ["--data", data, "--weights", str(weights), "--photos", "1", "--looks", "1"]
+    asked = ["--data", data, "--weights", str(weights), "--photos", "1", "--photos-each", "1"]
     with pytest.raises(ValueError, match="must lie in"):
-        audition.main([*asked, "--share", "1"])
-    one = audition.pick_photos(anonymize, load_faces(data), 1)
-    rough = audition.roughness(anonymize, one, [(n, 0) for n in range(few)])
+        filter_bank.main([*asked, "--max-share", "1"])
+    one = filter_bank.pick_photos(anonymize, load_faces(data), 1)
+    rough = filter_bank.measure_furrows(anonymize, one, [(n, 0) for n in range(few)])
     most = float(np.sort(rough)[2:4].mean())
-    out = audition.roughest(rough, audition.groups(anonymize.bank.attributes), most, 0.9)
+    out = filter_bank.select_dropped(rough, filter_bank.demographic_groups(anonymize.bank.attributes), most, 0.9)
     assert 0 < out.sum() < few
-    audition.main([*asked, "--most", str(most), "--share", "0.9"])
-    left = FaceAnonymizer.from_pretrained(weights / "face256", reader=weights / "reader").bank
+    filter_bank.main([*asked, "--max-furrows", str(most), "--max-share", "0.9"])
+    left = FaceAnonymizer.from_pretrained(weights / "face256", estimator=weights / "face_estimator").bank
     assert np.allclose(left.embedding, anonymize.bank.embedding[~out], atol=1e-3)
-    assert json.loads((weights / "face256" / "audition.json").read_text())["left_out"] == few - len(left.embedding)
+    record = json.loads((weights / "face256" / filter_bank.RECORD).read_text())
+    assert (record["evaluated"], record["kept"]) == (few, len(left.embedding))
 
 
-def test_no_group_loses_more_than_its_share_and_nobody_who_is_smooth():
+def test_no_group_loses_more_than_its_share_and_nobody_below_the_threshold():
     group = np.repeat([0, 1, 2], [10, 10, 4])
     rough = np.concatenate([np.arange(10), np.full(10, 9.0), np.zeros(4)])
-    out = audition.roughest(rough, group, most=7.5, share=0.3)
-    assert np.nonzero(out[:10])[0].tolist() == [8, 9]  # 7 is among the roughest three, and smooth enough
+    out = filter_bank.select_dropped(rough, group, max_furrows=7.5, max_share=0.3)
+    assert np.nonzero(out[:10])[0].tolist() == [8, 9]  # 7 is among the worst three, and below the threshold
     assert out[10:20].sum() == 3
     assert not out[20:].any()
 
 
 def test_groups_are_by_age_skin_and_gender():
     rows = [[age, male, skin, 0, 0] for age in (20, 40, 60) for skin in (40, 55, 70) for male in (0, 1)]
-    assert sorted(audition.groups(np.array(rows, float)).tolist()) == list(range(18))
+    assert sorted(filter_bank.demographic_groups(np.array(rows, float)).tolist()) == list(range(18))
 
 
 def test_options_become_flags_and_wrong_ones_exit_2(capsys):
@@ -323,6 +346,16 @@ def test_options_become_flags_and_wrong_ones_exit_2(capsys):
         parse_options(inpaint.Options, ["--minutes", "soon"], "x")
     assert stop.value.code == 2
     assert "--minutes" in capsys.readouterr().err
+
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+
+
+@pytest.mark.parametrize("line", re.findall(r"^deid train (.+?) *(?:#.*)?$", README, re.MULTILINE))
+def test_the_readme_s_training_commands_have_these_options(line):
+    name, *words = line.split()
+    command = importlib.import_module(f"deid_diffusion.training.{name}")
+    assert isinstance(parse_options(command.Options, words, "x"), command.Options)  # else it exits with code 2
 
 
 @pytest.mark.parametrize("shape", [(6, 40), (40, 6), (12, 12)])
@@ -394,6 +427,46 @@ def test_muon_fits_a_small_network_and_resumes_where_it_was():
     assert resumed == pytest.approx(whole, rel=1e-4)
 
 
+def test_averaged_weights_and_statistics_are_what_is_left(tmp_path):
+    """After n steps the average keeps (1 + n) / (10 + n) of itself, --ema at most, in buffers as in weights."""
+    module = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4))
+    states: list[dict[str, torch.Tensor]] = []
+
+    def loss_of(model: torch.nn.Module, generator: torch.Generator, step: int) -> torch.Tensor:
+        states.append(copy.deepcopy(model.state_dict()))
+        return (model(torch.randn(8, 4, generator=generator)) - 1).square().mean()
+
+    options = RunOptions(out=str(tmp_path), steps=6, minutes=5, ema=0.3, lr=0.5)
+    run_training(module, loss_of, options, begin(options))
+    checkpoint = tmp_path / "training.ckpt"
+    _, first, *others = [*states, torch.load(checkpoint, weights_only=True)["module"]]
+    wanted = first
+    for n, state in enumerate(others, 1):
+        kept = min(0.3, (1 + n) / (10 + n))
+        wanted = {name: kept * wanted[name] + (1 - kept) * value for name, value in state.items()}
+    for name in ("0.weight", "0.bias", "1.weight", "1.running_mean", "1.running_var"):
+        assert torch.allclose(module.state_dict()[name], wanted[name], atol=1e-6), name
+        assert not torch.allclose(wanted[name], others[-1][name], atol=1e-3), name
+    again = copy.deepcopy(module)
+    resumed = RunOptions(out=str(tmp_path), steps=0, minutes=0, resume=True)
+    assert run_training(again, loss_of, resumed, begin(resumed))["step"] == 6
+    for name in wanted:
+        assert torch.equal(again.state_dict()[name], module.state_dict()[name]), name
+
+
+def test_a_checkpoint_of_another_version_is_refused(tmp_path):
+    torch.save({"module": {}, "optimiser": {}, "average": {}, "done": {}}, tmp_path / "training.ckpt")
+    options = RunOptions(out=str(tmp_path), resume=True)
+    with pytest.raises(ValueError, match="must hold module, optimiser, ema, done, got .*; start without --resume"):
+        run_training(torch.nn.Linear(1, 1), lambda *_: None, options, begin(options))
+
+
+@pytest.mark.parametrize("text", ["8,", "8;8", "wide"])
+def test_widths_that_are_no_numbers_are_refused(text):
+    with pytest.raises(ValueError, match="wanted whole numbers with commas"):
+        integers(text)
+
+
 def test_an_unknown_optimiser_is_refused():
     with pytest.raises(ValueError, match="--optimiser must be one of adamw, muon"):
         build_optimiser(torch.nn.Linear(1, 1), RunOptions(optimiser="sgd"))
@@ -407,12 +480,12 @@ def worn(data, tmp_path_factory) -> str:
     return str(path)
 
 
-def test_attributes_without_a_label_teach_nothing(data, worn):
+def test_attributes_without_a_label_have_no_gradient(data, worn):
     torch.manual_seed(0)
     faces, generator = load_faces(data, labels=worn), torch.Generator().manual_seed(0)
-    batch = cut(faces, torch.arange(PEOPLE), Jitter(size=128), generator)
-    network = reader.build_reader((8, 8, 8, 8))
-    reader.loss_on(network, batch).backward()
+    batch = augmented_batch(faces, torch.arange(PEOPLE), Jitter(size=128), generator)
+    network = build_resnet((8, 8, 8, 8), OUTPUTS)
+    estimator.estimator_loss(network(batch.image).logits, batch).backward()
     gradient = network.classifier[-1].bias.grad
     assert torch.isfinite(gradient).all()
     assert gradient[-2].abs() > 0
@@ -421,8 +494,8 @@ def test_attributes_without_a_label_teach_nothing(data, worn):
 
 def test_a_head_learns_something_new_on_a_trunk_that_stays(data, worn, tmp_path):
     torch.manual_seed(0)
-    old = reader.build_reader((8, 8, 8, 8))
-    reader.start_at_mean_face(old, load_faces(data))
+    old = build_resnet((8, 8, 8, 8), OUTPUTS)
+    estimator.start_at_mean_face(old, load_faces(data))
     old.classifier[-1] = torch.nn.Linear(8, 1443)
     old.config.num_labels = 1443
     old.save_pretrained(tmp_path / "old" / "network")
@@ -431,7 +504,7 @@ def test_a_head_learns_something_new_on_a_trunk_that_stays(data, worn, tmp_path)
         FaceEstimator.from_pretrained(tmp_path / "old")
     folders = ["--start", str(tmp_path / "old" / "network"), "--out", str(tmp_path / "new")]
     sizes = ["--pool", "10", "--steps", "30", "--minutes", "5", "--batch", "8", "--lr", "1e-2"]
-    reader_head.main(["--data", data, "--labels", worn, *folders, *sizes])
+    estimator_head.main(["--data", data, "--labels", worn, *folders, *sizes])
     metrics = json.loads((tmp_path / "new" / "training.json").read_text())
     assert metrics["landmark_error_percent"] < metrics["before"]["landmark_error_percent"]
     new = FaceEstimator.from_pretrained(tmp_path / "new").network.state_dict()
@@ -447,16 +520,16 @@ def test_processes_that_do_not_know_of_each_other_are_refused(monkeypatch):
         begin(RunOptions())
 
 
-def test_an_emphasised_attribute_is_heard_further_when_there_and_as_before_when_not():
-    told = [{"glasses": 0.0, "age": 30}, {"glasses": 1.0, "age": 30}, {"age": 30}]
-    vector = condition_vector(attribute_vector(told), None, 8)
+def test_an_emphasised_attribute_has_more_effect_when_there_and_as_before_when_not():
+    given = [{"glasses": 0.0, "age": 30}, {"glasses": 1.0, "age": 30}, {"age": 30}]
+    vector = condition_vector(attribute_vector(given), None, 8)
     weight = torch.randn(5, vector.shape[1], generator=torch.Generator().manual_seed(0))
     before, after = vector @ weight.T, vector @ blend.emphasised(weight, "glasses", 2.0).T
     assert torch.allclose(after[[0, 2]], before[[0, 2]], atol=1e-5)
     assert torch.allclose(after[1] - after[0], 2 * (before[1] - before[0]), atol=1e-5)
 
 
-def test_an_emphasised_identity_is_heard_louder_and_nobody_as_before():
+def test_an_emphasised_identity_has_more_effect_and_none_as_before():
     attributes, person = attribute_vector([{"age": 30}, {"age": 30}]), torch.randn(2, 8)
     weight = torch.randn(5, 45, generator=torch.Generator().manual_seed(0))
     named, nobody = condition_vector(attributes, person, 8), condition_vector(attributes, None, 8)
@@ -466,9 +539,9 @@ def test_an_emphasised_identity_is_heard_louder_and_nobody_as_before():
     assert torch.allclose(second[1] - second[0], 1.5 * (first[1] - first[0]), atol=1e-4)
 
 
-def test_an_emphasised_angle_is_heard_further_to_both_sides():
-    told = [{"pitch_deg": -15.0}, {"pitch_deg": 0.0}, {"pitch_deg": 15.0}, {}]
-    vector = condition_vector(attribute_vector(told), None, 8)
+def test_an_emphasised_angle_has_more_effect_to_both_sides():
+    given = [{"pitch_deg": -15.0}, {"pitch_deg": 0.0}, {"pitch_deg": 15.0}, {}]
+    vector = condition_vector(attribute_vector(given), None, 8)
     weight = torch.randn(5, vector.shape[1], generator=torch.Generator().manual_seed(0))
     before, after = vector @ weight.T, vector @ blend.emphasised(weight, "pitch_deg", 1.5).T
     assert torch.allclose(after[[1, 3]], before[[1, 3]], atol=1e-5)
