@@ -349,7 +349,7 @@ def test_train_hands_the_rest_on(capsys):
 def test_eval_refuses_what_it_cannot_judge_in_one_line(tmp_path, capsys):
     (tmp_path / "in").mkdir()
     (tmp_path / "out").mkdir()
-    assert cli.main(["eval", str(tmp_path / "in"), str(tmp_path / "out"), "--finder", "centerface"]) == 2
+    assert cli.main(["eval", str(tmp_path / "in"), str(tmp_path / "out"), "--detector", "centerface"]) == 2
     err = capsys.readouterr().err
     assert err.startswith("deid: ")
     assert err.count("\n") == 1

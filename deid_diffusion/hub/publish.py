@@ -16,7 +16,7 @@ from ..models.loading import load_pipeline
 from ..models.registry import FAMILIES, Family, pick_family
 from .folder import Card, build_folder, check_in_fresh_process
 
-__all__ = ["FAMILIES", "Family", "load_pipeline", "pick_family", "publish", "read_index"]
+__all__ = ["publish"]
 log = logging.getLogger(__name__)
 
 
