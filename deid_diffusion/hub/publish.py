@@ -12,11 +12,9 @@ from huggingface_hub.utils import validate_repo_id
 
 from ..messages import brief
 from ..models.checkpoint import check_weights, read_index
-from ..models.loading import load_pipeline
-from ..models.registry import FAMILIES, Family, pick_family
+from ..models.registry import pick_family
 from .folder import Card, build_folder, check_in_fresh_process
 
-__all__ = ["publish"]
 log = logging.getLogger(__name__)
 
 
