@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deid_diffusion.references import Decision, References, decide, reference_face
+from deid_diffusion.faces.references import Decision, References, decide, reference_face
 from deid_diffusion.settings import Settings
 from deid_diffusion.types import Face
 
 from ..fakes import FIVE, RATES
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import references as benchmark
 
 KEEP, HIDE, BORDERLINE = Decision
