@@ -14,7 +14,7 @@ from deid_diffusion.attributes import as_unit
 from deid_diffusion.crops import blended
 from deid_diffusion.identities import Target
 from deid_diffusion.painting import paint_people
-from deid_diffusion.pipelines.recognise import embed
+from deid_diffusion.pipelines.id_encoder import embed
 from deid_diffusion.preparing import ReadyFace
 from deid_diffusion.settings import Settings
 from deid_diffusion.types import Face
@@ -62,7 +62,7 @@ class Studio:
         """Every face once -> (N, S, S, 3) uint8, blended into their crops.
 
         Args:
-            settings: steps, repulsion, temperature.
+            settings: steps, repulsion, noise_scale.
             changes: attributes to set.
             targets: who each becomes; by default the bank's choice for its number and the seed.
             seed: of noise and choice; equal seeds differ in nothing but the wish.

@@ -25,7 +25,7 @@ from .loading import IDENTITIES, THRESHOLDS, check_guide, load_with_guide
 from .painting import check_settings
 from .paths import check_hashes, weights_dir
 from .pictures import Picture, PictureError, load_picture
-from .pipelines.recognise import embed
+from .pipelines.id_encoder import embed
 from .preparing import ReadyFace, prepare, redacted
 from .redact import redact_face
 from .result import AnonymizedImage

@@ -9,7 +9,7 @@ import numpy as np
 
 from .attributes import check_attributes
 from .k_same import Crowd
-from .pipelines.repulsion import Repulsion
+from .pipelines.repulsion import Repulsion, as_repulsion
 from .pipelines.sd_landmarks import STYLES
 from .types import NOT_YET, Method, Redaction
 
@@ -25,11 +25,11 @@ class Settings:
     Attributes:
         steps: denoising steps; None for the family's own: 4 for face256, 25 for Stable Diffusion.
         guidance_scale: classifier-free guidance; 1 is off and half the price; None for the family's own: 1 and 5.
-        temperature: length of the initial noise; below 1 trades variety for plausible faces. face256 only.
+        noise_scale: factor on the initial noise; below 1 trades variety for plausible faces. face256 only.
         prompt, negative_prompt: words before what the attributes say, and words to stay away from. Stable Diffusion
             only.
         landmark_style: what the ControlNet was trained on, "mediapipe" or "dlib68". Stable Diffusion only.
-        repulsion: the push off the source.
+        repulsion: identity-repulsion guidance off the source: a Repulsion, a mapping of its fields, or None for none.
         strength: factor on the repulsion's scale; each retry doubles it again.
         attributes: values to set, by name, in real units; the rest is taken over from the source.
         forget: attributes not to take over from the source (soft biometrics): any of FORGETTABLE.
@@ -50,11 +50,11 @@ class Settings:
 
     steps: int | None = None
     guidance_scale: float | None = None
-    temperature: float = 0.8
+    noise_scale: float = 0.8
     prompt: str = ""
     negative_prompt: str = ""
     landmark_style: str = "mediapipe"
-    repulsion: Repulsion = field(default_factory=Repulsion)
+    repulsion: Repulsion | Mapping[str, float] | None = field(default_factory=Repulsion)
     strength: float = 1.0
     attributes: Mapping[str, float] = field(default_factory=dict)
     forget: tuple[str, ...] = ()
@@ -70,6 +70,7 @@ class Settings:
     crowd: Crowd | None = None
 
     def __post_init__(self):
+        object.__setattr__(self, "repulsion", as_repulsion(self.repulsion))
         object.__setattr__(self, "redact_with", Redaction(self.redact_with))
         object.__setattr__(self, "method", Method(self.method))
         if self.method in NOT_YET:
@@ -79,7 +80,7 @@ class Settings:
         if unknown:
             raise ValueError(f"forget takes any of {', '.join(FORGETTABLE)}; got {', '.join(sorted(unknown))}")
         lowest = dict.fromkeys(("steps", "candidates", "tries", "batch"), 1) | {"k": 2}
-        lowest |= dict.fromkeys(("strength", "temperature", "guidance_scale"), 0)
+        lowest |= dict.fromkeys(("strength", "noise_scale", "guidance_scale"), 0)
         for name, low in lowest.items():
             if getattr(self, name) is not None and getattr(self, name) < low:
                 raise ValueError(f"{name} must be >= {low}, got {getattr(self, name)}")

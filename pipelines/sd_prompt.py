@@ -1,10 +1,12 @@
 """Puts attributes into words, and words into what a unet with text conditioning reads."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from diffusers.utils import USE_PEFT_BACKEND, scale_lora_layers, unscale_lora_layers
 
 from .conditioning import ATTRIBUTE_NAMES, FIELDS, attribute_vector
 
@@ -95,7 +97,13 @@ def write_prompts(prompt: str | Sequence[str] | None, values: Sequence[Values]) 
     ]
 
 
-def encode(tokenizer: Any, text_encoder: Any, prompts: Sequence[str], device: torch.device, hidden: int | None = None):
+def encode(
+    tokenizer: Any,
+    text_encoder: torch.nn.Module,
+    prompts: Sequence[str],
+    device: torch.device | str,
+    hidden: int | None = None,
+) -> tuple[torch.Tensor, Any]:
     """Texts -> (B, T, C) token features and the encoder's whole output.
 
     Args:
@@ -108,3 +116,16 @@ def encode(tokenizer: Any, text_encoder: Any, prompts: Sequence[str], device: to
     tokens = tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
     output = text_encoder(tokens.input_ids.to(device), output_hidden_states=hidden is not None)
     return (output.last_hidden_state if hidden is None else output.hidden_states[hidden]), output
+
+
+@contextmanager
+def lora_scaled(text_encoders: Sequence[torch.nn.Module | None], scale: float | None) -> Iterator[None]:
+    """Text encoders with the weight of their LoRA layers set to `scale`; None leaves them as they are."""
+    scaled = [model for model in text_encoders if model is not None and scale is not None and USE_PEFT_BACKEND]
+    for model in scaled:
+        scale_lora_layers(model, scale)
+    try:
+        yield
+    finally:
+        for model in scaled:
+            unscale_lora_layers(model, scale)

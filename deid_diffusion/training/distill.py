@@ -21,7 +21,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from deid_diffusion.likeness import STAGES
-from deid_diffusion.pipelines.denoise import x0_from_output
+from deid_diffusion.pipelines.precondition import x0_from_output
 from deid_diffusion.training.critic import Critic, critic_loss, painter_loss
 from deid_diffusion.training.data import Batch, Jitter, cut, load_faces
 from deid_diffusion.training.inpaint import Examples, examples, noised, paint, velocity_error

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from transformers import ResNetConfig, ResNetForImageClassification
 
-from deid_diffusion.pipelines.recognise import embed
+from deid_diffusion.pipelines.id_encoder import embed
 from deid_diffusion.training.data import Batch, FaceSet, Jitter, cut, load_faces
 from deid_diffusion.training.run import RunOptions, begin, fit, option, parse_options, recipe, write_json
 

@@ -27,7 +27,7 @@ from deid_diffusion.pipelines.conditioning import (
     landmark_maps,
     unfold,
 )
-from deid_diffusion.pipelines.denoise import SIGMA_DATA, scale_input, x0_from_output
+from deid_diffusion.pipelines.precondition import SIGMA_DATA, scale_input, x0_from_output
 from deid_diffusion.training.data import Batch, Jitter, cut, load_faces, noise_like
 from deid_diffusion.training.losses import PerceptualLoss
 from deid_diffusion.training.masks import random_masks

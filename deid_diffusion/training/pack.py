@@ -24,7 +24,7 @@ from deid_diffusion.likeness import Likeness, pooled
 from deid_diffusion.paths import write_hashes
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
 from deid_diffusion.pipelines.face_inpaint import FaceInpaintPipeline
-from deid_diffusion.pipelines.recognise import embed
+from deid_diffusion.pipelines.id_encoder import embed
 from deid_diffusion.probes import FILE as PROBES
 from deid_diffusion.training.data import FaceSet, Jitter, cut, load_faces
 from deid_diffusion.training.people import apart, geometry_of

@@ -33,7 +33,7 @@ class Options:
     steps: int = option(8, "denoising steps")
     shift: float = option(3.0, "shift of the noise schedule")
     guidance: float = option(1.0, "classifier-free guidance scale")
-    temperature: float = option(0.8, "length of the initial noise")
+    noise_scale: float = option(0.8, "factor on the initial noise")
     limit: int = option(700, "use only this many crops, 0 for all")
     threads: int = option(1, "CPU threads")
 
@@ -65,9 +65,9 @@ def sheet(pipeline: FaceInpaintPipeline, faces: FaceSet, options: Options) -> Im
         identity = batch.embedding.roll(seed, 0)
         rows.append(pipeline(
             batch.image.clamp(-1, 1), mask, batch.landmarks, named, identity, num_inference_steps=options.steps,
-            guidance_scale=options.guidance, temperature=options.temperature, output_type="pt",
+            guidance_scale=options.guidance, noise_scale=options.noise_scale, output_type="pt",
             generator=[torch.Generator().manual_seed(seed * 100 + n) for n in range(options.faces)],
-        ).images)  # fmt: skip
+        ).images * 2 - 1)  # fmt: skip
     strips = [torch.cat(list(row), dim=-1) for row in rows]
     picture = torch.cat(strips, dim=-2).permute(1, 2, 0)
     return Image.fromarray(((picture + 1) * 127.5).round().clamp(0, 255).byte().numpy())

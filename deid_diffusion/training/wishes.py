@@ -20,7 +20,7 @@ from deid_diffusion.attributes import HAPPY, shrink, split_outputs
 from deid_diffusion.geometry import EYES, FIVE, NOSE_TIP, OMZ_TEMPLATE, fit_similarity
 from deid_diffusion.light import skin_mask
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, FIELDS, POINTS
-from deid_diffusion.pipelines.recognise import WINDOW, embed
+from deid_diffusion.pipelines.id_encoder import WINDOW, embed
 from deid_diffusion.probes import REGIONS, Probes, apply_probe, look
 from deid_diffusion.training.data import Batch, FaceSet
 from deid_diffusion.training.masks import foreheads, inner_faces

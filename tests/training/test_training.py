@@ -20,7 +20,7 @@ from deid_diffusion.face_shape import Placement, rotation_from_angles
 from deid_diffusion.identities import IdentityBank
 from deid_diffusion.paths import write_hashes
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, attribute_vector, condition_vector, fold
-from deid_diffusion.pipelines.denoise import SIGMA_DATA
+from deid_diffusion.pipelines.precondition import SIGMA_DATA
 from deid_diffusion.probes import Probes
 from deid_diffusion.training import audition, blend, distill, id_encoder, inpaint, pack, reader, reader_head
 from deid_diffusion.training.critic import Critic, critic_loss, painter_loss

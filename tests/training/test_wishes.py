@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from deid_diffusion.attributes import SIDE, split_outputs
 from deid_diffusion.geometry import NOSE_TIP, OMZ_TEMPLATE
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, FIELDS
-from deid_diffusion.pipelines.recognise import embed
+from deid_diffusion.pipelines.id_encoder import embed
 from deid_diffusion.probes import REGIONS, Probes, look
 from deid_diffusion.training import distill, inpaint
 from deid_diffusion.training.data import Batch, FaceSet
