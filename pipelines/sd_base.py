@@ -1,6 +1,5 @@
 """The call that every Stable Diffusion face pipeline shares: the embedded model's arguments, and a prompt."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,13 +19,12 @@ from .sd_checks import check_components, check_embeds, check_identity, check_ima
 from .sd_denoiser import Branch, FaceDenoiser, Scene
 from .sd_guider import IdentityBranchGuidance
 from .sd_landmarks import draw_landmarks
-from .sd_prompt import lora_scaled, read_attributes, write_prompts
+from .sd_prompt import PromptEncoder, read_attributes, write_prompts
 
-logger = logging.getLogger(__name__)
 ImageEmbeds = torch.Tensor | Sequence[torch.Tensor]
 
 
-class FaceInpaintCall(FaceDenoiser, Sampler):
+class FaceInpaintCall(FaceDenoiser, PromptEncoder, Sampler):
     """Mixin of the pipelines: reads the arguments, runs the sampler, gives the known pixels back."""
 
     @torch.no_grad()
@@ -196,79 +194,6 @@ class FaceInpaintCall(FaceDenoiser, Sampler):
     def size(self) -> int:
         """Side of the crops this checkpoint was trained on, in pixels; other multiples of 8 run too."""
         return self.unet.config.sample_size * self.vae_scale_factor
-
-    @property
-    def attention(self) -> str:
-        """Which attention the unet runs now: "xformers" or "sdpa"."""
-        names = {type(processor).__name__ for processor in self.unet.attn_processors.values()}
-        return "xformers" if any("XFormers" in name for name in names) else "sdpa"
-
-    def use_best_attention(self) -> str:
-        """Switches to xformers where it has operators for this GPU, stays with SDPA otherwise; says which it is."""
-        device = self._execution_device
-        try:
-            if device.type != "cuda":
-                raise RuntimeError(f"no xformers operators for {device.type}")
-            import xformers.ops
-
-            probe = torch.zeros(1, 8, 1, 64, device=device, dtype=torch.float16)
-            xformers.ops.memory_efficient_attention(probe, probe, probe)
-            self.enable_xformers_memory_efficient_attention()
-        except (ImportError, NotImplementedError, RuntimeError, ValueError) as error:
-            logger.info("attention: sdpa (%s)", error)
-        else:
-            logger.info("attention: xformers")
-        return self.attention
-
-    def encode_prompt(
-        self,
-        prompt: str | Sequence[str] | None = None,
-        device: torch.device | str | None = None,
-        num_images_per_prompt: int = 1,
-        do_classifier_free_guidance: bool = True,
-        negative_prompt: str | Sequence[str] | None = None,
-        prompt_embeds: torch.Tensor | None = None,
-        negative_prompt_embeds: torch.Tensor | None = None,
-        pooled_prompt_embeds: torch.Tensor | None = None,
-        negative_pooled_prompt_embeds: torch.Tensor | None = None,
-        lora_scale: float | None = None,
-        clip_skip: int | None = None,
-    ) -> tuple[torch.Tensor | None, ...]:
-        """Texts -> what `__call__` takes as embeds; those that are given stay as they are.
-
-        Args:
-            prompt, negative_prompt: one text, or one a face.
-            device: where the text encoders run; the pipeline's by default.
-            num_images_per_prompt: copies of each, side by side.
-            do_classifier_free_guidance: False for no negative embeds.
-            prompt_embeds, negative_prompt_embeds: (B, T, C), instead of texts.
-            pooled_prompt_embeds, negative_pooled_prompt_embeds: (B, P), SDXL only.
-            lora_scale: weight of the text encoders' LoRA layers.
-            clip_skip: layers of the text encoders that are left out at their end.
-
-        Returns:
-            prompt_embeds and negative_prompt_embeds; for SDXL then both pooled ones. None without guidance.
-        """
-        device = device or self._execution_device
-        encoders = [getattr(self, name, None) for name in ("text_encoder", "text_encoder_2")]
-        with lora_scaled(encoders, lora_scale):
-            if prompt_embeds is None:
-                prompts = [prompt or ""] if prompt is None or isinstance(prompt, str) else list(prompt)
-                prompt_embeds, pooled_prompt_embeds = self.encode_texts(prompts, device, clip_skip)
-            if do_classifier_free_guidance and negative_prompt_embeds is None:
-                one = negative_prompt is None or isinstance(negative_prompt, str)
-                texts = [negative_prompt or ""] * len(prompt_embeds) if one else list(negative_prompt)
-                if len(texts) != len(prompt_embeds):
-                    raise ValueError(
-                        f"need one negative_prompt, or one a face: got {len(texts)} for {len(prompt_embeds)} faces"
-                    )
-                negative_prompt_embeds, negative_pooled_prompt_embeds = self.encode_texts(texts, device, clip_skip)
-        if not do_classifier_free_guidance:
-            negative_prompt_embeds = negative_pooled_prompt_embeds = None
-        embeds = [prompt_embeds, negative_prompt_embeds]
-        if self.addition_embed_type is not None:
-            embeds += [pooled_prompt_embeds, negative_pooled_prompt_embeds]
-        return tuple(repeat(value, num_images_per_prompt) for value in embeds)
 
     def image_conditions(
         self, wanted: ImageEmbeds | None, source: ImageEmbeds | None, guider: Any, batch: int

@@ -1,5 +1,6 @@
 """The model call of the Stable Diffusion family: branches through unet and ControlNet, and x0 as a picture."""
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ import torch
 
 from .guidance import Model, with_cfg, with_guider
 from .schedule import Level, add_noise, x0_from
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +117,29 @@ class FaceDenoiser:
     def inpaints(self) -> bool:
         """Whether the unet reads the surroundings beside the latents (9 channels), or is a plain one (4)."""
         return self.unet.config.in_channels > self.unet.config.out_channels
+
+    @property
+    def attention(self) -> str:
+        """Which attention the unet runs now: "xformers" or "sdpa"."""
+        names = {type(processor).__name__ for processor in self.unet.attn_processors.values()}
+        return "xformers" if any("XFormers" in name for name in names) else "sdpa"
+
+    def use_best_attention(self) -> str:
+        """Switches to xformers where it has operators for this GPU, stays with SDPA otherwise; says which it is."""
+        device = self._execution_device
+        try:
+            if device.type != "cuda":
+                raise RuntimeError(f"no xformers operators for {device.type}")
+            import xformers.ops
+
+            probe = torch.zeros(1, 8, 1, 64, device=device, dtype=torch.float16)
+            xformers.ops.memory_efficient_attention(probe, probe, probe)
+            self.enable_xformers_memory_efficient_attention()
+        except (ImportError, NotImplementedError, RuntimeError, ValueError) as error:
+            logger.info("attention: sdpa (%s)", error)
+        else:
+            logger.info("attention: xformers")
+        return self.attention
 
     def encode_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
         """(B, 3, S, S) in [-1, 1] -> (B, L, S/8, S/8) as the unet knows them, float32. No noise is drawn."""

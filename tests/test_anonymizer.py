@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+import deid_diffusion
 from deid_diffusion.anonymizer import FaceAnonymizer
 from deid_diffusion.composite import paste_faces
 from deid_diffusion.crops import crop_faces, erased_mask
 from deid_diffusion.geometry import apply, invert
+from deid_diffusion.painting import paint_people
 from deid_diffusion.pipelines.repulsion import Repulsion
 from deid_diffusion.settings import Settings
 from deid_diffusion.texture import skin_texture
@@ -342,11 +344,50 @@ def test_a_result_that_misses_the_face_is_redacted(monkeypatch):
         ({"method": "swap"}, "swap is not available yet"),
         ({"method": "k-same", "k": 1}, "k must be >= 2"),
         ({"keep": np.zeros((1, 4)), "only": np.zeros((1, 4))}, "not both"),
+        ({"repulsion": {"strength": 3}}, "repulsion takes scale, .*; got strength"),
+        ({"repulsion": 30}, "repulsion must be a Repulsion"),
+        ({"noise_scale": -1.0}, "noise_scale must be >= 0"),
     ],
 )
 def test_impossible_settings_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         Settings(**change)
+
+
+def test_a_mapping_is_a_fine_repulsion():
+    assert Settings(repulsion={"scale": 30}).repulsion == Repulsion(scale=30)
+    assert Settings(repulsion=None).repulsion.scale == 0
+    image, anonymize = picture(), build(ONE)
+    by_name = anonymize(image, steps=2, repulsion={"scale": 60})
+    assert by_name.faces[0].outcome is Outcome.REPLACED
+    assert np.array_equal(by_name.image, anonymize(image, steps=2, repulsion=Repulsion(scale=60)).image)
+    with pytest.raises(ValueError, match="got scales"):
+        anonymize(image, repulsion={"scales": 60})
+
+
+def test_all_that_is_erased_is_painted_anew_however_faint_its_mask(monkeypatch):
+    anonymize = build(ONE)
+    ready = anonymize.read_faces(picture(), ONE, FAST, {})
+    target = anonymize.bank.choose(ready[0].wanted, ready[0].embedding, 0)
+    faint = (ready[0].erased > 0) & (ready[0].erased < 0.5)
+    assert faint.any()
+    taken, call = [], type(anonymize.pipeline).__call__
+
+    def look(pipe, **given):
+        taken.append(given["mask_image"])
+        return call(pipe, **given)
+
+    monkeypatch.setattr(type(anonymize.pipeline), "__call__", look)
+    painted, _ = paint_people(anonymize.pipeline, anonymize.reader, ready, [target], [0], FAST)
+    assert np.array_equal(taken[0][0, 0].numpy(), ready[0].erased > 0)
+    source = ready[0].crop.image
+    assert (painted[0][faint] == source[faint]).all(-1).mean() < 0.05
+    assert (painted[0] == source)[ready[0].erased == 0].all()
+
+
+@pytest.mark.parametrize("name", [name for name in deid_diffusion.__all__ if name != "__version__"])
+def test_what_the_package_exports_is_there(name):
+    assert getattr(deid_diffusion, name).__name__ == name
 
 
 def test_missing_weights_say_what_was_wanted(tmp_path):
