@@ -22,8 +22,8 @@ class Window:
     def __post_init__(self):
         if not 0 <= self.start <= self.stop <= 1:
             raise ValueError(f"need 0 <= start <= stop <= 1, got start={self.start}, stop={self.stop}")
-        if not self.scale >= 0:
-            raise ValueError(f"scale must be >= 0, got {self.scale}; 0 switches it off")
+        if not 0 <= self.scale < float("inf"):
+            raise ValueError(f"scale must be >= 0 and finite, got {self.scale}; 0 switches it off")
 
     def steps(self, num_steps: int) -> list[int]:
         """The steps of `num_steps` (from 0) at which it acts: one at least, unless the window or the scale is 0."""

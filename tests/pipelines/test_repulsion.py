@@ -94,7 +94,8 @@ def test_a_mapping_is_a_repulsion_and_none_is_off():
     [
         ({"strength": 3}, "repulsion takes scale, margin, start, stop, through_unet, views; got strength"),
         ({"scale": -1}, "scale must be >= 0"),
-        ({"scale": float("nan")}, "scale must be >= 0, got nan"),
+        ({"scale": float("nan")}, "scale must be >= 0 and finite, got nan"),
+        ({"scale": float("inf")}, "and finite, got inf"),
         ({"scale": "much"}, "repulsion takes numbers"),
         (30.0, "repulsion must be a Repulsion, a mapping of its fields, or None, got 30.0"),
     ],
