@@ -15,7 +15,7 @@ from deid_diffusion.faces.masks import blended
 from deid_diffusion.faces.task import FaceTask
 from deid_diffusion.methods.identity_bank import Target
 from deid_diffusion.methods.sampling import sample, target_meshes
-from deid_diffusion.pipelines.recognise import embed
+from deid_diffusion.pipelines.id_encoder import embed
 from deid_diffusion.settings import Settings
 from deid_diffusion.types import Face
 
@@ -63,7 +63,7 @@ class Studio:
         """Every face once -> (N, S, S, 3) uint8, blended into their crops.
 
         Args:
-            settings: steps, repulsion, temperature.
+            settings: steps, repulsion, noise_scale.
             changes: attributes to set.
             targets: who each becomes; by default the bank's choice for its number and the seed.
             seed: of noise and choice; equal seeds differ in nothing but the wish.

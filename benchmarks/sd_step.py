@@ -100,7 +100,7 @@ def push_call(size: int, dtype: torch.dtype):
     """What repulsion adds to a step: decode x0 by TAESD, embed it, and go back to x0. Random weights."""
     from diffusers import AutoencoderTiny
 
-    from deid_diffusion.pipelines.recognise import embed
+    from deid_diffusion.pipelines.id_encoder import embed
     from deid_diffusion.training.id_encoder import Options
     from deid_diffusion.training.resnet import build_resnet
     from deid_diffusion.training.run import integers

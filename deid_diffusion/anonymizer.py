@@ -35,7 +35,7 @@ from .methods.targets import FreshTargets
 from .models.backends import use_backend
 from .models.loading import IDENTITIES, THRESHOLDS, check_id_encoder, load_with_identities
 from .models.weights import check_hashes, weights_dir
-from .pipelines.recognise import embed
+from .pipelines.id_encoder import embed
 from .result import AnonymizedImage
 from .settings import Settings
 from .spec import AnonymizerSpec

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from .messages import brief, brief_repr
 from .pipelines.conditioning import FIELDS, attribute_vector
-from .pipelines.repulsion import Repulsion
+from .pipelines.repulsion import Repulsion, as_repulsion
 from .pipelines.sd_landmarks import STYLES
 from .types import Redaction, member
 
@@ -29,11 +29,11 @@ class Settings:
     Attributes:
         steps: denoising steps; None for the family's own: 4 for face256, 25 for Stable Diffusion.
         guidance_scale: classifier-free guidance; 1 is off and half the price; None for the family's own: 1 and 5.
-        temperature: length of the initial noise; below 1 trades variety for plausible faces. face256 only.
+        noise_scale: factor on the initial noise; below 1 trades variety for plausible faces. face256 only.
         prompt, negative_prompt: words before what the attributes say, and words to stay away from. Stable Diffusion
             only.
         landmark_style: what the ControlNet was trained on, "mediapipe" or "dlib68". Stable Diffusion only.
-        repulsion: the push off the source.
+        repulsion: identity-repulsion guidance off the source: a Repulsion, a mapping of its fields, or None for none.
         strength: factor on the repulsion's scale; each retry doubles it again.
         attributes: values to set, by name, in real units; the rest is taken over from the source.
         drop_attributes: attributes not to take over from the source (soft biometrics): any of DROPPABLE.
@@ -55,11 +55,11 @@ class Settings:
 
     steps: int | None = None
     guidance_scale: float | None = None
-    temperature: float = 0.8
+    noise_scale: float = 0.8
     prompt: str = ""
     negative_prompt: str = ""
     landmark_style: str = "mediapipe"
-    repulsion: Repulsion = field(default_factory=Repulsion)
+    repulsion: Repulsion | Mapping[str, float] | None = field(default_factory=Repulsion)
     strength: float = 1.0
     attributes: Mapping[str, float] = field(default_factory=dict)
     drop_attributes: tuple[str, ...] = ()
@@ -76,6 +76,7 @@ class Settings:
     __repr__ = brief_repr
 
     def __post_init__(self):
+        object.__setattr__(self, "repulsion", as_repulsion(self.repulsion))
         object.__setattr__(self, "redact_with", member(Redaction, self.redact_with, "redact_with"))
         check_attributes(self.attributes)
         unknown = set(self.drop_attributes) - set(DROPPABLE)
@@ -83,7 +84,7 @@ class Settings:
             named = sorted(brief(name if isinstance(name, str) else type(name)) for name in unknown)[:5]
             raise ValueError(f"drop_attributes takes any of {', '.join(DROPPABLE)}; got {', '.join(named)}")
         lowest = dict.fromkeys(("steps", "candidates", "tries", "batch"), 1) | {"k": 2}
-        lowest |= dict.fromkeys(("strength", "temperature", "guidance_scale"), 0)
+        lowest |= dict.fromkeys(("strength", "noise_scale", "guidance_scale"), 0)
         for name, low in lowest.items():
             if getattr(self, name) is not None and getattr(self, name) < low:
                 raise ValueError(f"{name} must be >= {low}, got {brief(getattr(self, name))}")

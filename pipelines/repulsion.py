@@ -1,25 +1,63 @@
-"""Identity repulsion: the energy that is high while a face still looks like its source."""
+"""Identity repulsion, and further energies: what a sample is moved down, how far, and at which steps."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
+from .id_encoder import embed, shifted_views
+
+Function = Callable[[torch.Tensor], torch.Tensor]
+
+
+class Window:
+    """When a rule with `scale`, `start` and `stop` acts, and how far it moves a sample each time."""
+
+    scale: float
+    start: float
+    stop: float
+
+    def __post_init__(self):
+        if not 0 <= self.start <= self.stop <= 1:
+            raise ValueError(f"need 0 <= start <= stop <= 1, got start={self.start}, stop={self.stop}")
+        if not 0 <= self.scale < float("inf"):
+            raise ValueError(f"scale must be >= 0 and finite, got {self.scale}; 0 switches it off")
+
+    def steps(self, num_steps: int) -> list[int]:
+        """The steps of `num_steps` (from 0) at which it acts: one at least, unless the window or the scale is 0."""
+        if self.scale == 0 or self.start == self.stop:
+            return []
+        last = num_steps if self.stop == 1 else num_steps - 1
+        steps = [step for step in range(last) if self.start <= step / num_steps < self.stop]
+        return steps or [min(int(self.start * num_steps), num_steps - 1)]
+
+    def active(self, step: int, num_steps: int) -> bool:
+        """Whether it acts at step `step` (from 0) of `num_steps`."""
+        return step in self.steps(num_steps)
+
+    def step_size(self, num_steps: int) -> float:
+        """Length of one guidance step at energy 1, as a fraction of the norm of the predicted noise."""
+        return self.scale / 20 / max(len(self.steps(num_steps)), 1)
+
 
 @dataclass(frozen=True)
-class Repulsion:
-    """How hard to push a sample off its source, between which steps, and how far is far enough.
+class Repulsion(Window):
+    """How hard to move a sample off its source, between which steps, and how far is far enough.
 
     Attributes:
-        scale: how long all pushes of a run are together, in twentieths of the predicted noise for a face that is its
-            source; 0 switches it off. Fewer steps take longer pushes, so that a scale means the same at any number.
+        scale: length of all guidance steps of a run together, in units of 5 % of the norm of the predicted noise under
+            the mask, for a face whose similarity to its source is 1 above `margin`, and in proportion below: 20 is one
+            noise norm, the default of 30 one and a half; 0 switches it off. Fewer steps are longer ones, so that a
+            scale means the same at any number.
         margin: cosine similarity to the source below which a face is left alone.
-        start, stop: fractions of the denoising steps between which it acts. It never acts on the last step, whose
-            push no later step would turn back into skin, unless stop is 1.
+        start, stop: fractions of the denoising steps between which it acts. It acts on the last step, whose change no
+            later step would turn back into skin, only if stop is 1 or the window holds no other, as with one step.
         through_unet: take the gradient through the unet (exact, about three times a plain step) instead of on the
             detached x0 (cheap).
-        views: how many shifted views of x0 the recogniser sees a step; more than one keeps the push from merely
-            fooling one look of one network.
+        views: how many shifted views of x0 the identity encoder sees a step; more than one keeps the guidance from
+            merely fooling one look of one network.
     """
 
     scale: float = 30.0
@@ -30,24 +68,11 @@ class Repulsion:
     views: int = 1
 
     def __post_init__(self):
-        if not 0 <= self.start <= self.stop <= 1:
-            raise ValueError(f"need 0 <= start <= stop <= 1, got start={self.start}, stop={self.stop}")
-        if self.scale < 0:
-            raise ValueError(f"scale must be >= 0, got {self.scale}; 0 switches repulsion off")
+        super().__post_init__()
         if not -1 <= self.margin <= 1:
             raise ValueError(f"margin is a cosine in [-1, 1], got {self.margin}")
         if self.views < 1:
             raise ValueError(f"views must be >= 1, got {self.views}")
-
-    def active(self, step: int, num_steps: int) -> bool:
-        """Whether step `step` (from 0) of `num_steps` lies in the window."""
-        if step == num_steps - 1 and self.stop < 1:
-            return False
-        return self.scale > 0 and self.start <= step / num_steps < self.stop
-
-    def length(self, num_steps: int) -> float:
-        """Of one push among `num_steps` steps, at energy 1, in lengths of the predicted noise."""
-        return self.scale / 20 / max(sum(self.active(step, num_steps) for step in range(num_steps)), 1)
 
     def energy(self, embedding: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
         """(B, D), (B, D) -> (B,): how much closer than `margin` each face is to its source."""
@@ -55,10 +80,69 @@ class Repulsion:
         return F.relu(F.cosine_similarity(embedding, source, dim=-1) - self.margin)
 
 
+@dataclass(frozen=True)
+class Energy(Window):
+    """Something else to minimise beside the repulsion, by guidance steps of its own.
+
+    Attributes:
+        function: (B, 3, S, S) x0 in [-1, 1] -> (B,) >= 0, differentiable.
+        scale, start, stop, through_unet: as of `Repulsion`.
+    """
+
+    function: Function
+    scale: float = 30.0
+    start: float = 0.0
+    stop: float = 0.8
+    through_unet: bool = False
+
+
+def as_repulsion(value: Repulsion | Mapping[str, Any] | None) -> Repulsion:
+    """A Repulsion, a mapping of its fields ({"scale": 60.0}), or None for none -> a Repulsion.
+
+    Raises:
+        ValueError: a name that it has not, or a value that it cannot take.
+    """
+    if value is None:
+        return Repulsion(scale=0.0)
+    names = [field.name for field in fields(Repulsion)]
+    if not isinstance(value, Mapping):
+        # Not by class: code that was loaded from the Hub has a Repulsion of its own.
+        if all(hasattr(value, name) for name in names):
+            return value
+        raise ValueError(f"repulsion must be a Repulsion, a mapping of its fields, or None, got {value!r}")
+    unknown = sorted(set(value) - set(names))
+    if unknown:
+        raise ValueError(f"repulsion takes {', '.join(names)}; got {', '.join(map(str, unknown))}")
+    try:
+        return Repulsion(**value)
+    except TypeError as error:
+        raise ValueError(f"repulsion takes numbers, got {dict(value)}: {error}") from error
+
+
+def as_energies(values: Sequence[Energy | Function]) -> list[Energy]:
+    """Energies as they are, bare functions with the default scale and window."""
+    return [value if hasattr(value, "function") else Energy(value) for value in values]
+
+
+def repel(rule: Repulsion, id_encoder: torch.nn.Module, source: torch.Tensor) -> Energy:
+    """The energy that is high while a face is like its source (B, D), averaged over shifted views."""
+
+    def function(x0: torch.Tensor) -> torch.Tensor:
+        views = shifted_views(x0.shape[-1], rule.views)
+        return torch.stack([rule.energy(embed(id_encoder, x0, shift), source) for shift in views]).mean(0)
+
+    return Energy(function, rule.scale, rule.start, rule.stop, rule.through_unet)
+
+
+def attract(id_encoder: torch.nn.Module, target: torch.Tensor) -> Energy:
+    """The energy that is high while a face is unlike its target (B, D)."""
+    return Energy(lambda x0: 1 - F.cosine_similarity(embed(id_encoder, x0), target, dim=-1))
+
+
 def smooth(gradient: torch.Tensor, sigma: float) -> torch.Tensor:
     """(B, C, S, S) without what is finer than `sigma` pixels.
 
-    Fine pushes are seen by the one network that they came from, and the next step takes them for noise. Coarse ones,
+    Fine steps are seen by the one network that they came from, and the next step takes them for noise. Coarse ones,
     of the size of a brow, are shape and shade: they stay, and other recognisers see them, too.
     """
     reach = max(round(3 * sigma), 1)
@@ -69,24 +153,27 @@ def smooth(gradient: torch.Tensor, sigma: float) -> torch.Tensor:
     return F.conv2d(rows, bell.transpose(2, 3), padding=(reach, 0), groups=gradient.shape[1])
 
 
-def push(x0: torch.Tensor, gradient: torch.Tensor, energy: torch.Tensor, noise: torch.Tensor, mask: torch.Tensor,
-         length: float, clamp: float = 0.5) -> torch.Tensor:  # fmt: skip
+def guidance_step(x0: torch.Tensor, gradient: torch.Tensor, energy: torch.Tensor, noise: torch.Tensor,
+                  mask: torch.Tensor, step_size: float, clamp: float = 0.5) -> torch.Tensor:  # fmt: skip
     """Moves x0 down the energy, by a length that the gradient's own size does not decide.
 
-    The gradient of a recogniser says which way, not how far: its norm depends on the network. So the push is
-    `length * |noise| * energy` long, all norms over the masked pixels (gradient normalisation as in Yu et al. 2023,
+    The gradient of a recogniser says which way, not how far: its norm depends on the network. So the step is
+    `step_size * |noise| * energy` long, all norms over the masked values (gradient normalisation as in Yu et al. 2023,
     FreeDoM, section 4.3).
 
     Args:
         x0, gradient, noise: (B, C, S, S); `noise` is the predicted noise.
         energy: (B,), >= 0.
         mask: (B, 1, S, S), 1 where x0 may change.
-        length: of the push at energy 1, in lengths of the noise.
+        step_size: of the step at energy 1, as a fraction of the norm of the noise.
         clamp: no value moves further than this.
+
+    Returns:
+        (B, C, S, S).
     """
 
     def norm(value: torch.Tensor) -> torch.Tensor:
         return torch.linalg.vector_norm((value * mask).flatten(1), dim=1)
 
-    factor = length * norm(noise) * energy / norm(gradient).clamp_min(1e-12)
+    factor = step_size * norm(noise) * energy / norm(gradient).clamp_min(1e-12)
     return x0 - (factor[:, None, None, None] * gradient * mask).clamp(-clamp, clamp)

@@ -6,15 +6,21 @@ from typing import Any
 import torch
 
 from .repulsion import Repulsion
-from .sd_schedule import prediction_kind
+from .schedule import prediction_kind
 
 
-def check_components(pipe: Any) -> None:
-    """Raises ValueError with what was wanted, what came, and what to do, when components are not one family."""
+def check_components(pipe: Any, encodes: bool = True) -> None:
+    """Raises ValueError with what was wanted, what came, and what to do, when components are not one family.
+
+    Args:
+        pipe: of the Stable Diffusion family.
+        encodes: whether it must read texts; False where all embeds are given.
+    """
     for name, component in pipe.components.items():
-        if component is None and name not in pipe._optional_components:
+        needless = name in pipe._optional_components or (not encodes and name.startswith(("text_enc", "tokenizer")))
+        if component is None and not needless:
             raise ValueError(f"the checkpoint must have a {name}, got none; load one and pass {name}=...")
-    check_family(pipe)
+    check_family(pipe, encodes)
     latent = pipe.vae.config.latent_channels
     unet = pipe.unet.config
     if unet.in_channels not in (latent, 2 * latent + 1) or unet.out_channels != latent:
@@ -38,8 +44,8 @@ def check_components(pipe: Any) -> None:
     check_precision(pipe.unet.dtype, pipe._execution_device)
 
 
-def check_family(pipe: Any) -> None:
-    """Words as wide as the unet reads them, and the extra conditions it wants."""
+def check_family(pipe: Any, encodes: bool) -> None:
+    """Raises ValueError for words that are not as wide as the unet reads them, or other extra conditions."""
     wants, kind = pipe.unet.config.cross_attention_dim, pipe.unet.config.get("addition_embed_type")
     if kind != pipe.addition_embed_type:
         family = {"text_time": "an SDXL unet: use StableDiffusionXLFaceInpaintPipeline (pipeline='sdxl')"}
@@ -47,7 +53,7 @@ def check_family(pipe: Any) -> None:
             f"{type(pipe).__name__} wants a unet with addition_embed_type {pipe.addition_embed_type!r}, got {kind!r}; "
             f"that is {family.get(kind, 'another family: use StableDiffusionFaceInpaintPipeline (pipeline=`sd`)')}"
         )
-    if pipe.text_width != wants:
+    if encodes and pipe.text_width != wants:
         raise ValueError(
             f"the unet reads words of width {wants}, the text encoders write {pipe.text_width}; "
             f"take both from one checkpoint"
@@ -83,35 +89,55 @@ def check_precision(dtype: torch.dtype, device: torch.device) -> None:
         ) from error
 
 
-def check_repulsion(pipe: Any, repulsion: Repulsion | None, identity: torch.Tensor | None) -> None:
-    """Repulsion and target identity need the guide."""
+def check_identity(pipe: Any, repulsion: Repulsion, identity: torch.Tensor | None) -> None:
+    """Repulsion and target identity need the identity encoder."""
     wanted = [] if identity is None else ["identity"]
-    if repulsion is not None and repulsion.scale > 0:
+    if repulsion.scale > 0:
         wanted.append("repulsion")
     if wanted and pipe.id_encoder is None:
-        raise ValueError(f"{' and '.join(wanted)} need the guide; load with id_encoder=..., or pass None")
+        raise ValueError(f"{' and '.join(wanted)} need the identity encoder; load with id_encoder=..., or pass None")
     dim = None if pipe.id_encoder is None else pipe.id_encoder.config.num_labels
     if identity is not None and (identity.ndim != 2 or identity.shape[1] != dim):
-        raise ValueError(f"identity must be (B, {dim}) in the guide's space, got {tuple(identity.shape)}")
+        raise ValueError(f"identity must be (B, {dim}) in the id_encoder's space, got {tuple(identity.shape)}")
 
 
-def check_call(
-    pipe: Any, batch: int, generator: Any, names: Sequence[str], landmarks: Any, faces: dict[str, Any]
-) -> None:
-    """Counts and combinations of one call; `faces` holds what must have one row a face, or None."""
-    if isinstance(generator, list) and len(generator) != batch:
-        raise ValueError(f"need one generator a face, got {len(generator)} for {batch} faces")
+def check_landmarks(pipe: Any, landmarks: Any) -> None:
+    """Landmarks need somebody to read them."""
     if landmarks is not None and pipe.controlnet is None:
         raise ValueError(
             "landmarks need a face-landmark ControlNet; load with controlnet=..., or pass landmarks=None and leave "
             "the pose to the surroundings and the attributes"
         )
-    unknown = set(names) - set(pipe._callback_tensor_inputs)
-    if unknown:
-        raise ValueError(f"callbacks can get {pipe._callback_tensor_inputs}, got {sorted(unknown)}")
-    for name, value in faces.items():
-        if value is not None and len(value) != batch:
-            raise ValueError(f"need one {name} a face, got {len(value)} for {batch} faces")
+
+
+def check_embeds(
+    pipe: Any, batch: int, words: Sequence[Any], given: Sequence[torch.Tensor | None], branch: str = ""
+) -> None:
+    """Words or embeds, not both; embeds in the shapes that the unet reads.
+
+    Args:
+        pipe: of the Stable Diffusion family.
+        batch: faces.
+        words: what the embeds would stand in for, None or empty where it was not given.
+        given: embeds and pooled embeds, or None.
+        branch: "" or "negative_".
+    """
+    (embeds, pooled), pools = given, pipe.addition_embed_type is not None
+    name, pooled_name = f"{branch}prompt_embeds", f"{branch}pooled_prompt_embeds"
+    # Not by their truth: attributes may be a tensor.
+    said = any(value is not None and not (isinstance(value, str) and value == "") for value in words)
+    if embeds is not None and said:
+        also = "" if branch else " and attributes"
+        raise ValueError(f"{name} stand in for {branch}prompt{also}; pass one or the other")
+    width = pipe.unet.config.cross_attention_dim
+    if embeds is not None and (embeds.ndim != 3 or embeds.shape[0] != batch or embeds.shape[2] != width):
+        raise ValueError(f"{name} must be ({batch}, T, {width}), got {tuple(embeds.shape)}")
+    if pools and (embeds is None) != (pooled is None):
+        raise ValueError(f"SDXL needs {name} and {pooled_name} together; `encode_prompt` gives both")
+    if pooled is not None and not pools:
+        raise ValueError(f"Stable Diffusion 1 reads no {pooled_name}; leave them out")
+    if pooled is not None and len(pooled) != batch:
+        raise ValueError(f"need one row of {pooled_name} a face, got {len(pooled)} for {batch} faces")
 
 
 def check_image_embeds(unet: Any, embeds: Sequence[torch.Tensor] | None, batch: int) -> None:

@@ -1,7 +1,6 @@
-"""Paints a new face into an erased crop with any Stable Diffusion 1 checkpoint: a custom Diffusers pipeline."""
+"""Generates a new face in an erased crop with any Stable Diffusion 1 checkpoint: a custom Diffusers pipeline."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, DiffusionPipeline, UNet2DConditionModel
@@ -18,30 +17,32 @@ from transformers import (
 
 # The Hub loader fetches the files that this one names, and no others.
 from .conditioning import FIELDS  # noqa: F401
-from .crops import as_tensor  # noqa: F401
-from .recognise import embed  # noqa: F401
+from .guidance import with_cfg  # noqa: F401
+from .id_encoder import embed  # noqa: F401
+from .inputs import as_tensor  # noqa: F401
 from .repulsion import Repulsion  # noqa: F401
-from .sd_call import FaceCall
+from .sampler import Sampler  # noqa: F401
+from .schedule import levels  # noqa: F401
+from .sd_base import FaceInpaintCall
 from .sd_checks import check_components  # noqa: F401
+from .sd_denoiser import FaceDenoiser  # noqa: F401
 from .sd_guider import IdentityBranchGuidance  # noqa: F401
 from .sd_landmarks import draw_landmarks  # noqa: F401
-from .sd_loop import FaceLoop  # noqa: F401
 from .sd_prompt import encode
-from .sd_schedule import levels  # noqa: F401
 
 
 class StableDiffusionFaceInpaintPipeline(
-    FaceCall, DiffusionPipeline, StableDiffusionLoraLoaderMixin, IPAdapterMixin, TextualInversionLoaderMixin
+    FaceInpaintCall, DiffusionPipeline, StableDiffusionLoraLoaderMixin, IPAdapterMixin, TextualInversionLoaderMixin
 ):
-    """Inpaints faces with a Stable Diffusion 1 unet, through the embedded model's call (`sd_call.FaceCall`).
+    """Inpaints faces with a Stable Diffusion 1 unet, through the embedded model's call (`sd_base.FaceInpaintCall`).
 
     Args:
         vae, text_encoder, tokenizer, unet, scheduler: of the checkpoint. A unet of 9 channels inpaints; one of 4
-            paints and has the surroundings blended in at every step.
+            generates and has the surroundings blended in at every step.
         controlnet: reads drawn landmarks. Needed only for `landmarks`.
         image_encoder, feature_extractor: of an IP-Adapter, see `load_ip_adapter`.
-        id_encoder: the guide recogniser; its logits are the embedding. Needed only for `repulsion` and `identity`.
-        preview_vae: a tiny autoencoder of the same latents, through which the recogniser looks at every step; without
+        id_encoder: the identity encoder; its logits are the embedding. Needed only for `repulsion` and `identity`.
+        preview_vae: a tiny autoencoder of the same latents, through which energies see every step; without
             it the vae does, at many times the price.
     """
 
@@ -85,6 +86,18 @@ class StableDiffusionFaceInpaintPipeline(
         """Width of the words that the text encoder writes."""
         return self.text_encoder.config.hidden_size
 
-    def tell(self, prompts: Sequence[str], size: int) -> tuple[torch.Tensor, dict[str, Any]]:
-        """Texts -> (B, T, C) token features, and no further conditions."""
-        return encode(self.tokenizer, self.text_encoder, prompts, self._execution_device)[0], {}
+    def encode_texts(
+        self, prompts: Sequence[str], device: torch.device | str, clip_skip: int | None = None
+    ) -> tuple[torch.Tensor, None]:
+        """Texts -> (B, T, C) token features, and no pooled text."""
+        words = self.maybe_convert_prompt(list(prompts), self.tokenizer)
+        hidden = None if clip_skip is None else -1 - clip_skip
+        text, _ = encode(self.tokenizer, self.text_encoder, words, device, hidden)
+        if hidden is not None:
+            # transformers 5 has the norm on the model itself, 4 one below.
+            text = getattr(self.text_encoder, "text_model", self.text_encoder).final_layer_norm(text)
+        return text, None
+
+    def added_conditions(self, pooled: None, size: int) -> dict[str, torch.Tensor]:
+        """No conditions but words."""
+        return {}

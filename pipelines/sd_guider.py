@@ -9,17 +9,17 @@ from diffusers.guiders.guider_utils import GuiderOutput
 
 
 class IdentityBranchGuidance(BaseGuidance):
-    """eps_blind + s (eps_told - eps_blind) - r (eps_identity - eps_blind).
+    """eps_uncond + s (eps_cond - eps_uncond) - r (eps_identity - eps_uncond).
 
-    The identity branch reads the source's IP-Adapter embeds and no words; what it would paint is subtracted. Costs one
-    unet forward more a step than plain guidance, and needs guidance on: with few-step LoRAs take `repulsion` instead.
+    The identity branch reads the source's IP-Adapter embeds and no words; what it would generate is subtracted. Costs
+    one unet forward more a step than plain guidance, and needs guidance on: with few-step LoRAs take `repulsion`.
     (Negated identity in guidance: Kung et al. 2024, and NullFace, FG 2026.)
 
     Args:
         guidance_scale: s, classifier-free guidance.
         identity_scale: r, how hard to steer off the source; 0 leaves plain guidance.
         start, stop: fractions of the steps between which the identity branch runs.
-        enabled: False for the told branch alone.
+        enabled: False for the conditional branch alone.
     """
 
     _input_predictions = ["pred_cond", "pred_uncond", "pred_identity"]  # noqa: RUF012  (diffusers wants a list)
@@ -40,7 +40,7 @@ class IdentityBranchGuidance(BaseGuidance):
         self.identity_scale = identity_scale
 
     def prepare_inputs(self, data: dict[str, tuple]) -> list[Any]:
-        """{field: (told, blind, identity)} -> one block of fields for each branch that runs at this step."""
+        """{field: (cond, uncond, identity)} -> one block of fields for each branch that runs at this step."""
         names = self._input_predictions[: self.num_conditions]
         return [self._prepare_batch(data, number, name) for number, name in enumerate(names)]
 
@@ -60,7 +60,7 @@ class IdentityBranchGuidance(BaseGuidance):
 
     @property
     def is_conditional(self) -> bool:
-        """Whether the branch now prepared is the told one."""
+        """Whether the branch now prepared is the conditional one."""
         return self._count_prepared == 1
 
     @property

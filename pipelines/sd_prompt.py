@@ -1,12 +1,15 @@
 """Puts attributes into words, and words into what a unet with text conditioning reads."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from diffusers.utils import USE_PEFT_BACKEND, scale_lora_layers, unscale_lora_layers
 
 from .conditioning import ATTRIBUTE_NAMES, FIELDS, attribute_vector
+from .inputs import repeat
 
 Values = Mapping[str, float | None]
 
@@ -95,7 +98,13 @@ def write_prompts(prompt: str | Sequence[str] | None, values: Sequence[Values]) 
     ]
 
 
-def encode(tokenizer: Any, text_encoder: Any, prompts: Sequence[str], device: torch.device, hidden: int | None = None):
+def encode(
+    tokenizer: Any,
+    text_encoder: torch.nn.Module,
+    prompts: Sequence[str],
+    device: torch.device | str,
+    hidden: int | None = None,
+) -> tuple[torch.Tensor, Any]:
     """Texts -> (B, T, C) token features and the encoder's whole output.
 
     Args:
@@ -108,3 +117,70 @@ def encode(tokenizer: Any, text_encoder: Any, prompts: Sequence[str], device: to
     tokens = tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
     output = text_encoder(tokens.input_ids.to(device), output_hidden_states=hidden is not None)
     return (output.last_hidden_state if hidden is None else output.hidden_states[hidden]), output
+
+
+@contextmanager
+def lora_scaled(text_encoders: Sequence[torch.nn.Module | None], scale: float | None) -> Iterator[None]:
+    """Text encoders with the weight of their LoRA layers set to `scale`; None leaves them as they are."""
+    scaled = [model for model in text_encoders if model is not None and scale is not None and USE_PEFT_BACKEND]
+    for model in scaled:
+        scale_lora_layers(model, scale)
+    try:
+        yield
+    finally:
+        for model in scaled:
+            unscale_lora_layers(model, scale)
+
+
+class PromptEncoder:
+    """Mixin of the pipelines: texts to embeds, by the `encode_texts` that each has."""
+
+    def encode_prompt(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        device: torch.device | str | None = None,
+        num_images_per_prompt: int = 1,
+        do_classifier_free_guidance: bool = True,
+        negative_prompt: str | Sequence[str] | None = None,
+        prompt_embeds: torch.Tensor | None = None,
+        negative_prompt_embeds: torch.Tensor | None = None,
+        pooled_prompt_embeds: torch.Tensor | None = None,
+        negative_pooled_prompt_embeds: torch.Tensor | None = None,
+        lora_scale: float | None = None,
+        clip_skip: int | None = None,
+    ) -> tuple[torch.Tensor | None, ...]:
+        """Texts -> what `__call__` takes as embeds; those that are given stay as they are.
+
+        Args:
+            prompt, negative_prompt: one text, or one a face.
+            device: where the text encoders run; the pipeline's by default.
+            num_images_per_prompt: copies of each, side by side.
+            do_classifier_free_guidance: False for no negative embeds.
+            prompt_embeds, negative_prompt_embeds: (B, T, C), instead of texts.
+            pooled_prompt_embeds, negative_pooled_prompt_embeds: (B, P), SDXL only.
+            lora_scale: weight of the text encoders' LoRA layers.
+            clip_skip: layers of the text encoders that are left out at their end.
+
+        Returns:
+            prompt_embeds and negative_prompt_embeds; for SDXL then both pooled ones. None without guidance.
+        """
+        device = device or self._execution_device
+        encoders = [getattr(self, name, None) for name in ("text_encoder", "text_encoder_2")]
+        with lora_scaled(encoders, lora_scale):
+            if prompt_embeds is None:
+                prompts = [prompt or ""] if prompt is None or isinstance(prompt, str) else list(prompt)
+                prompt_embeds, pooled_prompt_embeds = self.encode_texts(prompts, device, clip_skip)
+            if do_classifier_free_guidance and negative_prompt_embeds is None:
+                one = negative_prompt is None or isinstance(negative_prompt, str)
+                texts = [negative_prompt or ""] * len(prompt_embeds) if one else list(negative_prompt)
+                if len(texts) != len(prompt_embeds):
+                    raise ValueError(
+                        f"need one negative_prompt, or one a face: got {len(texts)} for {len(prompt_embeds)} faces"
+                    )
+                negative_prompt_embeds, negative_pooled_prompt_embeds = self.encode_texts(texts, device, clip_skip)
+        if not do_classifier_free_guidance:
+            negative_prompt_embeds = negative_pooled_prompt_embeds = None
+        embeds = [prompt_embeds, negative_prompt_embeds]
+        if self.addition_embed_type is not None:
+            embeds += [pooled_prompt_embeds, negative_pooled_prompt_embeds]
+        return tuple(repeat(value, num_images_per_prompt) for value in embeds)

@@ -1,7 +1,6 @@
-"""Paints a new face into an erased crop with any SDXL checkpoint: a custom Diffusers pipeline."""
+"""Generates a new face in an erased crop with any SDXL checkpoint: a custom Diffusers pipeline."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, DiffusionPipeline, UNet2DConditionModel
@@ -19,30 +18,32 @@ from transformers import (
 
 # The Hub loader fetches the files that this one names, and no others.
 from .conditioning import FIELDS  # noqa: F401
-from .crops import as_tensor  # noqa: F401
-from .recognise import embed  # noqa: F401
+from .guidance import with_cfg  # noqa: F401
+from .id_encoder import embed  # noqa: F401
+from .inputs import as_tensor  # noqa: F401
 from .repulsion import Repulsion  # noqa: F401
-from .sd_call import FaceCall
+from .sampler import Sampler  # noqa: F401
+from .schedule import levels  # noqa: F401
+from .sd_base import FaceInpaintCall
 from .sd_checks import check_components  # noqa: F401
+from .sd_denoiser import FaceDenoiser  # noqa: F401
 from .sd_guider import IdentityBranchGuidance  # noqa: F401
 from .sd_landmarks import draw_landmarks  # noqa: F401
-from .sd_loop import FaceLoop  # noqa: F401
 from .sd_prompt import encode
-from .sd_schedule import levels  # noqa: F401
 
 
 class StableDiffusionXLFaceInpaintPipeline(
-    FaceCall, DiffusionPipeline, StableDiffusionXLLoraLoaderMixin, IPAdapterMixin, TextualInversionLoaderMixin
+    FaceInpaintCall, DiffusionPipeline, StableDiffusionXLLoraLoaderMixin, IPAdapterMixin, TextualInversionLoaderMixin
 ):
-    """Inpaints faces with an SDXL unet, through the embedded model's call (`sd_call.FaceCall`).
+    """Inpaints faces with an SDXL unet, through the embedded model's call (`sd_base.FaceInpaintCall`).
 
     Args:
         vae, text_encoder, text_encoder_2, tokenizer, tokenizer_2, unet, scheduler: of the checkpoint. A unet of 9
-            channels inpaints; one of 4 paints and has the surroundings blended in at every step.
+            channels inpaints; one of 4 generates and has the surroundings blended in at every step.
         controlnet: reads drawn landmarks. Needed only for `landmarks`.
         image_encoder, feature_extractor: of an IP-Adapter, see `load_ip_adapter`.
-        id_encoder: the guide recogniser; its logits are the embedding. Needed only for `repulsion` and `identity`.
-        preview_vae: a tiny autoencoder of the same latents, through which the recogniser looks at every step; without
+        id_encoder: the identity encoder; its logits are the embedding. Needed only for `repulsion` and `identity`.
+        preview_vae: a tiny autoencoder of the same latents, through which energies see every step; without
             it the vae does, at many times the price.
         force_zeros_for_empty_prompt: an empty text is zeros instead of the encoders' idea of it (SDXL base).
     """
@@ -93,15 +94,27 @@ class StableDiffusionXLFaceInpaintPipeline(
         """Width of the words that both text encoders write together."""
         return self.text_encoder.config.hidden_size + self.text_encoder_2.config.hidden_size
 
-    def tell(self, prompts: Sequence[str], size: int) -> tuple[torch.Tensor, dict[str, Any]]:
-        """Texts -> (B, T, C) token features of both encoders, and SDXL's pooled text (B, P) and sizes (B, 6)."""
-        device = self._execution_device
-        first, _ = encode(self.tokenizer, self.text_encoder, prompts, device, hidden=-2)
-        second, output = encode(self.tokenizer_2, self.text_encoder_2, prompts, device, hidden=-2)
-        text, pooled = torch.cat([first, second], dim=-1), output.text_embeds
+    def encode_texts(
+        self, prompts: Sequence[str], device: torch.device | str, clip_skip: int | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Texts -> (B, T, C) token features of both encoders, and the pooled text (B, P)."""
+        texts, hidden = [], -2 - (clip_skip or 0)
+        for tokenizer, encoder in (
+            (self.tokenizer, self.text_encoder),
+            (self.tokenizer_2, self.text_encoder_2),
+        ):
+            words = self.maybe_convert_prompt(list(prompts), tokenizer)
+            text, output = encode(tokenizer, encoder, words, device, hidden)
+            texts.append(text)
+        text, pooled = torch.cat(texts, dim=-1), output.text_embeds
         if self.config.force_zeros_for_empty_prompt:
             said = torch.tensor([bool(prompt) for prompt in prompts], device=device)
             text, pooled = text * said[:, None, None], pooled * said[:, None]
+        return text, pooled
+
+    def added_conditions(self, pooled: torch.Tensor, size: int) -> dict[str, torch.Tensor]:
+        """SDXL's pooled text (B, P) and sizes (B, 6), in the unet's dtype."""
         # Original size, corner of the cut, target size: a whole picture, not cut (Podell et al. 2023, 2.2).
-        sizes = pooled.new_tensor([size, size, 0, 0, size, size]).expand(len(prompts), 6)
-        return text, {"text_embeds": pooled.to(self.unet.dtype), "time_ids": sizes.to(self.unet.dtype)}
+        pooled = pooled.to(self._execution_device, self.unet.dtype)
+        sizes = pooled.new_tensor([size, size, 0, 0, size, size]).expand(len(pooled), 6)
+        return {"text_embeds": pooled, "time_ids": sizes}

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import deid_diffusion
 from deid_diffusion.anonymizer import FaceAnonymizer
 from deid_diffusion.compositing.paste import Patch, paste_faces
 from deid_diffusion.faces.align import crop_faces
@@ -317,6 +318,11 @@ def test_a_reference_of_nobody_or_of_two_people_is_refused(faces, said):
         anonymize.embed_references([picture()])
 
 
+def test_bare_embeddings_know_no_rates_and_are_refused():
+    with pytest.raises(ValueError, match=r"keep must be what FaceAnonymizer\.embed_references makes of photos"):
+        build(ONE)(picture(), keep=np.eye(4))
+
+
 def test_weights_that_were_not_calibrated_on_real_people_leave_nobody_alone():
     with pytest.raises(ValueError, match=r"must say real_far_0.01, .* benchmarks/references.py measures"):
         build(ONE).embed_references([picture()])
@@ -395,11 +401,49 @@ def test_a_result_that_misses_the_face_is_redacted(monkeypatch):
         ({"redact_with": "sticker"}, "sticker"),
         ({"method": "k-same", "k": 1}, "k must be >= 2"),
         ({"keep": np.zeros((1, 4)), "only": np.zeros((1, 4))}, "not both"),
+        ({"repulsion": {"strength": 3}}, "repulsion takes scale, .*; got strength"),
+        ({"repulsion": 30}, "repulsion must be a Repulsion"),
+        ({"noise_scale": -1.0}, "noise_scale must be >= 0"),
     ],
 )
 def test_impossible_settings_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         Settings(**change)
+
+
+def test_a_mapping_is_a_fine_repulsion():
+    assert Settings(repulsion={"scale": 30}).repulsion == Repulsion(scale=30)
+    assert Settings(repulsion=None).repulsion.scale == 0
+    image, anonymize = picture(), build(ONE)
+    by_name = anonymize(image, steps=2, repulsion={"scale": 60})
+    assert by_name.faces[0].outcome is Outcome.REPLACED
+    assert np.array_equal(by_name.image, anonymize(image, steps=2, repulsion=Repulsion(scale=60)).image)
+    with pytest.raises(ValueError, match="got scales"):
+        anonymize(image, repulsion={"scales": 60})
+
+
+def test_all_that_is_erased_is_painted_anew_however_faint_its_mask(monkeypatch):
+    anonymize = build(ONE)
+    tasks = anonymize.choose_targets(anonymize.analyze(picture(), ONE), settings=replace(FAST, candidates=1))
+    faint = (tasks[0].inpaint_mask > 0) & (tasks[0].inpaint_mask < 0.5)
+    assert faint.any()
+    taken, call = [], type(anonymize.pipeline).__call__
+
+    def look(pipe, **given):
+        taken.append(given["mask_image"])
+        return call(pipe, **given)
+
+    monkeypatch.setattr(type(anonymize.pipeline), "__call__", look)
+    (done,) = anonymize.generate(tasks, replace(FAST, candidates=1))
+    assert np.array_equal(taken[0][0, 0].numpy(), tasks[0].inpaint_mask > 0)
+    source = tasks[0].crop.image
+    assert (done.generated[faint] == source[faint]).all(-1).mean() < 0.05
+    assert (done.generated == source)[tasks[0].inpaint_mask == 0].all()
+
+
+@pytest.mark.parametrize("name", [name for name in deid_diffusion.__all__ if name != "__version__"])
+def test_what_the_package_exports_is_there(name):
+    assert getattr(deid_diffusion, name).__name__ == name
 
 
 def test_missing_weights_say_what_was_wanted(tmp_path):

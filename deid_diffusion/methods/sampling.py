@@ -88,27 +88,36 @@ def sample(
         own = {"prompt": settings.prompt or None, "negative_prompt": settings.negative_prompt}
         own["landmark_style"] = settings.landmark_style
     else:
-        own = {"temperature": settings.temperature}
+        own = {"noise_scale": settings.noise_scale}
     # What is not set is left to the pipeline, whose defaults are those of its family.
     rates = {"num_inference_steps": settings.steps, "guidance_scale": settings.guidance_scale}
     own |= {name: value for name, value in rates.items() if value is not None}
     # Without a ControlNet there is nobody to read landmarks: pose then follows from surroundings and words.
     blind = reads_words(pipeline) and pipeline.controlnet is None
+    crops = np.stack([task.crop.image for task in tasks])
+    # The mask falls off over a margin, and all of it must go; pipelines replace what is at least 0.5.
+    inpainted = torch.from_numpy(np.stack([task.inpaint_mask for task in tasks]) > 0)[:, None]
     out = pipeline(
-        image=np.stack([t.crop.image for t in tasks]),
-        mask_image=torch.from_numpy(np.stack([t.inpaint_mask for t in tasks]))[:, None],
+        image=crops,
+        mask_image=inpainted.float(),
         landmarks=None if blind else np.stack(meshes),
         attributes=[t.wanted.to_dict() for t in tasks],
         identity=torch.from_numpy(np.stack([t.embedding for t in targets])),
         repulsion=settings.repulsion if repulsion is None else repulsion,
         source_embedding=torch.from_numpy(np.stack([t.embedding for t in tasks])),
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-        output_type="pt",
+        output_type="pt" if reads_words(pipeline) else "latent",
         **own,
-    ).images
+    ).images.float()
     if not torch.isfinite(out).all():
         raise RuntimeError("the model gave values that are not finite")
-    out = _toned(out.float(), tasks, meshes)
+    if reads_words(pipeline):
+        out = out * 2 - 1
+    else:
+        # Latents of the embedded model are pixels, not yet rounded into [0, 1].
+        known = (torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 255 * 2 - 1).to(out)
+        out = torch.where(inpainted.to(out.device), out.clamp(-1, 1), known)
+    out = _toned(out, tasks, meshes)
     levels = ((out + 1) * 127.5).permute(0, 2, 3, 1).cpu().numpy()
     if not reads_words(pipeline):
         levels = np.stack([crispen(one, task.inpaint_mask > 0) for one, task in zip(levels, tasks, strict=True)])

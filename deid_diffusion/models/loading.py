@@ -111,7 +111,7 @@ def load_checkpoint(
     except FAILURES as error:
         raise clearer(error, checkpoint.name, checkpoint.revision) from error
     if key == "face256":
-        pipe.check_inputs(1, None, None, 1.0, ())
+        pipe.check_components()
     else:
         check_components(pipe)
     return Loaded(pipe, checkpoint, origin | labels, hashes)

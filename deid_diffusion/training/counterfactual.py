@@ -19,7 +19,7 @@ from deid_diffusion.faces.estimator import HAPPY, shrink, split_outputs
 from deid_diffusion.faces.geometry import FIVE, NOSE_TIP
 from deid_diffusion.faces.skin import skin_mask
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, FIELDS, POINTS
-from deid_diffusion.pipelines.recognise import embed
+from deid_diffusion.pipelines.id_encoder import embed
 from deid_diffusion.training.artefacts import FINE_PATCH, PATCH, blotches, eye_whites
 from deid_diffusion.training.data import Batch, FaceSet
 from deid_diffusion.training.identity import MAX_EXAGGERATION, decorrelate, transfer_geometry

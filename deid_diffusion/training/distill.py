@@ -20,7 +20,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
 from safetensors.torch import save_file
 
-from deid_diffusion.pipelines.denoise import x0_from_output
+from deid_diffusion.pipelines.precondition import x0_from_output
 from deid_diffusion.training.adversarial import adversarial_loss, build_critic, critic_maps, estimator_maps
 from deid_diffusion.training.counterfactual import (
     CounterfactualCondition,

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from transformers import ResNetForImageClassification
 
-from deid_diffusion.pipelines.recognise import embed
+from deid_diffusion.pipelines.id_encoder import embed
 from deid_diffusion.training.data import Batch, FaceSet, Jitter, augmented_batch, load_faces
 from deid_diffusion.training.resnet import build_resnet
 from deid_diffusion.training.run import (

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from diffusers import FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
 
 from deid_diffusion.pipelines.conditioning import FIELDS, POINTS, condition_vector, erase, fold, landmark_maps, unfold
-from deid_diffusion.pipelines.denoise import SIGMA_DATA, scale_input, x0_from_output
+from deid_diffusion.pipelines.precondition import SIGMA_DATA, scale_input, x0_from_output
 from deid_diffusion.training.data import Batch, Jitter, augmented_batch, load_faces, noise_like
 from deid_diffusion.training.losses import PerceptualLoss
 from deid_diffusion.training.masks import random_masks

@@ -26,7 +26,7 @@ from deid_diffusion.models.loading import IDENTITIES
 from deid_diffusion.models.weights import write_hashes
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
 from deid_diffusion.pipelines.face_inpaint import FaceInpaintPipeline
-from deid_diffusion.pipelines.recognise import embed
+from deid_diffusion.pipelines.id_encoder import embed
 from deid_diffusion.training.data import FaceSet, Jitter, augmented_batch, load_faces
 from deid_diffusion.training.identity import decorrelate, identity_coefficients
 from deid_diffusion.training.run import option, run_command, write_json

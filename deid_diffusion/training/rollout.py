@@ -7,7 +7,7 @@ import itertools
 import torch
 import torch.nn.functional as F
 
-from deid_diffusion.pipelines.denoise import x0_from_output
+from deid_diffusion.pipelines.precondition import x0_from_output
 from deid_diffusion.training.data import noise_like
 from deid_diffusion.training.inpaint import Examples, predict
 

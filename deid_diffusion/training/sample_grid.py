@@ -68,7 +68,7 @@ def sample_grid(pipeline: FaceInpaintPipeline, faces: FaceSet, options: Options)
         identity = batch.embedding.roll(seed, 0)
         rows.append(pipeline(
             batch.image.clamp(-1, 1), mask, batch.landmarks, named, identity, num_inference_steps=options.steps,
-            guidance_scale=options.guidance, temperature=options.noise_scale, output_type="np",
+            guidance_scale=options.guidance, noise_scale=options.noise_scale, output_type="np",
             generator=[torch.Generator().manual_seed(seed * 100 + n) for n in range(options.faces)],
         ).images)  # fmt: skip
     picture = np.concatenate([np.concatenate(list(row), axis=1) for row in rows])

@@ -13,7 +13,7 @@ from transformers import ResNetForImageClassification
 from deid_diffusion.faces.attribute_classifiers import AttributeClassifiers
 from deid_diffusion.faces.estimator import shrink
 from deid_diffusion.faces.geometry import OMZ_TEMPLATE, fit_similarity
-from deid_diffusion.pipelines.recognise import WINDOW
+from deid_diffusion.pipelines.id_encoder import WINDOW
 
 RECOGNISER_SIDE = 128  # px
 MAX_SHIFT = 10  # px: the identity encoder gets another view each time, so that no one view can be fooled

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from deid_diffusion.faces.references import Decision, References, decide, reference_face
-from deid_diffusion.settings import Settings
 from deid_diffusion.types import Face
 
 from ..fakes import FIVE, RATES
@@ -97,11 +96,6 @@ def test_more_references_make_keeping_harder_and_the_best_photo_of_a_person_coun
 def test_references_without_people_are_refused(embedding):
     with pytest.raises(ValueError, match="R >= 1"):
         References(embedding, RATES)
-
-
-def test_settings_refuse_bare_embeddings_which_know_no_rates():
-    with pytest.raises(ValueError, match=r"keep must be what FaceAnonymizer\.people makes of photos, got ndarray"):
-        Settings(keep=np.eye(4))
 
 
 def face(side: float, score: float = 0.9) -> Face:

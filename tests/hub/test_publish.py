@@ -26,7 +26,7 @@ def face_folder(tmp_path_factory) -> Path:
 def test_each_pipeline_brings_all_its_siblings():
     names = [path.name for path in pipeline_files("face_inpaint")]
     assert names[0] == "face_inpaint.py"
-    assert {"conditioning.py", "denoise.py", "recognise.py", "repulsion.py"} <= set(names)
+    assert {"conditioning.py", "precondition.py", "id_encoder.py", "repulsion.py"} <= set(names)
     assert not [name for name in names if name.startswith("sd")]
 
 

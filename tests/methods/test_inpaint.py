@@ -137,13 +137,13 @@ def test_a_model_that_overflows_is_redacted(sd, photo, monkeypatch):
 
 
 def test_words_and_attributes_reach_the_text_encoder(sd, photo, monkeypatch):
-    said, real = [], type(sd.pipeline).tell
+    said, real = [], type(sd.pipeline).encode_texts
 
-    def listen(self, prompts, size):
+    def listen(self, prompts, *rest):
         said.append(prompts)
-        return real(self, prompts, size)
+        return real(self, prompts, *rest)
 
-    monkeypatch.setattr(type(sd.pipeline), "tell", listen)
+    monkeypatch.setattr(type(sd.pipeline), "encode_texts", listen)
     sd(photo, settings=FAST, prompt="oil painting", negative_prompt="blur", attributes={"age": 71.0, "smile": 1.0})
     assert said[0][0].startswith("oil painting, portrait photo of a 71 year old")
     assert "smiling" in said[0][0]

@@ -10,6 +10,9 @@ from tests.pipelines.sd_models import hub_cache
 from tests.pipelines.test_doors_sd import BLOCK, PAINT, PIPELINES, fresh
 from tests.tiny import tiny_pipeline
 
+SIBLINGS = {
+    *("conditioning", "guidance", "id_encoder", "inputs", "precondition", "repulsion", "sampler", "schedule"),
+}
 LOAD = "from diffusers import DiffusionPipeline\npipe = DiffusionPipeline.from_pretrained(sys.argv[1], "
 
 
@@ -57,5 +60,5 @@ def test_without_trust_the_checkouts_file_is_refused(folder, tmp_path):
 
 def test_the_main_file_names_every_sibling_that_it_needs():
     main, *siblings = pipeline_files("face_inpaint")
-    assert {path.stem for path in siblings} == {"conditioning", "crops", "denoise", "recognise", "repulsion"}
+    assert {path.stem for path in siblings} == SIBLINGS
     assert all(f"from .{path.stem} import" in main.read_text() for path in siblings)

@@ -5,7 +5,8 @@ from diffusers import DDIMScheduler
 from PIL import Image
 
 from deid_diffusion.pipelines.face_inpaint import FaceInpaintPipeline
-from deid_diffusion.pipelines.recognise import embed
+from deid_diffusion.pipelines.id_encoder import embed
+from deid_diffusion.pipelines.repulsion import Energy
 from tests.tiny import DIM, tiny_pipeline
 
 SIZE = 64
@@ -18,7 +19,7 @@ def pipe() -> FaceInpaintPipeline:
 
 def inputs(count: int = 2) -> dict:
     rng = np.random.default_rng(0)
-    crops = torch.from_numpy(rng.uniform(-1, 1, (count, 3, SIZE, SIZE)).astype(np.float32))
+    crops = torch.from_numpy(rng.uniform(0, 1, (count, 3, SIZE, SIZE)).astype(np.float32))
     mask = torch.zeros(count, 1, SIZE, SIZE)
     mask[..., 16:52, 14:50] = 1
     return {
@@ -43,7 +44,7 @@ def test_pixels_off_the_mask_come_back_to_the_bit(pipe, repulsion):
     off = given["mask_image"].expand_as(out) == 0
     assert torch.equal(out[off], given["image"][off])
     assert not torch.allclose(out[~off], given["image"][~off], atol=0.1)
-    assert out.min() >= -1
+    assert out.min() >= 0
     assert out.max() <= 1
 
 
@@ -79,19 +80,43 @@ def test_repulsion_lowers_the_similarity_to_the_source(pipe, form):
     given = inputs()
     # The source to move away from is what the model paints by itself: the worst case.
     plain = pipe(**given, generator=seeds(1, 2)).images
-    source = embed(pipe.id_encoder, plain).detach()
+    source = embed(pipe.id_encoder, plain * 2 - 1).detach()
     pushed = pipe(**given, source_embedding=source, repulsion={"scale": 600.0, "margin": -1.0, "stop": 1.0, **form},
                   generator=seeds(1, 2)).images  # fmt: skip
-    similarity = (embed(pipe.id_encoder, pushed) * source).sum(-1)
+    similarity = (embed(pipe.id_encoder, pushed * 2 - 1) * source).sum(-1)
     assert (similarity < 0.999).all()
-    assert (similarity < (embed(pipe.id_encoder, plain) * source).sum(-1)).all()
+    assert (similarity < (embed(pipe.id_encoder, plain * 2 - 1) * source).sum(-1)).all()
 
 
 def test_more_energies_are_minimised_too(pipe):
     given = inputs()
     plain = pipe(**given, generator=seeds(1, 2)).images
-    dark = pipe(**given, generator=seeds(1, 2), energies=[lambda x0: (x0 + 1).mean((1, 2, 3))]).images
-    assert dark.mean() < plain.mean()
+    brightness = Energy(lambda x0: (x0 + 1).mean((1, 2, 3)), stop=1.0)
+    dark = pipe(**given, generator=seeds(1, 2), energies=[brightness]).images
+    assert dark.mean() < plain.mean() - 1e-3
+    bare = pipe(**given, generator=seeds(1, 2), energies=[brightness.function]).images
+    assert not torch.equal(bare, plain)
+    assert not torch.equal(bare, dark)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_energies_act_at_their_own_steps_whatever_the_repulsion(pipe, steps):
+    """An energy is asked once at each step of its window, and at no other."""
+    given = inputs() | {"num_inference_steps": steps}
+    for window in ({}, {"stop": 1.0}, {"start": 0.5, "stop": 1.0}, {"scale": 0.0}):
+        for repulsion in (None, {"scale": 0.0}, {"start": 0.9, "stop": 1.0}):
+            asked = []
+            energy = Energy(lambda x0, asked=asked: (asked.append(1), x0.square().mean((1, 2, 3)))[1], **window)
+            pipe(**given, generator=seeds(1, 2), energies=[energy], repulsion=repulsion)
+            assert len(asked) == len(energy.steps(steps)), (window, repulsion)
+
+
+def test_repulsion_acts_at_one_step_too(pipe):
+    given = inputs() | {"num_inference_steps": 1}
+    plain = pipe(**given, generator=seeds(1, 2)).images
+    source = embed(pipe.id_encoder, plain * 2 - 1)
+    pushed = pipe(**given, generator=seeds(1, 2), source_embedding=source, repulsion={}).images
+    assert (torch.cosine_similarity(embed(pipe.id_encoder, pushed * 2 - 1), source) < 1 - 1e-6).all()
 
 
 def test_conditions_change_the_face_and_none_is_allowed(pipe):
@@ -102,16 +127,20 @@ def test_conditions_change_the_face_and_none_is_allowed(pipe):
         assert not torch.equal(first, other), name
 
 
-def test_at_temperature_zero_every_seed_is_the_same_face(pipe):
+def test_at_noise_scale_zero_every_seed_is_the_same_face(pipe):
     given = inputs()
-    cold, again = (pipe(**given, temperature=0.0, generator=seeds(*s)).images for s in ((1, 2), (3, 4)))
+    cold, again = (pipe(**given, noise_scale=0.0, generator=seeds(*s)).images for s in ((1, 2), (3, 4)))
     assert torch.equal(cold, again)
     assert not torch.equal(cold, pipe(**given, generator=seeds(1, 2)).images)
 
 
-def test_guidance_needs_no_second_call(pipe):
-    given = inputs()
-    one, two = (pipe(**given, guidance_scale=g, generator=seeds(1, 2)).images for g in (1.0, 2.0))
+def test_guidance_is_one_call_of_twice_the_batch(pipe, monkeypatch):
+    sizes, forward = [], pipe.unet.forward
+    monkeypatch.setattr(
+        pipe.unet, "forward", lambda x, *args, **named: (sizes.append(len(x)), forward(x, *args, **named))[1]
+    )
+    one, two = (pipe(**inputs(), guidance_scale=g, generator=seeds(1, 2)).images for g in (1.0, 2.0))
+    assert sizes == [2] * 3 + [4] * 3
     assert not torch.allclose(one, two, atol=1e-3)
 
 
@@ -145,7 +174,7 @@ def test_callbacks_see_every_step_and_may_change_latents(pipe):
     out = pipe(**given, generator=seeds(1, 2), callback_on_step_end=watch, callback_on_step_end_tensor_inputs=names)
     assert [s for s, _, _ in seen] == [0, 1, 2]
     assert seen[0][1] > seen[2][1]
-    assert not out.images[given["mask_image"].expand_as(out.images) > 0].any()
+    assert (out.images[given["mask_image"].expand_as(out.images) > 0] == 0.5).all()
 
 
 @pytest.mark.parametrize(
@@ -153,14 +182,14 @@ def test_callbacks_see_every_step_and_may_change_latents(pipe):
     [
         ({"image": torch.zeros(2, 3, 32, 32), "mask_image": torch.zeros(2, 1, 32, 32)}, "must be 64 x 64"),
         ({"image": torch.zeros(3, 64, 64)}, r"tensors must be \(B, 3, S, S\)"),
-        ({"image": torch.full((2, 3, 64, 64), 200.0)}, r"in \[-1, 1\]"),
+        ({"image": torch.full((2, 3, 64, 64), 200.0)}, r"must lie in \[0, 1\] or \[-1, 1\]"),
         ({"mask_image": torch.zeros(2, 1, 32, 32)}, "as large as image"),
         ({"mask_image": torch.zeros(1, 1, 64, 64)}, "one mask a crop"),
         ({"landmarks": np.zeros((5, 2))}, "landmarks must be"),
         ({"attributes": torch.zeros(2, 3)}, "attributes must be"),
         ({"attributes": {"beauty": 1.0}}, "unknown attribute"),
         ({"identity": torch.zeros(2, 3)}, "identity must be"),
-        ({"temperature": -1.0}, "temperature must be >= 0"),
+        ({"noise_scale": -1.0}, "noise_scale must be >= 0"),
         ({"generator": seeds(1)}, "one generator a face"),
         ({"repulsion": {"scale": 10.0}, "source_embedding": torch.zeros(1, DIM)}, "one source_embedding a face"),
         ({"callback_on_step_end_tensor_inputs": ("noise",)}, "callbacks can get"),
@@ -174,7 +203,7 @@ def test_wrong_input_says_what_was_wanted(pipe, change, message):
 def test_repulsion_without_a_guide_is_refused():
     pipe = tiny_pipeline(SIZE)
     pipe.register_modules(id_encoder=None)
-    with pytest.raises(ValueError, match="needs the guide"):
+    with pytest.raises(ValueError, match="needs the identity encoder"):
         pipe(**inputs(), repulsion={"scale": 1.0})
     assert len(pipe(**inputs(), generator=seeds(1, 2)).images) == 2
 

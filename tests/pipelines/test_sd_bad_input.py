@@ -82,13 +82,16 @@ def test_components_that_are_no_family_say_so(tmp_path, maker, part, value, mess
         ({"landmarks": mesh()}, "landmarks need a face-landmark ControlNet; load with controlnet="),
         ({"image": torch.zeros(1, 3, SIZE, SIZE + 8)}, "image must be square .* got 72 x 64"),
         ({"image": torch.zeros(1, 3, 60, 60)}, "multiple of 8 pixels, got 60 x 60; resize it"),
-        ({"image": torch.full((1, 3, SIZE, SIZE), 200.0)}, r"image tensors are in \[-1, 1\], got 200"),
-        ({"image": np.zeros((1, SIZE, SIZE, 3), np.float32)}, r"arrays must be \(B, S, S, 3\) uint8"),
+        ({"image": torch.full((1, 3, SIZE, SIZE), 200.0)}, r"image values must lie in \[0, 1\] or \[-1, 1\], got 200"),
+        ({"image": np.zeros((1, SIZE, SIZE, 3), np.int32)}, r"image arrays must be \(B, S, S, 3\) uint8 or float"),
         ({"mask_image": torch.zeros(1, 1, 32, 32)}, "mask_image must be as large as image"),
         ({"mask_image": torch.zeros(2, 1, SIZE, SIZE)}, "need one mask a crop, got 2 masks and 1 crops"),
-        ({"mask_image": torch.full((1, 1, SIZE, SIZE), 255.0)}, r"mask tensors are in \[0, 1\], got 255"),
+        ({"mask_image": torch.full((1, 1, SIZE, SIZE), 255.0)}, r"mask_image values must lie in \[0, 1\], got 255"),
         ({"generator": [torch.Generator()] * 3}, "need one generator a face, got 3 for 1"),
-        ({"identity": torch.zeros(1, DIM + 1)}, r"identity must be \(B, 16\) in the guide's space, got \(1, 17\)"),
+        (
+            {"identity": torch.zeros(1, DIM + 1)},
+            r"identity must be \(B, 16\) in the id_encoder's space, got \(1, 17\)",
+        ),
         ({"identity": torch.zeros(2, DIM)}, "need one identity a face, got 2 for 1"),
         ({"repulsion": {}, "source_embedding": torch.zeros(2, DIM)}, "need one source_embedding a face, got 2 for 1"),
         ({"repulsion": {"scale": -1.0}}, "scale must be >= 0"),
@@ -103,8 +106,8 @@ def test_arguments_that_do_not_fit_say_so(sd, changes, message):
 
 
 @pytest.mark.parametrize(("argument", "value"), [("repulsion", {}), ("identity", torch.zeros(1, DIM))])
-def test_without_a_guide_nothing_is_repelled(tmp_path, argument, value):
-    with pytest.raises(ValueError, match=f"{argument} need the guide; load with id_encoder="):
+def test_without_an_identity_encoder_nothing_is_repelled(tmp_path, argument, value):
+    with pytest.raises(ValueError, match=f"{argument} need the identity encoder; load with id_encoder="):
         sd_pipe(tmp_path, id_encoder=None)(**inputs(), **{argument: value})
 
 

@@ -9,10 +9,10 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from deid_diffusion.pipelines.inputs import Crops
+from deid_diffusion.pipelines.repulsion import Repulsion
 from deid_diffusion.pipelines.sd_checks import check_components
 from deid_diffusion.pipelines.sd_face_inpaint import StableDiffusionFaceInpaintPipeline
-from deid_diffusion.pipelines.sd_landmarks import draw_landmarks
-from deid_diffusion.pipelines.sd_loop import Scene, Steering
 from deid_diffusion.pipelines.sdxl_face_inpaint import StableDiffusionXLFaceInpaintPipeline
 from tests.pipelines.sd_models import id_encoder, mesh, scheduler, tokenizer
 
@@ -70,19 +70,20 @@ def test_shapes_end_to_end(tmp_path, checkpoint, controlnet, style):
     size, batch = pipe.size, 2
     assert size == {"sd15_inpaint": 512, "sdxl_inpaint": 1024}[checkpoint]
     crop, mask = (torch.zeros(batch, channels, size, size, device="meta") for channels in (3, 1))
-    told, blind, nobody = pipe.prepare_branches(["a", "b"], ["", ""], (None, None, None), size)
+    crops = Crops(crop, crop, mask)
+    embeds = pipe.encode_prompt(["a", "b"], device="meta")
+    cond, uncond, _ = pipe.prepare_branches(embeds, (None, None, None), crops)
     width = {"sd15_inpaint": 768, "sdxl_inpaint": 2048}[checkpoint]
-    assert told.text.shape == blind.text.shape == (batch, 77, width)
-    known, cells = pipe.prepare_known(crop, mask)
-    assert known.shape == (batch, 4, size // 8, size // 8)
-    assert cells.shape == (batch, 1, size // 8, size // 8)
-    control = None if style is None else draw_landmarks(mesh(batch) * 8, size, style).to("meta")
-    scene = Scene(crop, mask, cells, known, control, 1.0, told, blind, nobody)
-    output = pipe.forward_unet(torch.zeros_like(known), torch.zeros((), device="meta"), scene, told)
-    assert output.shape == known.shape
+    assert cond.text.shape == uncond.text.shape == (batch, 77, width)
+    scene = pipe.prepare_scene(crops, 1, None if style is None else mesh(batch) * 8, style or "mediapipe")
+    assert scene.known.shape == (batch, 4, size // 8, size // 8)
+    assert scene.cells.shape == (batch, 1, size // 8, size // 8)
+    output = pipe.forward_unet(torch.zeros_like(scene.known), torch.zeros((), device="meta"), scene, cond)
+    assert output.shape == scene.known.shape
     assert pipe.show(output, scene).shape == crop.shape
-    steering = Steering(1.0, source=torch.zeros(batch, 16, device="meta"), guide=pipe.id_encoder)
-    assert steering.energy(pipe.show(output, scene)).shape == (batch,)
+    source = torch.zeros(batch, 16, device="meta")
+    for energy in pipe.prepare_energies(crops, 1, Repulsion(), source, source, ()):
+        assert energy.function(pipe.show(output, scene)).shape == (batch,)
     assert pipe.decode_latents(output, pipe.vae).shape == crop.shape
 
 

@@ -5,7 +5,9 @@ import torch
 from diffusers.guiders import ClassifierFreeGuidance
 from PIL import Image
 
-from deid_diffusion.pipelines.recognise import embed
+from deid_diffusion.pipelines.id_encoder import embed, in_float32
+from deid_diffusion.pipelines.inputs import read_crops
+from deid_diffusion.pipelines.repulsion import Energy
 from tests.pipelines.sd_models import DIM, SIZE, inputs, mesh, sd_pipe, sdxl_pipe, tiny_vae, unet
 
 MAKERS = {"sd": sd_pipe, "sdxl": sdxl_pipe}
@@ -29,7 +31,7 @@ def run(pipe, batch: int = 1, **changes) -> torch.Tensor:
 
 def similarity(pipe, painted: torch.Tensor) -> float:
     source = torch.from_numpy(inputs()["image"]).permute(0, 3, 1, 2).float() / 127.5 - 1
-    return (embed(pipe.id_encoder, painted) * embed(pipe.id_encoder, source)).sum().item()
+    return (embed(pipe.id_encoder, painted * 2 - 1) * embed(pipe.id_encoder, source)).sum().item()
 
 
 def test_known_pixels_are_bit_equal_and_masked_ones_are_new(pipe):
@@ -91,9 +93,9 @@ def test_identity_attracts(tmp_path):
     target = torch.randn(1, DIM, generator=torch.Generator().manual_seed(3))
 
     def near(painted: torch.Tensor) -> float:
-        return torch.cosine_similarity(embed(sd.id_encoder, painted), target).item()
+        return torch.cosine_similarity(embed(sd.id_encoder, painted * 2 - 1), target).item()
 
-    assert near(run(sd, identity=target, repulsion={**PUSH, "margin": 1.0})) > near(run(sd)) + 1e-4
+    assert near(run(sd, identity=target)) > near(run(sd)) + 1e-4
 
 
 def test_own_energies_are_minimised(tmp_path):
@@ -102,9 +104,10 @@ def test_own_energies_are_minimised(tmp_path):
     def bright(x0: torch.Tensor) -> torch.Tensor:
         return (x0[..., 13:50, 10:45] + 1).mean((1, 2, 3))
 
-    strong = {"scale": 300.0, "margin": 1.0}
-    darker = run(sd, energies=[bright], repulsion=strong)
-    assert bright(darker) < bright(run(sd)) - 1e-3
+    # With no repulsion at all, and beside one: an energy is nobody's but its own.
+    for repulsion in (None, {"scale": 0.0}, {"scale": 30.0}):
+        darker = run(sd, energies=[Energy(bright, scale=300.0, stop=1.0)], repulsion=repulsion)
+        assert bright(darker) < bright(run(sd)) - 1e-3
 
 
 def test_repulsion_of_scale_zero_changes_nothing(sd):
@@ -153,8 +156,8 @@ def test_surroundings_of_a_plain_unet_are_the_crops(tmp_path):
         return {}
 
     run(pipe, callback_on_step_end=keep)
-    crop = torch.from_numpy(inputs()["image"]).permute(0, 3, 1, 2).float() / 127.5 - 1
-    known, cells = pipe.prepare_known(crop, inputs()["mask_image"])
+    scene = pipe.prepare_scene(read_crops(inputs()["image"], inputs()["mask_image"], 8), 1)
+    known, cells = scene.known, scene.cells
     assert torch.allclose(seen[-1] * (1 - cells), known * (1 - cells), atol=1e-5)
     assert len(seen) == 3
 
@@ -176,7 +179,7 @@ def test_forms_in_and_forms_out(sd):
     mask = Image.fromarray((call["mask_image"][0, 0].numpy() * 255).astype(np.uint8))
     (array,) = sd(**{**call, **pil, "mask_image": mask, "output_type": "np"})
     assert array.shape == (1, SIZE, SIZE, 3)
-    assert np.allclose(array, tensor.permute(0, 2, 3, 1) / 2 + 0.5, atol=1e-6)
+    assert np.allclose(array, tensor.permute(0, 2, 3, 1), atol=1e-6)
 
 
 def test_diffusers_own_guider_is_plain_guidance(sd):
@@ -189,8 +192,7 @@ def test_half_precision_leaves_the_recogniser_in_float32(tmp_path):
     painted = run(pipe, repulsion=PUSH, landmarks=mesh(), guidance_scale=1.0)
     assert painted.isfinite().all()
     assert painted.dtype == torch.float32
-    steering = pipe.prepare_steering(torch.zeros(1, 3, SIZE, SIZE), 1.0, None, None, None, None, ())
-    assert next(steering.guide.parameters()).dtype == torch.float32
+    assert next(in_float32(pipe.id_encoder).parameters()).dtype == torch.float32
     assert next(pipe.id_encoder.parameters()).dtype == torch.bfloat16
 
 

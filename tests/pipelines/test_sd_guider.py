@@ -3,12 +3,12 @@ import torch
 
 from deid_diffusion.pipelines.sd_guider import IdentityBranchGuidance
 
-TOLD, BLIND, SOURCE = torch.tensor(3.0), torch.tensor(1.0), torch.tensor(2.0)
+COND, UNCOND, SOURCE = torch.tensor(3.0), torch.tensor(1.0), torch.tensor(2.0)
 
 
 def combine(guider, step: int = 0, steps: int = 10) -> tuple[float, int]:
     guider.set_state(step, steps, torch.tensor(0))
-    blocks = guider.prepare_inputs({"value": (TOLD, BLIND, SOURCE)})
+    blocks = guider.prepare_inputs({"value": (COND, UNCOND, SOURCE)})
     for block in blocks:
         guider.prepare_models(None)
         block.noise_pred = block.value

@@ -11,7 +11,7 @@ from deid_diffusion.faces.attribute_classifiers import REGIONS, AttributeClassif
 from deid_diffusion.faces.estimator import OUTPUTS, SIDE, split_outputs
 from deid_diffusion.faces.geometry import NOSE_TIP, OMZ_TEMPLATE
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, FIELDS
-from deid_diffusion.pipelines.recognise import embed
+from deid_diffusion.pipelines.id_encoder import embed
 from deid_diffusion.training import distill, inpaint
 from deid_diffusion.training.adversarial import build_critic, critic_maps, estimator_maps
 from deid_diffusion.training.artefacts import FINE_PATCH, GREY_TOLERANCE, TINT_TOLERANCE, blotches, eye_whites

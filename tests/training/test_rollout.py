@@ -33,7 +33,7 @@ def test_a_rollout_stands_where_the_pipeline_stands_at_that_step():
     }
     stood: list[torch.Tensor] = []
     pipe(
-        crop, mask, **given, num_inference_steps=4, temperature=0.7, generator=torch.Generator().manual_seed(5),
+        crop, mask, **given, num_inference_steps=4, noise_scale=0.7, generator=torch.Generator().manual_seed(5),
         callback_on_step_end=lambda pipe, step, timestep, tensors: stood.append(tensors["latents"].clone()),
     )  # fmt: skip
     examples = Examples(crop, mask, *pipe.prepare_condition(crop, mask, *given.values()))

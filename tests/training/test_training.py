@@ -23,7 +23,7 @@ from deid_diffusion.faces.face_shape import Placement, rotation_from_angles
 from deid_diffusion.methods.identity_bank import IdentityBank
 from deid_diffusion.models.weights import write_hashes
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, attribute_vector, condition_vector, fold
-from deid_diffusion.pipelines.denoise import SIGMA_DATA
+from deid_diffusion.pipelines.precondition import SIGMA_DATA
 from deid_diffusion.training import (
     blend,
     distill,

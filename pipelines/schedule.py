@@ -1,5 +1,6 @@
 """Reads signal and noise levels off any diffusers scheduler, and turns unet outputs into x0 and back."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -7,6 +8,23 @@ import torch
 # x_t = a x0 + s eps, whatever the scheduler: (a, s) = (sqrt(alpha_bar), sqrt(1 - alpha_bar)) for DDIM and its kin,
 # (1, sigma) for Euler and its kin, (1 - t, t) for flow matching.
 KINDS = ("epsilon", "v_prediction", "sample", "flow_prediction")
+
+
+@dataclass(frozen=True, eq=False)
+class Level:
+    """Where a sampler stands: x_t = a x0 + s eps.
+
+    Attributes:
+        step, num_steps: number of the step (from 0), of how many.
+        t: the scheduler's timestep.
+        a, s: signal and noise, two scalars.
+    """
+
+    step: int
+    num_steps: int
+    t: torch.Tensor
+    a: torch.Tensor
+    s: torch.Tensor
 
 
 def prediction_kind(scheduler: Any) -> str:

@@ -3,7 +3,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, EDMEulerScheduler, FlowMatchEulerDiscreteScheduler
 
-from deid_diffusion.pipelines.sd_schedule import KINDS, levels, output_from, prediction_kind, x0_from
+from deid_diffusion.pipelines.schedule import KINDS, levels, output_from, prediction_kind, x0_from
 
 SCHEDULERS = [
     "DDIMScheduler",
