@@ -9,7 +9,7 @@ from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from threading import RLock
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -40,7 +40,8 @@ from .timing import Timing
 from .types import Face, Outcome
 
 log = logging.getLogger(__name__)
-Source = str | PathLike | Image.Image | np.ndarray | Picture
+Photo = str | PathLike | Image.Image | np.ndarray
+Source = Photo | Picture
 Boxes = Sequence[Sequence[float]] | Sequence[Face]
 
 
@@ -360,7 +361,7 @@ class FaceAnonymizer:
         if find_method(settings.method).uses_targets:
             check_settings(self.pipeline, settings)
 
-    def embed_references(self, photos: Sequence[Source]) -> np.ndarray:
+    def embed_references(self, photos: Sequence[Photo]) -> np.ndarray:
         """(R, D) embeddings of the largest face in each reference photo, for `keep` and `only`.
 
         Raises:
@@ -401,9 +402,10 @@ class FaceAnonymizer:
     def _located(self, image: np.ndarray, boxes: Boxes | None) -> list[Face]:
         if boxes is None:
             return self.detect(image)
-        if len(boxes) and all(isinstance(box, Face) for box in boxes):
-            return list(boxes)
-        return faces_from_boxes(boxes, image.shape)
+        faces = [box for box in boxes if isinstance(box, Face)]
+        if faces and len(faces) == len(boxes):
+            return faces
+        return faces_from_boxes(cast(Sequence[Sequence[float]], boxes), image.shape)
 
     def _kept(self, task: FaceTask, settings: Settings) -> FaceTask:
         """KEPT for a person who is to be left alone."""

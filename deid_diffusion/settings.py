@@ -72,7 +72,7 @@ class Settings:
     k: int = 5
     cohort: Cohort | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "redact_with", Redaction(self.redact_with))
         attribute_vector([self.attributes])  # its checks: unknown names, values out of range
         unknown = set(self.drop_attributes) - set(DROPPABLE)

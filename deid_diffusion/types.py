@@ -47,7 +47,7 @@ class Face:
     score: float = 1.0
     track_id: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "box", np.asarray(self.box, dtype=np.float32))
         object.__setattr__(self, "landmarks", np.asarray(self.landmarks, dtype=np.float32))
         if self.box.shape != (4,):

@@ -93,7 +93,7 @@ def _settings(method: str, given: Mapping[str, int]) -> dict[str, Any]:
     from deid_diffusion.jobs.journal import describe
     from deid_diffusion.settings import Settings
 
-    changes = {name: value for name, value in given.items() if name != "seed"}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if name != "seed"}
     return _plain(json.loads(json.dumps(describe(Settings(method=method, **changes)), default=str)))
 
 

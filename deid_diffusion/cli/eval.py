@@ -42,7 +42,9 @@ def judged(options: Mapping[str, Any]) -> tuple[Any, ...]:
     options = dict(options)
     if options["guide"] is None:
         options["guide"] = _shipped_guide()
-    given = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+    given: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in options.items()
+    }
     return run_eval(EvalOptions(**{name: value for name, value in given.items() if value is not None}))
 
 

@@ -69,11 +69,9 @@ def _work(plan: Any, anonymize: Any, settings: Any, journal: Any, options: argpa
         _report(options, plan, anonymize, settings, results)
     print(f"deid: {summary(results, len(plan.jobs), len(plan.skipped), took)}", file=sys.stderr)
     failed = [result for result in results if not result.ok or result.failed_faces]
-    if len(results) > 1:
-        for result in failed:
-            print(f"deid: failed: {result.job.name}", file=sys.stderr)
-    broken = next((face["reason"] for result in results for face in result.faces if face["outcome"] == "failed"), "")
-    if broken:
+    for result in failed if len(results) > 1 else ():
+        print(f"deid: failed: {result.job.name}", file=sys.stderr)
+    if broken := _first_failure(results):
         complain(f"a model broke, and its faces were hidden; the first reason: {broken}", 1)
     if stopped:
         again = "the same command without --overwrite" if options.overwrite else "the same command"
@@ -81,6 +79,11 @@ def _work(plan: Any, anonymize: Any, settings: Any, journal: Any, options: argpa
     if not failed and not plan.keeps_journal:
         journal.remove()
     return 1 if failed else 0
+
+
+def _first_failure(results: Sequence[Any]) -> str:
+    """Why a model broke; empty when none did."""
+    return next((face["reason"] for result in results for face in result.faces if face["outcome"] == "failed"), "")
 
 
 def _plan(options: argparse.Namespace) -> Any:

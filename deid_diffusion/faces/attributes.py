@@ -44,7 +44,7 @@ class Attributes:
     glasses: float | None = None
     facial_hair: float | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_attributes(self.to_dict())
 
     def to_dict(self) -> dict[str, float]:

@@ -10,6 +10,7 @@ import threading
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -52,8 +53,8 @@ def concatenate(parts: list[Found]) -> Found:
 class CenterFace:
     """The network, loaded at its first use; calls from several threads take turns."""
 
-    def __init__(self):
-        self._net = None
+    def __init__(self) -> None:
+        self._net: Any = None
         self._turn = threading.Lock()
 
     def __call__(self, images: np.ndarray, threshold: float) -> list[Found]:

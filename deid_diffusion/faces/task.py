@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -90,10 +90,11 @@ class FaceTask:
         entropy = [self.seed, self.number, attempt] + [candidate] * (candidate > 0)
         return int(np.random.SeedSequence(entropy).generate_state(1)[0] >> 1)
 
-    def decided(self, outcome: Outcome, reason: str = "", **changes: object) -> FaceTask:
+    def decided(self, outcome: Outcome, reason: str = "", **changes: Any) -> FaceTask:
         """A copy with its outcome; what was generated goes unless it replaces the face."""
         generated = self.generated if outcome is Outcome.REPLACED else None
-        return replace(self, **{"generated": generated, **changes}, outcome=outcome, reason=reason)
+        changes = {"generated": generated, **changes}
+        return replace(self, **changes, outcome=outcome, reason=reason)
 
     def report(self) -> FaceReport:
         """Its line of the report: no embedding, no pixels."""

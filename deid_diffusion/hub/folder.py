@@ -67,7 +67,11 @@ def pipeline_files(name: str) -> list[Path]:
             continue
         found[stem] = root / f"{stem}.py"
         tree = ast.parse(found[stem].read_text(encoding="utf-8"))
-        todo += [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level == 1]
+        todo += [
+            node.module
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module
+        ]
     return [found[name], *sorted(path for stem, path in found.items() if stem != name)]
 
 

@@ -88,6 +88,6 @@ def _plain(value: Any) -> Any:
         return f"{len(value)} people"
     if isinstance(value, Enum):
         return value.value
-    if is_dataclass(value):
+    if is_dataclass(value) and not isinstance(value, type):
         return asdict(value)
     return dict(value) if isinstance(value, Mapping) else value

@@ -91,7 +91,7 @@ def plan(inputs: Sequence[Path], out: Path | None = None, seed: int = 0, preview
     jobs: dict[Path, Job] = {}
     # Whoever keeps its suffix has the first claim to its name.
     for item in sorted(found, key=lambda item: (_suffix(item.path) != item.path.suffix, item.path)):
-        place = item.target if to_file else _place(item, jobs)
+        place = Path(out) if to_file and out is not None else _place(item, jobs)
         if place in jobs:
             raise PlanError(f"{item.path} and {jobs[place].in_path} would both become {place}; run them one by one")
         preview = place.with_name(f"{place.stem}_before_after.png") if previews else None
@@ -99,7 +99,7 @@ def plan(inputs: Sequence[Path], out: Path | None = None, seed: int = 0, preview
         jobs[place] = Job(item.path, place, own, item.name.as_posix(), preview_path=preview)
     targets = {item.target for item in found}
     ours = len(targets) == 1 and None not in targets and not to_file
-    folder = targets.pop() if ours else next(iter(jobs)).parent
+    folder = (targets.pop() if ours else None) or next(iter(jobs)).parent
     kept = sorted(_without_own_outputs(jobs, Journal(folder), skipped), key=lambda job: (job.name, job.in_path))
     _check_inputs_are_safe(kept)
     return Plan(tuple(kept), folder, tuple(skipped), ours)

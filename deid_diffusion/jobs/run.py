@@ -57,7 +57,7 @@ class JobResult:
 
 def run(
     jobs: Iterable[Job],
-    anonymize: Callable[..., Any],
+    anonymize: Any,
     settings: Any = None,
     journal: Journal | None = None,
     overwrite: bool = False,
@@ -133,7 +133,8 @@ def _earlier(job: Job, journal: Journal | None, made_with: str) -> JobResult | N
         return None
     if failure := foreign_output(job, journal):
         return failure
-    line = journal.line(job.out_path)
+    line = None if journal is None else journal.line(job.out_path)
+    assert line is not None  # or it had been foreign
     # "begun": an interrupted run may or may not have finished it.
     if line["state"] == "begun" or not job.in_path.exists() or line["source"] != _source(job):
         return None

@@ -85,7 +85,7 @@ def sample(
         RuntimeError: the model gave numbers that overflowed.
     """
     if reads_words(pipeline):
-        own = {"prompt": settings.prompt or None, "negative_prompt": settings.negative_prompt}
+        own: dict[str, Any] = {"prompt": settings.prompt or None, "negative_prompt": settings.negative_prompt}
         own["landmark_style"] = settings.landmark_style
     else:
         own = {"temperature": settings.temperature}

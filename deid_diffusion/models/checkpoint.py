@@ -190,7 +190,7 @@ def hash_weights(folder: Path, names: Iterable[str], variant: str | None = None)
         names: of its components.
         variant: "fp16" and the like; files of other precisions beside it are not read and not hashed.
     """
-    hashes = {}
+    hashes: dict[str, str] = {}
     for name in names:
         files = weight_files(folder / name) if (folder / name).is_dir() else []
         safe = [path for path in files if path.suffix == ".safetensors"] or files

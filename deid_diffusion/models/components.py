@@ -38,7 +38,9 @@ def load_parts(parts: dict[str, Any], dtype: torch.dtype) -> tuple[dict[str, Any
         "preview_vae": (AutoencoderTiny, dtype),
         "id_encoder": (ResNetForImageClassification, torch.float32),
     }
-    loaded, labels, hashes = {name: value for name, value in parts.items() if value is not None}, {}, {}
+    loaded = {name: value for name, value in parts.items() if value is not None}
+    labels: dict[str, str] = {}
+    hashes: dict[str, str] = {}
     for name, (maker, precision) in loaders.items():
         if not isinstance(loaded.get(name), str | PathLike):
             continue

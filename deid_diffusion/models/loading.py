@@ -200,7 +200,7 @@ def as_device(device: str | torch.device) -> torch.device:
     return found
 
 
-def _outdated(maker: type, index: dict[str, Any], names: list[str]) -> list[str]:
+def _outdated(maker: Any, index: dict[str, Any], names: list[str]) -> list[str]:
     """Components that can be done without and whose classes the libraries have given up (CLIPFeatureExtractor)."""
     gone = [name for name in names if not hasattr(import_module(index[name][0]), index[name][1])]
     for name in gone:
@@ -213,7 +213,7 @@ def _outdated(maker: type, index: dict[str, Any], names: list[str]) -> list[str]
     return gone
 
 
-def _fetch(checkpoint: Checkpoint, key: str, maker: type, given: dict[str, Any]) -> Checkpoint:
+def _fetch(checkpoint: Checkpoint, key: str, maker: Any, given: dict[str, Any]) -> Checkpoint:
     """Downloads what a Hub checkpoint needs and the cache lacks; a folder is left as it is."""
     if not checkpoint.revision:
         return checkpoint
