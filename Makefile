@@ -25,7 +25,7 @@ lint: $(VENV)/.installed-test
 
 # Notebooks are executed here and in no test of the pages: tests/test_notebooks.py runs them anyway.
 docs: $(VENV)/.installed-test
-	DEID_DOCS_EXECUTE=true OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m mkdocs build --strict --quiet
+	DEID_DOCS_EXECUTE=true NO_MKDOCS_2_WARNING=1 OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m mkdocs build --strict --quiet
 	@echo "Open site/index.html"
 
 clean:

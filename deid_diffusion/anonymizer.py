@@ -9,7 +9,7 @@ from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from threading import RLock
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,18 +42,20 @@ from .types import Face, Outcome
 log = logging.getLogger(__name__)
 Photo = str | PathLike | Image.Image | np.ndarray
 Source = Photo | Picture
-Boxes = Sequence[Sequence[float]] | Sequence[Face]
+Boxes = Sequence[Any]  # x0 y0 x1 y1 each, or whole Faces
 
 
 class FaceAnonymizer:
     """Finds faces, makes each somebody else, checks it, and fails closed.
 
-    `anonymizer(image)` is the sum of its four stages, each of which can be called by itself::
+    `anonymizer(image)` is the sum of its four stages, each of which can be called by itself:
 
-        analysis = anonymizer.analyze(image)
-        tasks = anonymizer.choose_targets(analysis)
-        tasks = anonymizer.generate(tasks)  # again and again, with other settings
-        result = anonymizer.composite(analysis, tasks)
+    ```python
+    analysis = anonymizer.analyze(image)
+    tasks = anonymizer.choose_targets(analysis)
+    tasks = anonymizer.generate(tasks)  # again and again, with other settings
+    result = anonymizer.composite(analysis, tasks)
+    ```
     """
 
     def __init__(
@@ -402,10 +404,9 @@ class FaceAnonymizer:
     def _located(self, image: np.ndarray, boxes: Boxes | None) -> list[Face]:
         if boxes is None:
             return self.detect(image)
-        faces = [box for box in boxes if isinstance(box, Face)]
-        if faces and len(faces) == len(boxes):
-            return faces
-        return faces_from_boxes(cast(Sequence[Sequence[float]], boxes), image.shape)
+        if len(boxes) and all(isinstance(box, Face) for box in boxes):
+            return list(boxes)
+        return faces_from_boxes(boxes, image.shape)
 
     def _kept(self, task: FaceTask, settings: Settings) -> FaceTask:
         """KEPT for a person who is to be left alone."""
