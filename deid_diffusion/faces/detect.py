@@ -46,7 +46,11 @@ class CenterFaceDetector:
     _network: CenterFace = field(default_factory=CenterFace, repr=False)
 
     def __call__(self, image: np.ndarray) -> list[Face]:
-        """(H, W, 3) uint8 RGB -> faces, surest first: boxes inside the picture, landmarks that carry the roll."""
+        """(H, W, 3) uint8 RGB -> faces, surest first: boxes inside the picture, landmarks that carry the roll.
+
+        Raises:
+            ValueError: no (H, W, 3) uint8 picture.
+        """
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
             raise ValueError(f"image must be (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}; load_picture() it")
         pixels = image.shape[0] * image.shape[1]

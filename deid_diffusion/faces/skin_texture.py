@@ -20,7 +20,7 @@ _BROWS = (105, 334)
 
 
 def octaves(grey: np.ndarray) -> list[np.ndarray]:
-    """(h, w) float32 -> what each of `BLURS` takes away, the finest first."""
+    """(h, w) float32 -> (h, w) arrays, what each of `BLURS` takes away, the finest first."""
     found, before = [], grey
     for blur in BLURS:
         after = cv2.GaussianBlur(grey, (0, 0), blur)

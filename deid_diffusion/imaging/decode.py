@@ -16,6 +16,9 @@ def upright_pixels(image: Image.Image, data: bytes) -> np.ndarray:
     Args:
         image: as opened by Pillow.
         data: the bytes of the file it was opened from; empty for an image made in memory.
+
+    Raises:
+        ValueError: pixels of another kind than 8 or 16 bit a channel.
     """
     image.load()
     if _is_deep(image, data):
@@ -38,6 +41,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def visual_frames(image: Image.Image) -> int:
+    """How many pictures a file shows; smaller copies of a TIFF's pages do not count."""
     frames = getattr(image, "n_frames", 1)
     if image.format != "TIFF" or frames == 1:
         return frames
@@ -97,6 +101,7 @@ def clean_icc(icc: bytes | None) -> bytes | None:
 
 
 def jpeg_quality(image: Image.Image) -> dict[str, Any]:
+    """`qtables` and `subsampling` of a JPEG, as Pillow's writer takes them; empty for what is none."""
     tables = getattr(image, "quantization", None)
     if not tables:
         return {}

@@ -76,6 +76,12 @@ def plan(inputs: Sequence[Path], out: Path | None = None, seed: int = 0, preview
     `out`, or in `folder_anon` beside it. A lone file gets the seed itself, every other one its own, from the seed and
     its name, so that faces do not change when files come or go.
 
+    Args:
+        inputs: files and folders.
+        out: where to; None for beside the inputs.
+        seed: of the run.
+        previews: whether each job writes a preview, too.
+
     Raises:
         PlanError: no such input, a video, a folder without pictures, an output that would overwrite an input.
     """
@@ -106,7 +112,12 @@ def plan(inputs: Sequence[Path], out: Path | None = None, seed: int = 0, preview
 
 
 def file_seed(seed: int, name: Path) -> int:
-    """A seed for each file, 31 bits, from the user's seed and the file's name: never from its pixels."""
+    """A seed for each file, 31 bits, from the user's seed and the file's name: never from its pixels.
+
+    Args:
+        seed: of the run.
+        name: of the file below its input folder.
+    """
     # One name has two spellings in Unicode, and file systems differ in which they keep.
     text = unicodedata.normalize("NFC", name.as_posix())
     return int.from_bytes(hashlib.sha256(f"{seed}\0{text}".encode(errors="surrogateescape")).digest()[:4], "big") >> 1
@@ -134,6 +145,11 @@ def _look(path: Path, out: Path | None, several: bool, skipped: list[Path]) -> l
 
 def pictures_in(folder: Path, target: Path | None = None, skipped: list[Path] | None = None) -> list[Path]:
     """Pictures of a tree, by suffix, without what is hidden and without the outputs in `target`; never none.
+
+    Args:
+        folder: of the tree.
+        target: where outputs go, if that is inside.
+        skipped: gets what is left out.
 
     Raises:
         PlanError: no picture there, or a folder that cannot be listed.

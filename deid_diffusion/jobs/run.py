@@ -94,6 +94,11 @@ def run(
 def do_job(job: Job, anonymize: Callable[..., Any], settings: Any = None) -> JobResult:
     """Reads, anonymizes and writes one picture, whole or not at all. A bad picture is a result, not an exception.
 
+    Args:
+        job: what to do.
+        anonymize: a FaceAnonymizer, or what behaves like one.
+        settings: its Settings; defaults when None.
+
     Raises:
         JobsStopped: nothing more can be written.
     """
@@ -116,7 +121,12 @@ def do_job(job: Job, anonymize: Callable[..., Any], settings: Any = None) -> Job
 
 
 def foreign_output(job: Job, journal: Journal | None) -> JobResult | None:
-    """A failure when something lies at the output's place that no run of ours wrote."""
+    """A failure when something lies at the output's place that no run of ours wrote.
+
+    Args:
+        job: whose output it would be.
+        journal: of what our runs wrote; None when there is none.
+    """
     if not job.out_path.exists():
         return None
     line = journal.line(job.out_path) if journal is not None else None

@@ -29,7 +29,15 @@ class _Part:
 
 
 def load_parts(parts: dict[str, Any], dtype: torch.dtype) -> tuple[dict[str, Any], dict[str, str], dict[str, str]]:
-    """Parts given by name become objects; also where they came from, and the hashes of their weights."""
+    """Parts given by name become objects; also where they came from, and the hashes of their weights.
+
+    Args:
+        parts: objects, or folders and Hub names, by component.
+        dtype: precision; the identity encoder stays in float32.
+
+    Raises:
+        FileNotFoundError, ValueError: a part that cannot be found or loaded, with how to get it.
+    """
     from diffusers import AutoencoderTiny, ControlNetModel
     from transformers import ResNetForImageClassification
 

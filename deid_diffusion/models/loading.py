@@ -77,7 +77,14 @@ def load_checkpoint(
     device: str | torch.device = "cpu",
     **parts: Any,
 ) -> Loaded:
-    """`load_pipeline`, with what the report must say of it."""
+    """`load_pipeline`, with what the report must say of it.
+
+    Args:
+        model, pipeline, revision, dtype, device, parts: as `load_pipeline` takes them.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_pipeline`.
+    """
     # The cheap checks first: a checkpoint is gigabytes.
     checkpoint = find_checkpoint(model, revision)
     family = pick_family(checkpoint.index, pipeline, str(model))
@@ -162,7 +169,15 @@ def _check_identities(folder: Path, remedy: str) -> None:
 
 
 def check_id_encoder(pipe: Any, dim: int) -> None:
-    """Raises ValueError unless the pipeline has an identity encoder of `dim` outputs, as many as the bank's."""
+    """Checks that the pipeline has an identity encoder, and a unet, that fit the bank.
+
+    Args:
+        pipe: the pipeline.
+        dim: length of the bank's embeddings.
+
+    Raises:
+        ValueError: they do not, or there is no identity encoder.
+    """
     got = None if pipe.id_encoder is None else pipe.id_encoder.config.num_labels
     if got != dim:
         raise ValueError(
@@ -178,7 +193,11 @@ def check_id_encoder(pipe: Any, dim: int) -> None:
 
 
 def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
-    """A precision, or its name -> the precision; ValueError for one that no pipeline runs in."""
+    """A precision, or its name -> the precision.
+
+    Raises:
+        ValueError: one that no pipeline runs in.
+    """
     found = DTYPES.get(str(dtype).removeprefix("torch."))
     if found is None:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype}")
@@ -186,7 +205,11 @@ def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
 
 
 def as_device(device: str | torch.device) -> torch.device:
-    """A device that is there -> torch.device; ValueError for one that is not, before gigabytes are read for it."""
+    """A device, or its name -> torch.device, before gigabytes are read for it.
+
+    Raises:
+        ValueError: it is not there, or is no device.
+    """
     try:
         found = torch.device(device)
     except RuntimeError:
