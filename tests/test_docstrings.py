@@ -25,7 +25,7 @@ ELSEWHERE = {
     "models/backends.py:OnnxForward.__call__": "diffusers.UNet2DConditionModel.forward",
 }
 # "(N, 2)", "(B, 3, S, S)", "(..., 2)", "(D + 1,)"
-SHAPE = re.compile(r"\((?:[A-Z\d.]|size|h, w)[^()]*,[^()]*\)")
+SHAPE = re.compile(r"\((?:h, w|(?:[A-Z\d.]|size)[^()]*,[^()]*)\)")
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
