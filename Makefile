@@ -32,7 +32,7 @@ clean:
 	rm -rf out/demo build dist site
 
 $(BIN)/python:
-	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10) and 'deid_diffusion wants Python 3.10 or newer; make PYTHON=python3.11')"
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'the versions of constraints.txt want Python 3.11 or newer; make PYTHON=python3.11')"
 	$(PYTHON) -m venv $(VENV)
 
 # Stamps, so that nothing is installed twice. They are older than their reasons after an edit of these files.
