@@ -101,6 +101,8 @@ def notebook_page(path: Path, execute: bool) -> tuple[str, dict[str, bytes]]:
         parts.append(cell.source if cell.cell_type == "markdown" else f"```python\n{cell.source}\n```")
         for output in cell.get("outputs", ()):
             data = output.get("data", {})
+            if output.get("name") == "stderr":  # progress bars and warnings, with paths of this machine
+                continue
             if "image/png" in data:
                 name = f"{path.stem}_{len(images)}.png"
                 images[name] = base64.b64decode(data["image/png"])

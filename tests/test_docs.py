@@ -1,6 +1,7 @@
 """The pages build without a warning, ask nobody for anything, and say what the commands and the code say."""
 
 import argparse
+import io
 import os
 import re
 import shlex
@@ -9,6 +10,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+import nbformat
 import pytest
 from PIL import Image
 
@@ -80,6 +82,20 @@ def test_one_copy_of_the_card_is_shown(site):
     text = (site / "model-card.html").read_text(encoding="utf-8")
     for heading in re.findall(r"^## (.+)$", (CHECKOUT / "weights" / "README.md").read_text(), re.MULTILINE):
         assert heading in text
+
+
+def test_a_notebook_shows_what_comes_out_and_no_more(tmp_path, monkeypatch):
+    pytest.importorskip("mkdocs", reason="needs mkdocs-material and mkdocstrings; pip install '.[docs]'")
+    monkeypatch.syspath_prepend(str(CHECKOUT / "docs"))
+    said = "print('said')\nprint('noise', file=sys.stderr)"
+    lines = f"import sys\nfrom PIL import Image\n{said}\nImage.new('RGB', (3, 2))"
+    cells = [nbformat.v4.new_markdown_cell("# Title"), nbformat.v4.new_code_cell(lines)]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "one.ipynb")
+    text, images = import_module("hooks").notebook_page(tmp_path / "one.ipynb", execute=True)
+    assert text.startswith("# Title\n\n```python\nimport sys\n")
+    assert "```text\nsaid\n```\n\n![Output of the cell above](one_0.png)" in text
+    assert text.count("noise") == 1
+    assert Image.open(io.BytesIO(images["one_0.png"])).size == (3, 2)
 
 
 @pytest.mark.parametrize("line", commands())
