@@ -1,10 +1,11 @@
-# make demo   one picture through the shipped weights; make test   the whole suite; make lint   ruff
+# make demo   one picture through the shipped weights    make lint   ruff and mypy
+# make test   the whole suite                            make docs   the pages into site/, notebooks with their pictures
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 
 # The demo's photo lies in scikit-image's wheel: Eileen Collins, NASA, public domain.
 demo: $(VENV)/.installed
@@ -20,13 +21,18 @@ test: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -p no:cacheprovider -n 2 --dist worksteal
 
 lint: $(VENV)/.installed-test
-	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/python -m mypy
+
+# Notebooks are executed here and in no test of the pages: tests/test_notebooks.py runs them anyway.
+docs: $(VENV)/.installed-test
+	DEID_DOCS_EXECUTE=true NO_MKDOCS_2_WARNING=1 OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "Open site/index.html"
 
 clean:
-	rm -rf out/demo build dist
+	rm -rf out/demo build dist site
 
 $(BIN)/python:
-	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10) and 'deid_diffusion wants Python 3.10 or newer; make PYTHON=python3.11')"
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'the versions of constraints.txt want Python 3.11 or newer; make PYTHON=python3.11')"
 	$(PYTHON) -m venv $(VENV)
 
 # Stamps, so that nothing is installed twice. They are older than their reasons after an edit of these files.

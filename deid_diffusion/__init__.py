@@ -5,7 +5,7 @@ from typing import Any
 
 from .telemetry import switch_off
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 switch_off()
 

@@ -43,19 +43,22 @@ from .timing import Timing
 from .types import Face, Outcome
 
 log = logging.getLogger(__name__)
-Source = str | PathLike | Image.Image | np.ndarray | Picture
-Boxes = Sequence[Sequence[float]] | Sequence[Face]
+Photo = str | PathLike | Image.Image | np.ndarray
+Source = Photo | Picture
+Boxes = Sequence[Any]  # x0 y0 x1 y1 each, or whole Faces
 
 
 class FaceAnonymizer:
     """Finds faces, makes each somebody else, checks it, and fails closed.
 
-    `anonymizer(image)` is the sum of its four stages, each of which can be called by itself::
+    `anonymizer(image)` is the sum of its four stages, each of which can be called by itself:
 
-        analysis = anonymizer.analyze(image)
-        tasks = anonymizer.choose_targets(analysis)
-        tasks = anonymizer.generate(tasks)  # again and again, with other settings
-        result = anonymizer.composite(analysis, tasks)
+    ```python
+    analysis = anonymizer.analyze(image)
+    tasks = anonymizer.choose_targets(analysis)
+    tasks = anonymizer.generate(tasks)  # again and again, with other settings
+    result = anonymizer.composite(analysis, tasks)
+    ```
     """
 
     def __init__(
@@ -375,7 +378,7 @@ class FaceAnonymizer:
         if find_method(settings.method).uses_targets:
             check_settings(self.pipeline, settings)
 
-    def embed_references(self, photos: Sequence[Source]) -> References:
+    def embed_references(self, photos: Sequence[Photo]) -> References:
         """The people in reference photos, for `keep` and `only`; several photos of one know them better.
 
         Args:

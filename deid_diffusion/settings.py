@@ -75,7 +75,7 @@ class Settings:
     cohort: Cohort | None = None
     __repr__ = brief_repr
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "repulsion", as_repulsion(self.repulsion))
         object.__setattr__(self, "redact_with", member(Redaction, self.redact_with, "redact_with"))
         check_attributes(self.attributes)

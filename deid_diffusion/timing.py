@@ -15,6 +15,7 @@ class Timing:
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
+        """Adds the seconds that a `with` block takes to a stage."""
         start = time.perf_counter()
         try:
             yield
@@ -22,5 +23,10 @@ class Timing:
             self.add(stage, time.perf_counter() - start)
 
     def add(self, stage: str, seconds: float) -> None:
-        """Adds seconds that were measured elsewhere, as a share of a batch."""
+        """Adds seconds that were measured elsewhere, as a share of a batch.
+
+        Args:
+            stage: name of it.
+            seconds: to add.
+        """
         self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds

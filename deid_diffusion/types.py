@@ -60,7 +60,7 @@ class Face:
     score: float = 1.0
     track_id: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("box", "landmarks"):
             numbers = as_numbers(getattr(self, name))
             if numbers is None:

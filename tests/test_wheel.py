@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import deid_diffusion
+
 CHECKOUT = Path(__file__).parent.parent
 
 
@@ -28,6 +30,14 @@ def test_the_wheel_has_the_crop_level_inside_the_package(unpacked):
     assert {"__init__.py", "face_inpaint.py", "repulsion.py", "conditioning.py"} <= names
     assert not (unpacked / "pipelines").exists()
     assert not (unpacked / "tests").exists()
+
+
+def test_the_wheel_says_its_version_and_that_it_has_types(unpacked):
+    (metadata,) = unpacked.glob("*.dist-info/METADATA")
+    text = metadata.read_text()
+    assert f"\nVersion: {deid_diffusion.__version__}\n" in text
+    assert "\nAuthor: the deid_diffusion authors\n" in text
+    assert (unpacked / "deid_diffusion" / "py.typed").exists()
 
 
 def test_an_unpacked_wheel_anonymizes_with_its_own_weights(unpacked, weights, tmp_path):

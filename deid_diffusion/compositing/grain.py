@@ -67,7 +67,13 @@ def match_detail(
 
 
 def laid_on(target: np.ndarray, patch: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """(h, w, 3) float32: the patch over the target; exactly the patch where alpha (h, w) is 1."""
+    """(h, w, 3) float32: the patch over the target; exactly the patch where alpha (h, w) is 1.
+
+    Args:
+        target: (h, w, 3), levels.
+        patch: (h, w, 3), likewise.
+        alpha: (h, w) in [0, 1].
+    """
     # Not target + alpha (patch - target): that rounds, and the rounding depends on the target.
     return alpha[..., None] * patch + (1 - alpha[..., None]) * target
 
@@ -76,6 +82,10 @@ def grain(grey: np.ndarray, where: np.ndarray) -> float | None:
     """Standard deviation of the fine noise, in levels, among the pixels `where`; None where too few of them are flat.
 
     Flat: no slope under the noise, for leaves and hair are no grain; neither black nor white, where noise is clipped.
+
+    Args:
+        grey: (H, W) float, levels.
+        where: (H, W) bool.
     """
     flat = where & (_slope(cv2.GaussianBlur(grey, (0, 0), 2.0)) < 0.8) & (grey > 25) & (grey < 235)
     if flat.sum() < max(100, 0.05 * where.sum()):
@@ -90,6 +100,10 @@ def edge_blur(grey: np.ndarray, where: np.ndarray) -> float | None:
     """Blur of the sharper edges among the pixels `where`, as a Gaussian's sigma in pixels; None without clear edges.
 
     An edge of blur s keeps s / sqrt(s^2 + 1) of its gradient when blurred by 1 more (Zhuo and Sim 2011, eq. 5).
+
+    Args:
+        grey: (H, W) float, levels.
+        where: (H, W) bool.
     """
     slope, softer = _slope(grey), _slope(cv2.GaussianBlur(grey, (0, 0), 1.0))
     values = slope[where]

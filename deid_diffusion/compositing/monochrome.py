@@ -36,6 +36,11 @@ def tone_of(picture: np.ndarray) -> np.ndarray | None:
 
 
 def in_tone(patch: np.ndarray, curve: np.ndarray) -> np.ndarray:
-    """(H, W, 3) float32 RGB in 0..255 -> the same lightness in the colours of `curve`."""
+    """(H, W, 3) float32 RGB in 0..255 -> the same lightness in the colours of `curve`.
+
+    Args:
+        patch: (H, W, 3) RGB in 0..255.
+        curve: (256, 3) float32, of `tone_of`.
+    """
     grey = cv2.cvtColor(patch.astype(np.float32), cv2.COLOR_RGB2GRAY)
     return grey[..., None] + curve[np.clip(np.rint(grey), 0, 255).astype(np.uint8)]

@@ -48,7 +48,12 @@ def cut(image: np.ndarray, matrix: np.ndarray, size: int = SIZE) -> np.ndarray:
 
 
 def first_crop(face: Face, size: int = SIZE) -> np.ndarray:
-    """(2, 3) crop_from_image by the detector's five points, good enough to read landmarks from."""
+    """(2, 3) crop_from_image by the detector's five points, good enough to read landmarks from.
+
+    Args:
+        face: the detection.
+        size: side S of the crop in pixels.
+    """
     return crop_from_image(face.landmarks.astype(float), size)
 
 

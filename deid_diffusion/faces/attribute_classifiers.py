@@ -81,13 +81,25 @@ class AttributeClassifiers:
 
 
 def look(unit: torch.Tensor, landmarks: torch.Tensor, region: Region) -> torch.Tensor:
-    """(B, 3, S, S) in 0..1, (B, 478, 3) px -> (B, D): the region described; a face and its mirror image are alike."""
+    """(B, 3, S, S) in 0..1, (B, 478, 3) px -> (B, D): the region described; a face and its mirror image are alike.
+
+    Args:
+        unit: (B, 3, S, S) in [0, 1].
+        landmarks: (B, 478, 3) crop pixels.
+        region: of the face.
+    """
     seen = cut_region(unit, landmarks, region)
     return (describe(seen) + describe(seen.flip(-1))) / 2
 
 
 def cut_region(images: torch.Tensor, landmarks: torch.Tensor, region: Region) -> torch.Tensor:
-    """(B, 3, S, S) any range, (B, 478, 3) px -> (B, 3, *region.size)."""
+    """(B, 3, S, S) any range, (B, 478, 3) px -> (B, 3, *region.size).
+
+    Args:
+        images: (B, 3, S, S), any range.
+        landmarks: (B, 478, 3) crop pixels.
+        region: of the face.
+    """
     half = images.shape[-1] / 2
     centre = landmarks[:, list(region.around), :2].float().mean(1) / half - 1
     from_out = images.new_zeros(len(images), 2, 3, dtype=torch.float32)

@@ -45,7 +45,7 @@ class Attributes:
     glasses: float | None = None
     facial_hair: float | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_attributes({name: value for name, value in vars(self).items() if value is not None})
 
     def to_dict(self) -> dict[str, float]:

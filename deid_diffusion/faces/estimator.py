@@ -96,6 +96,14 @@ class FaceEstimator:
         classifiers: AttributeClassifiers | None = None,
         ood: OODScore | None = None,
     ):
+        """Takes finished parts; `from_pretrained` is the usual way.
+
+        Args:
+            network: gives the numbers that `split_outputs` names, from (B, 3, S, S) in [-1, 1].
+            shape: the 3D face model.
+            classifiers: of glasses, facial hair and gender; None leaves them to the network.
+            ood: out-of-distribution score of the network's features; None gives 0.
+        """
         self.network = network
         self.shape = shape
         self.classifiers = classifiers
@@ -106,6 +114,10 @@ class FaceEstimator:
         """Loads `network/`, `face_shape.safetensors`, and classifiers and OOD score if they are there, of a folder.
 
         Without classifiers the network tells glasses, facial hair and gender, too.
+
+        Args:
+            folder: as `deid train pack` writes it.
+            device: a torch device.
 
         Raises:
             ValueError: a network of another width, from before an attribute was added or after.
@@ -169,7 +181,11 @@ class FaceEstimator:
     def target_points(
         self, analysis: FaceAnalysis, wanted: Attributes, person: np.ndarray | None = None
     ) -> np.ndarray:
-        """(K, 2) float32: the points of `target_mesh` that the embedded model sees, in the order of its `POINTS`."""
+        """(K, 2) float32: the points of `target_mesh` that the embedded model sees, in the order of its `POINTS`.
+
+        Args:
+            analysis, wanted, person: as `target_mesh` takes them.
+        """
         return self.target_mesh(analysis, wanted, person)[list(POINTS)]
 
     def target_mesh(self, analysis: FaceAnalysis, wanted: Attributes, person: np.ndarray | None = None) -> np.ndarray:

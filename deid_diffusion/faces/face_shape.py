@@ -27,7 +27,11 @@ EXPRESSION_NAMES = ("mouth_open", "smile", "eyes_open", "brow_raise", "gaze_x", 
 
 
 def rotation_from_angles(yaw_deg: float, pitch_deg: float, roll_deg: float) -> np.ndarray:
-    """(3, 3) image-from-canonical. Positive: yaw to the image's right, pitch up, roll clockwise in the image."""
+    """(3, 3) image-from-canonical. Positive: yaw to the image's right, pitch up, roll clockwise in the image.
+
+    Args:
+        yaw_deg, pitch_deg, roll_deg: of the head, in degrees.
+    """
     yaw, pitch, roll = np.radians([yaw_deg, pitch_deg, roll_deg])
     turn = np.array([[np.cos(yaw), 0, -np.sin(yaw)], [0, 1, 0], [np.sin(yaw), 0, np.cos(yaw)]])
     nod = np.array([[1, 0, 0], [0, np.cos(pitch), np.sin(pitch)], [0, -np.sin(pitch), np.cos(pitch)]])
@@ -184,7 +188,11 @@ def fit_face_shape(landmarks: np.ndarray, smile: np.ndarray, mirror: np.ndarray,
 
 
 def mirror_numbers(landmarks: np.ndarray) -> np.ndarray:
-    """(N, 478, 3) -> (478,): which point is each one's mirror image, from the average face."""
+    """(N, 478, 3) -> (478,): which point is each one's mirror image, from the average face.
+
+    Raises:
+        ValueError: the average face is not symmetric enough to pair its points.
+    """
     from scipy.optimize import linear_sum_assignment
 
     face = landmarks.mean(0)

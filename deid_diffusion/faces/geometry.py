@@ -15,7 +15,12 @@ OMZ_TEMPLATE = np.array([(0.3156, 0.4616), (0.6827, 0.4598), (0.5003, 0.6405), (
 
 
 def apply(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Maps (..., 2) x y by a (2, 3) `dst_from_src`."""
+    """Maps (..., 2) x y by a (2, 3) `dst_from_src`.
+
+    Args:
+        matrix: (2, 3) `dst_from_src`.
+        points: (..., 2) x y in the source's pixels.
+    """
     return points @ matrix[:, :2].T + matrix[:, 2]
 
 

@@ -15,6 +15,11 @@ def make_inpaint_mask(crop: FaceCrop, shape: tuple[int, ...], others: Sequence[F
     """(S, S) float32 mask of all that the model must not see: the face, its neighbours', and what is no picture.
 
     Beyond the picture's border a crop is reflected, and there the source face would look back from outside its mask.
+
+    Args:
+        crop: of the face.
+        shape: (H, W, ...) of the picture.
+        others: the other faces of the picture.
     """
     mask, size = crop.mask, len(crop.mask)
     border = np.array([[0, 0], [shape[1], 0], [shape[1], shape[0]], [0, shape[0]]], float)
@@ -28,7 +33,12 @@ def make_inpaint_mask(crop: FaceCrop, shape: tuple[int, ...], others: Sequence[F
 
 
 def blended(crop: FaceCrop, generated: np.ndarray) -> np.ndarray:
-    """(S, S, 3) uint8: what the pasted face looks like at crop resolution."""
+    """(S, S, 3) uint8: what the pasted face looks like at crop resolution.
+
+    Args:
+        crop: of the source.
+        generated: (S, S, 3) uint8, the new face in the crop's frame.
+    """
     weight = crop.mask[..., None]
     return np.rint(crop.image * (1 - weight) + generated * weight).astype(np.uint8)
 
@@ -58,7 +68,12 @@ def face_mask(landmarks: np.ndarray, ellipse: np.ndarray, size: int = SIZE) -> n
 
 
 def box_ellipse(face: Face, share: float = 0.85) -> np.ndarray:
-    """(32, 2) image pixels: the ellipse in a detection's box, shrunk a little as boxes are loose."""
+    """(32, 2) image pixels: the ellipse in a detection's box, shrunk a little as boxes are loose.
+
+    Args:
+        face: the detection.
+        share: of the box's sides that the ellipse's axes take.
+    """
     angle = np.linspace(0, 2 * np.pi, 32, endpoint=False)
     x0, y0, x1, y1 = face.box
     centre = np.array([(x0 + x1) / 2, (y0 + y1) / 2])

@@ -12,12 +12,12 @@ _EYES, _LIPS = ((468, 105), (473, 334)), (0, 17)
 
 
 def linear_from_srgb(unit: torch.Tensor) -> torch.Tensor:
-    """Display values in [0, 1] -> light, in [0, 1] (IEC 61966-2-1)."""
+    """Display values in [0, 1], of any shape such as (B, 3, S, S) -> light, in [0, 1] (IEC 61966-2-1)."""
     return torch.where(unit <= 0.04045, unit / 12.92, ((unit + 0.055) / 1.055).clamp_min(0) ** 2.4)
 
 
 def srgb_from_linear(light: torch.Tensor) -> torch.Tensor:
-    """The inverse of `linear_from_srgb`; light above 1 gives values above 1."""
+    """The inverse of `linear_from_srgb`, of any shape such as (B, 3, S, S); light above 1 gives values above 1."""
     return torch.where(light <= 0.0031308, light * 12.92, 1.055 * light.clamp_min(1e-8) ** (1 / 2.4) - 0.055)
 
 

@@ -20,7 +20,7 @@ _BROWS = (105, 334)
 
 
 def octaves(grey: np.ndarray) -> list[np.ndarray]:
-    """(h, w) float32 -> what each of `BLURS` takes away, the finest first."""
+    """(h, w) float32 -> (h, w) arrays, what each of `BLURS` takes away, the finest first."""
     found, before = [], grey
     for blur in BLURS:
         after = cv2.GaussianBlur(grey, (0, 0), blur)
@@ -46,8 +46,8 @@ def skin_texture(image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     size = max(float(np.hypot(*across)), 0.9 * float(np.hypot(*down)))
     places = [0.5 * eye + 0.5 * corner for eye, corner in zip(eyes, mouth, strict=True)]
     places.append(landmarks[list(_BROWS)].mean(0) - 0.3 * down)
-    rough = [_roughness(image, place, 0.14 * size) for place in places]
-    rough = [one for one in rough if one is not None]
+    found = [_roughness(image, place, 0.14 * size) for place in places]
+    rough = [one for one in found if one is not None]
     if len(rough) < 2:
         return np.zeros(len(BLURS), np.float32)
     fine = np.clip(3 - np.array(BLURS) * 2 / (_FINE * size), 0, 1) * np.clip(size / _PAINTED - 1, 0, 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -91,14 +91,26 @@ class FaceTask:
         return self.outcome in (None, Outcome.REDACTED, Outcome.FAILED)
 
     def draw_seed(self, attempt: int = 0, candidate: int = 0) -> int:
-        """31 bits for each round and candidate, from the picture's seed and the face's place: never from pixels."""
+        """31 bits for each round and candidate, from the picture's seed and the face's place: never from pixels.
+
+        Args:
+            attempt: the round, from 0.
+            candidate: which of the round's candidates, from 0.
+        """
         entropy = [self.seed, self.number, attempt] + [candidate] * (candidate > 0)
         return int(np.random.SeedSequence(entropy).generate_state(1)[0] >> 1)
 
-    def decided(self, outcome: Outcome, reason: str = "", **changes: object) -> FaceTask:
-        """A copy with its outcome; what was generated goes unless it replaces the face."""
+    def decided(self, outcome: Outcome, reason: str = "", **changes: Any) -> FaceTask:
+        """A copy with its outcome; what was generated goes unless it replaces the face.
+
+        Args:
+            outcome: what became of the face.
+            reason: for the report.
+            changes: other fields.
+        """
         generated = self.generated if outcome is Outcome.REPLACED else None
-        return replace(self, **{"generated": generated, **changes}, outcome=outcome, reason=reason)
+        changes = {"generated": generated, **changes}
+        return replace(self, **changes, outcome=outcome, reason=reason)
 
     def report(self) -> FaceReport:
         """Its line of the report: no embedding, no pixels."""

@@ -67,7 +67,11 @@ def pipeline_files(name: str) -> list[Path]:
             continue
         found[stem] = root / f"{stem}.py"
         tree = ast.parse(found[stem].read_text(encoding="utf-8"))
-        todo += [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level == 1]
+        todo += [
+            node.module
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module
+        ]
     return [found[name], *sorted(path for stem, path in found.items() if stem != name)]
 
 
@@ -83,6 +87,9 @@ def build_folder(folder: Path, out: Path, repo_id: str, pipeline: str, card: Car
 
     Returns:
         `out`, whole: nothing half-written is left behind on failure.
+
+    Raises:
+        ValueError: `out` is not empty, or the checkpoint has files that are neither plain nor safetensors.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"the Hub folder is built in an empty place, {out} is not; remove it, or name another")
@@ -112,7 +119,15 @@ def build_folder(folder: Path, out: Path, repo_id: str, pipeline: str, card: Car
 
 
 def card_text(built: Path, repo_id: str, pipeline: str, card: Card, notes: str) -> str:
-    """Front matter, what the checkpoint's own card says, how to call it, and the hashes of its files."""
+    """Front matter, what the checkpoint's own card says, how to call it, and the hashes of its files.
+
+    Args:
+        built: the Hub folder, without its card yet.
+        repo_id: "org/name".
+        pipeline: file of the pipeline, without the ending.
+        card: metadata.
+        notes: what the checkpoint's own card says.
+    """
     from .. import pipelines
 
     how_to = (Path(next(iter(pipelines.__path__))) / "README.md").read_text(encoding="utf-8")
@@ -137,7 +152,11 @@ def forget_origin(path: Path) -> None:
 
 
 def licence_text() -> str:
-    """The project's licence, from the checkout or from the installed package."""
+    """The project's licence, from the checkout or from the installed package.
+
+    Raises:
+        FileNotFoundError: neither has one.
+    """
     checkout = Path(__file__).parent.parent.parent / "LICENSE"
     if checkout.is_file():
         return checkout.read_text(encoding="utf-8")
@@ -169,6 +188,10 @@ print(type(pipe).__name__)
 
 def check_in_fresh_process(folder: Path, pipeline: str) -> str:
     """Loads a Hub folder as a stranger would: no package of ours, no network, an empty cache.
+
+    Args:
+        folder: the Hub folder.
+        pipeline: file of the pipeline, without the ending.
 
     Returns:
         The name of the class that came out.

@@ -51,6 +51,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def visual_frames(image: Image.Image) -> int:
+    """How many pictures a file shows; smaller copies of a TIFF's pages do not count."""
     frames = getattr(image, "n_frames", 1)
     if image.format != "TIFF" or frames == 1:
         return frames
@@ -99,6 +100,7 @@ def clean_icc(icc: bytes | None) -> bytes | None:
 
 
 def jpeg_quality(image: Image.Image) -> dict[str, Any]:
+    """`qtables` and `subsampling` of a JPEG, as Pillow's writer takes them; empty for what is none."""
     tables = getattr(image, "quantization", None)
     if not tables:
         return {}

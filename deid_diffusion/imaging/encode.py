@@ -90,10 +90,10 @@ def encode_deep(kind: str, image: np.ndarray, alpha: np.ndarray | None, icc: byt
 
 
 def _deep_png(pixels: np.ndarray, icc: bytes | None) -> bytes:
-    ok, data = cv2.imencode(".png", pixels if pixels.ndim == 2 else pixels[..., [2, 1, 0, 3][: pixels.shape[2]]])
+    ok, packed = cv2.imencode(".png", pixels if pixels.ndim == 2 else pixels[..., [2, 1, 0, 3][: pixels.shape[2]]])
     if not ok:
         raise ValueError("OpenCV refused the pixels")
-    data = data.tobytes()
+    data: bytes = packed.tobytes()
     if icc is None:
         return data
     body = b"iCCPicc\0\0" + zlib.compress(icc)

@@ -65,6 +65,10 @@ class Picture:
 def load_picture(source: str | PathLike | Image.Image | np.ndarray, max_pixels: int = PIXEL_LIMIT) -> Picture:
     """Reads a file, a PIL image, or an array (H, W), (H, W, 3), (H, W, 4) of uint8 or uint16 in RGB order.
 
+    Args:
+        source: what to read.
+        max_pixels: more than that are refused.
+
     Raises:
         PictureError: for what cannot be read whole, and for several frames or pages: with one repainted, the others
             would still show the face. Of a multi-picture JPEG (MPO) the first is read; the rest are its previews.
@@ -251,7 +255,13 @@ def _from_pil(image: Image.Image, data: bytes, name: str, max_pixels: int) -> Pi
 
 
 def merge_deep(deep: np.ndarray, edited: np.ndarray, changed: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint16 with the changed pixels taken from the 8-bit edited picture, and the others at full depth."""
+    """(H, W, 3) uint16 with the changed pixels taken from the 8-bit edited picture, and the others at full depth.
+
+    Args:
+        deep: (H, W, 3) uint16, the source.
+        edited: (H, W, 3) uint8.
+        changed: (H, W) bool.
+    """
     return np.where(changed[..., None], edited.astype(np.uint16) * 257, deep)
 
 

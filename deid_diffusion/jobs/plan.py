@@ -79,6 +79,12 @@ def plan(inputs: Sequence[Path], out: Path | None = None, seed: int = 0, preview
     `out`, or in `folder_anon` beside it. A lone file gets the seed itself, every other one its own, from the seed and
     its name, so that faces do not change when files come or go.
 
+    Args:
+        inputs: files and folders.
+        out: where to; None for beside the inputs.
+        seed: of the run.
+        previews: whether each job writes a preview, too.
+
     Raises:
         PlanError: no such input, a video, a folder without pictures, an output that would overwrite an input.
     """
@@ -97,7 +103,7 @@ def plan(inputs: Sequence[Path], out: Path | None = None, seed: int = 0, preview
     jobs: dict[Path, Job] = {}
     # Whoever keeps its suffix has the first claim to its name.
     for item in sorted(found, key=lambda item: (_suffix(item.path) != item.path.suffix, item.path)):
-        place = item.target if to_file else _place(item, jobs)
+        place = Path(out) if to_file and out is not None else _place(item, jobs)
         if place in jobs:
             raise PlanError(f"{item.path} and {jobs[place].in_path} would both become {place}; run them one by one")
         preview = place.with_name(f"{place.stem}_before_after.png") if previews else None
@@ -105,14 +111,19 @@ def plan(inputs: Sequence[Path], out: Path | None = None, seed: int = 0, preview
         jobs[place] = Job(item.path, place, own, item.name.as_posix(), preview_path=preview)
     targets = {item.target for item in found}
     ours = len(targets) == 1 and None not in targets and not to_file
-    folder = targets.pop() if ours else next(iter(jobs)).parent
+    folder = (targets.pop() if ours else None) or next(iter(jobs)).parent
     kept = sorted(_without_own_outputs(jobs, Journal(folder), skipped), key=lambda job: (job.name, job.in_path))
     _check_inputs_are_safe(kept)
     return Plan(tuple(kept), folder, tuple(skipped), ours)
 
 
 def file_seed(seed: int, name: Path) -> int:
-    """A seed for each file, 31 bits, from the user's seed and the file's name: never from its pixels."""
+    """A seed for each file, 31 bits, from the user's seed and the file's name: never from its pixels.
+
+    Args:
+        seed: of the run.
+        name: of the file below its input folder.
+    """
     # One name has two spellings in Unicode, and file systems differ in which they keep.
     text = unicodedata.normalize("NFC", name.as_posix())
     return int.from_bytes(hashlib.sha256(f"{seed}\0{text}".encode(errors="surrogateescape")).digest()[:4], "big") >> 1
@@ -140,6 +151,11 @@ def _look(path: Path, out: Path | None, several: bool, skipped: list[Path]) -> l
 
 def pictures_in(folder: Path, target: Path | None = None, skipped: list[Path] | None = None) -> list[Path]:
     """Pictures of a tree, by suffix, without what is hidden and without the outputs in `target`; never none.
+
+    Args:
+        folder: of the tree.
+        target: where outputs go, if that is inside.
+        skipped: gets what is left out.
 
     Raises:
         PlanError: no picture there, or a folder that cannot be listed.

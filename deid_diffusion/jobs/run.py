@@ -61,7 +61,7 @@ class JobResult:
 
 def run(
     jobs: Iterable[Job],
-    anonymize: Callable[..., Any],
+    anonymize: Any,
     settings: Any = None,
     journal: Journal | None = None,
     overwrite: bool = False,
@@ -98,6 +98,11 @@ def run(
 def do_job(job: Job, anonymize: Callable[..., Any], settings: Any = None) -> JobResult:
     """Reads, anonymizes and writes one picture, whole or not at all. A bad picture is a result, not an exception.
 
+    Args:
+        job: what to do.
+        anonymize: a FaceAnonymizer, or what behaves like one.
+        settings: its Settings; defaults when None.
+
     Raises:
         JobsStopped: nothing more can be written.
     """
@@ -127,7 +132,12 @@ def do_job(job: Job, anonymize: Callable[..., Any], settings: Any = None) -> Job
 
 
 def foreign_output(job: Job, journal: Journal | None) -> JobResult | None:
-    """A failure when something lies at the output's place that no run of ours wrote."""
+    """A failure when something lies at the output's place that no run of ours wrote.
+
+    Args:
+        job: whose output it would be.
+        journal: of what our runs wrote; None when there is none.
+    """
     if not job.out_path.exists():
         return None
     line = journal.line(job.out_path) if journal is not None else None
@@ -144,7 +154,8 @@ def _earlier(job: Job, journal: Journal | None, made_with: str) -> JobResult | N
         return None
     if failure := foreign_output(job, journal):
         return failure
-    line = journal.line(job.out_path)
+    line = None if journal is None else journal.line(job.out_path)
+    assert line is not None  # or it had been foreign
     # "begun": an interrupted run may or may not have finished it.
     if line["state"] == "begun" or not job.in_path.exists() or line["source"] != _source(job):
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,7 +71,7 @@ class IdentityBank:
         seed: int,
         margin: float = 0.0,
         among: int = 32,
-        exclude: set[int] = frozenset(),
+        exclude: Collection[int] = frozenset(),
     ) -> Target:
         """Draws one of the best matching people who are far enough from the source.
 
@@ -86,7 +87,7 @@ class IdentityBank:
         similarity = self.embedding @ (source / max(float(np.linalg.norm(source)), 1e-12))
         # Too close to the source ranks behind everybody who is not; among those, the least similar first.
         close = np.maximum(similarity - margin, 0)
-        order = np.lexsort((distance, np.ceil(close * 20)))
+        ranked = np.lexsort((distance, np.ceil(close * 20))).tolist()
         # A crowd larger than the bank shares its people: better twice the same stranger than a source.
-        order = [n for n in order if n not in exclude][:among] or list(order[:among])
+        order = [n for n in ranked if n not in exclude][:among] or ranked[:among]
         return self.target(int(np.random.default_rng(seed).choice(order)))

@@ -111,7 +111,8 @@ def _round(
 ) -> tuple[list[list[Candidate]], Exception | None]:
     """What was generated for each face, and the last failure."""
     at_once, failure = batch_size(context.pipeline, context.settings), None
-    draws, found = list(_draws(tasks, context, attempt, taken)), {id(task): [] for task in tasks}
+    draws = list(_draws(tasks, context, attempt, taken))
+    found: dict[int, list[Candidate]] = {id(task): [] for task in tasks}
     for batch in [draws[first : first + at_once] for first in range(0, len(draws), at_once)]:
         try:
             for draw, candidate in zip(batch, _generate(batch, context, attempt), strict=True):
@@ -155,5 +156,5 @@ def _generate(batch: Sequence[_Draw], context: Context, attempt: int) -> list[Ca
                 )
                 for task, image, mesh, found, cosine in rows
             ]
-    rows = zip(images, seeds, targets, similarity.tolist(), scores, strict=True)
-    return [Candidate(*row) for row in rows]
+    made = zip(images, seeds, targets, similarity.tolist(), scores, strict=True)
+    return [Candidate(*row) for row in made]

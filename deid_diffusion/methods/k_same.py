@@ -140,7 +140,8 @@ def fit_cohort(faces: Iterable[tuple[FaceCrop, np.ndarray]], k: int, same: float
     """
     if k < 2:
         raise ValueError(f"k must be >= 2 people, got {brief(k)}")
-    leaders, points, count, size = np.zeros((0, 0), np.float32), [], 0, 0
+    points: list[np.ndarray] = []
+    leaders, count, size = np.zeros((0, 0), np.float32), 0, 0
     with tempfile.TemporaryFile(prefix="deid-") as spool:
         for crop, embedding in faces:
             count, size = count + 1, len(crop.image)

@@ -32,7 +32,12 @@ class TargetPolicy(Protocol):
         """
 
     def rejection(self, task: FaceTask, similarity: float) -> str:
-        """Why a result with this cosine to its source may not be used; empty when it may."""
+        """Why a result with this cosine to its source may not be used; empty when it may.
+
+        Args:
+            task: the face.
+            similarity: cosine in [-1, 1] by the identity encoder.
+        """
 
 
 @dataclass(frozen=True, eq=False)

@@ -66,6 +66,9 @@ def redact(image: np.ndarray, region: np.ndarray, how: Redaction) -> np.ndarray:
 
     Returns:
         a new image, bit-equal to the old off the region.
+
+    Raises:
+        ValueError: a region of another size than the image's.
     """
     if region.shape != image.shape[:2]:
         raise ValueError(f"region must have the image's size {image.shape[:2]}, got {region.shape}")
@@ -81,7 +84,12 @@ def redact(image: np.ndarray, region: np.ndarray, how: Redaction) -> np.ndarray:
 
 
 def face_region(face: Face, shape: tuple[int, int]) -> np.ndarray:
-    """(H, W) bool: the face's box times `ENLARGE`, at least a pixel more on each side, and the landmarks' ellipse."""
+    """(H, W) bool: the face's box times `ENLARGE`, at least a pixel more on each side, and the landmarks' ellipse.
+
+    Args:
+        face: the detection.
+        shape: (H, W) of the picture.
+    """
     centre, half = (face.box[:2] + face.box[2:]) / 2, (face.box[2:] - face.box[:2]) / 2
     half = np.maximum(half * ENLARGE, half + 1)
     low = np.maximum(np.floor(centre - half), 0).astype(int)

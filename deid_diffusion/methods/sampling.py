@@ -27,7 +27,15 @@ def reads_words(pipeline: Any) -> bool:
 
 
 def check_settings(pipeline: Any, settings: Settings) -> None:
-    """Raises ValueError for settings that this pipeline cannot follow."""
+    """Checks that a pipeline can follow the settings.
+
+    Args:
+        pipeline: of any family.
+        settings: of the run.
+
+    Raises:
+        ValueError: words for a model that reads none.
+    """
     given = [name for name in ("prompt", "negative_prompt") if getattr(settings, name)]
     if given and not reads_words(pipeline):
         raise ValueError(
@@ -37,23 +45,44 @@ def check_settings(pipeline: Any, settings: Settings) -> None:
 
 
 def batch_size(pipeline: Any, settings: Settings) -> int:
-    """Faces a call: as set, or what fits the memory that each family needs."""
+    """Faces a call: as set, or what fits the memory that each family needs.
+
+    Args:
+        pipeline: of any family.
+        settings: of the run.
+    """
     return settings.batch or (1 if reads_words(pipeline) else 8)
 
 
 def candidate_count(pipeline: Any, settings: Settings) -> int:
-    """Candidates that are generated for each face: as set, or what each family can afford."""
+    """Candidates that are generated for each face: as set, or what each family can afford.
+
+    Args:
+        pipeline: of any family.
+        settings: of the run.
+    """
     return settings.candidates or (1 if reads_words(pipeline) else 2)
 
 
 def wanted_attributes(analysis: FaceAnalysis, settings: Settings) -> Attributes:
-    """What the new face is to be like: the source's attributes in their steps, less what is dropped, as set."""
+    """What the new face is to be like: the source's attributes in their steps, less what is dropped, as set.
+
+    Args:
+        analysis: of the source.
+        settings: of the run.
+    """
     passed = analysis.attributes.quantize().with_changes(dict.fromkeys(settings.drop_attributes))
     return passed.with_changes(settings.attributes)
 
 
 def target_meshes(estimator: FaceEstimator, tasks: Sequence[FaceTask], targets: Sequence[Target]) -> list[np.ndarray]:
-    """For each task (478, 2) x y in crop pixels: the target's geometry in the wanted pose and expression."""
+    """For each task (478, 2) x y in crop pixels: the target's geometry in the wanted pose and expression.
+
+    Args:
+        estimator: whose face model is bent.
+        tasks: analyzed, with `wanted` set.
+        targets: who each is to become.
+    """
     rows = zip(tasks, targets, strict=True)
     return [estimator.target_mesh(task.analysis, task.wanted, target.person) for task, target in rows]
 
@@ -85,7 +114,7 @@ def sample(
         RuntimeError: the model gave numbers that overflowed.
     """
     if reads_words(pipeline):
-        own = {"prompt": settings.prompt or None, "negative_prompt": settings.negative_prompt}
+        own: dict[str, Any] = {"prompt": settings.prompt or None, "negative_prompt": settings.negative_prompt}
         own["landmark_style"] = settings.landmark_style
     else:
         own = {"noise_scale": settings.noise_scale}

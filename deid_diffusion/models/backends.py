@@ -65,7 +65,12 @@ class OnnxForward:
     """Stands in for the `forward` of a UNet2DConditionModel, and hands what it cannot do to torch."""
 
     def __init__(self, unet: torch.nn.Module, graph: bytes):
-        """Takes the unet and its exported graph."""
+        """Takes the unet and its exported graph.
+
+        Args:
+            unet: whose forward is replaced, and which gradients still go through.
+            graph: an ONNX file's bytes.
+        """
         self.torch_forward, self.session = unet.forward, _session(graph)
 
     def __call__(

@@ -98,7 +98,12 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def read_index(model: str | PathLike, revision: str | None = None) -> dict[str, Any]:
-    """`model_index.json` of a folder or of a Hub repository; errors as in `find_checkpoint`."""
+    """`model_index.json` of a folder or of a Hub repository; errors as in `find_checkpoint`.
+
+    Args:
+        model: a folder, or "org/name".
+        revision: commit on the Hub.
+    """
     return find_checkpoint(model, revision).index
 
 
@@ -140,13 +145,22 @@ def check_weights(
 
 
 def components(index: dict[str, Any], wanted: Container[str] | None = None) -> list[str]:
-    """Names of the components that a checkpoint's index promises, as far as they are wanted."""
+    """Names of the components that a checkpoint's index promises, as far as they are wanted.
+
+    Args:
+        index: of the checkpoint.
+        wanted: names that count; None for all.
+    """
     listed = [n for n, entry in index.items() if not n.startswith("_") and isinstance(entry, list) and entry[0]]
     return [name for name in listed if wanted is None or name in wanted]
 
 
 def check_part(place: Path, remedy: str = "copy it there") -> None:
     """One component's folder: its weights are there, and each safetensors file is as long as its header says.
+
+    Args:
+        place: the component's folder.
+        remedy: what the message tells the user to do.
 
     Raises:
         FileNotFoundError, ValueError: as `check_weights`.
@@ -193,7 +207,7 @@ def hash_weights(folder: Path, names: Iterable[str], variant: str | None = None)
         names: of its components.
         variant: "fp16" and the like; files of other precisions beside it are not read and not hashed.
     """
-    hashes = {}
+    hashes: dict[str, str] = {}
     for name in names:
         files = weight_files(folder / name) if (folder / name).is_dir() else []
         safe = [path for path in files if path.suffix == ".safetensors"] or files

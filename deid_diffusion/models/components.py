@@ -29,7 +29,15 @@ class _Part:
 
 
 def load_parts(parts: dict[str, Any], dtype: torch.dtype) -> tuple[dict[str, Any], dict[str, str], dict[str, str]]:
-    """Parts given by name become objects; also where they came from, and the hashes of their weights."""
+    """Parts given by name become objects; also where they came from, and the hashes of their weights.
+
+    Args:
+        parts: objects, or folders and Hub names, by component.
+        dtype: precision; the identity encoder stays in float32.
+
+    Raises:
+        FileNotFoundError, ValueError: a part that cannot be found or loaded, with how to get it.
+    """
     from diffusers import AutoencoderTiny, ControlNetModel
     from transformers import ResNetForImageClassification
 
@@ -38,7 +46,9 @@ def load_parts(parts: dict[str, Any], dtype: torch.dtype) -> tuple[dict[str, Any
         "preview_vae": (AutoencoderTiny, dtype),
         "id_encoder": (ResNetForImageClassification, torch.float32),
     }
-    loaded, labels, hashes = {name: value for name, value in parts.items() if value is not None}, {}, {}
+    loaded = {name: value for name, value in parts.items() if value is not None}
+    labels: dict[str, str] = {}
+    hashes: dict[str, str] = {}
     for name, (maker, precision) in loaders.items():
         if not isinstance(loaded.get(name), str | PathLike):
             continue

@@ -78,7 +78,14 @@ def load_checkpoint(
     device: str | torch.device = "cpu",
     **parts: Any,
 ) -> Loaded:
-    """`load_pipeline`, with what the report must say of it."""
+    """`load_pipeline`, with what the report must say of it.
+
+    Args:
+        model, pipeline, revision, dtype, device, parts: as `load_pipeline` takes them.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_pipeline`.
+    """
     # The cheap checks first: a checkpoint is gigabytes.
     checkpoint = find_checkpoint(model, revision)
     family = pick_family(checkpoint.index, pipeline, str(model))
@@ -163,7 +170,15 @@ def _check_identities(folder: Path, remedy: str) -> None:
 
 
 def check_id_encoder(pipe: Any, dim: int) -> None:
-    """Raises ValueError unless the pipeline has an identity encoder of `dim` outputs, as many as the bank's."""
+    """Checks that the pipeline has an identity encoder, and a unet, that fit the bank.
+
+    Args:
+        pipe: the pipeline.
+        dim: length of the bank's embeddings.
+
+    Raises:
+        ValueError: they do not, or there is no identity encoder.
+    """
     got = None if pipe.id_encoder is None else pipe.id_encoder.config.num_labels
     if got != dim:
         raise ValueError(
@@ -179,7 +194,11 @@ def check_id_encoder(pipe: Any, dim: int) -> None:
 
 
 def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
-    """A precision, or its name -> the precision; ValueError for one that no pipeline runs in."""
+    """A precision, or its name -> the precision.
+
+    Raises:
+        ValueError: one that no pipeline runs in.
+    """
     found = DTYPES.get(str(dtype).removeprefix("torch."))
     if found is None:
         got = brief(str(dtype) if isinstance(dtype, (str, torch.dtype)) else dtype).strip("'")
@@ -188,7 +207,11 @@ def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
 
 
 def as_device(device: str | torch.device) -> torch.device:
-    """A device that is there -> torch.device; ValueError for one that is not, before gigabytes are read for it."""
+    """A device, or its name -> torch.device, before gigabytes are read for it.
+
+    Raises:
+        ValueError: it is not there, or is no device.
+    """
     try:
         found = torch.device(device)
     except RuntimeError:
@@ -202,7 +225,7 @@ def as_device(device: str | torch.device) -> torch.device:
     return found
 
 
-def _outdated(maker: type, index: dict[str, Any], names: list[str]) -> list[str]:
+def _outdated(maker: Any, index: dict[str, Any], names: list[str]) -> list[str]:
     """Components that can be done without and whose classes the libraries have given up (CLIPFeatureExtractor)."""
     gone = [name for name in names if not hasattr(import_module(index[name][0]), index[name][1])]
     for name in gone:
@@ -215,7 +238,7 @@ def _outdated(maker: type, index: dict[str, Any], names: list[str]) -> list[str]
     return gone
 
 
-def _fetch(checkpoint: Checkpoint, key: str, maker: type, given: dict[str, Any]) -> Checkpoint:
+def _fetch(checkpoint: Checkpoint, key: str, maker: Any, given: dict[str, Any]) -> Checkpoint:
     """Downloads what a Hub checkpoint needs and the cache lacks; a folder is left as it is."""
     if not checkpoint.revision:
         return checkpoint

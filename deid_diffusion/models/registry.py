@@ -23,7 +23,7 @@ class Family:
     pipeline: str
     takes: tuple[str, ...] = ()
 
-    def load_class(self) -> type:
+    def load_class(self) -> Any:
         """The pipeline's class, from this package."""
         return getattr(import_module(f"deid_diffusion.pipelines.{self.file}"), self.pipeline)
 

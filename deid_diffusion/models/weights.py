@@ -61,7 +61,8 @@ def check_hashes(folder: Path, only: Collection[str] | None = None) -> dict[str,
     sums = folder / "SHA256SUMS"
     if not sums.exists():
         return {}
-    listed = dict(reversed(line.split(maxsplit=1)) for line in sums.read_text().splitlines() if line.strip())
+    rows = [line.split(maxsplit=1) for line in sums.read_text().splitlines() if line.strip()]
+    listed = {name: value for value, name in rows}
     if only is not None:
         listed = {name: value for name, value in listed.items() if name.split("/")[0] in only}
     for name, wanted in listed.items():
