@@ -15,7 +15,7 @@ import torch
 
 from deid_diffusion.models.backends import _example, use_backend
 from deid_diffusion.models.loading import load_pipeline
-from deid_diffusion.models.weights import weights_dir
+from deid_diffusion.weight_files import weights_dir
 
 
 def clocks() -> tuple[float, float]:

@@ -24,9 +24,9 @@ from deid_diffusion.faces.align import crop_faces
 from deid_diffusion.faces.estimator import FaceAnalysis, FaceEstimator
 from deid_diffusion.faces.geometry import apply, invert
 from deid_diffusion.faces.skin_texture import skin_texture
-from deid_diffusion.models.weights import weights_dir
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, POINTS
 from deid_diffusion.settings import DROPPABLE
+from deid_diffusion.weight_files import weights_dir
 
 DIMENSIONS = (2, 5, 10, 20, 40)
 SHRINKAGE = (0.001, 0.01, 0.1, 0.5)

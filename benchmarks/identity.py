@@ -32,8 +32,8 @@ from deid_diffusion.evaluation.judges import Judge, id_encoder_hashes, judge_fro
 from deid_diffusion.evaluation.metrics import unit_norm
 from deid_diffusion.imaging.pictures import load_picture
 from deid_diffusion.methods.identity_bank import Target
-from deid_diffusion.models.weights import weights_dir
 from deid_diffusion.settings import Settings
+from deid_diffusion.weight_files import weights_dir
 
 STRENGTHS = (0.0, 15.0, 30.0, 60.0)
 

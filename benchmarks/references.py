@@ -22,8 +22,8 @@ from deid_diffusion import FaceAnonymizer
 from deid_diffusion.faces.align import crop_faces
 from deid_diffusion.faces.references import References, reference_face
 from deid_diffusion.imaging.pictures import load_picture
-from deid_diffusion.models.weights import write_hashes
 from deid_diffusion.training.run import write_json
+from deid_diffusion.weight_files import write_hashes
 
 TAIL, LOWEST = 0.01, 0.2  # shares of the pairs of strangers, and of photos of one person, that the tails are fitted to
 DARK = 45.0  # skin L below which a face counts as dark

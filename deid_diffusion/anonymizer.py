@@ -34,13 +34,13 @@ from .methods.sampling import candidate_count, check_settings, wanted_attributes
 from .methods.targets import FreshTargets
 from .models.backends import use_backend
 from .models.loading import IDENTITIES, THRESHOLDS, check_id_encoder, load_with_identities
-from .models.weights import check_hashes, weights_dir
 from .pipelines.id_encoder import embed
 from .result import AnonymizedImage
 from .settings import Settings
 from .spec import AnonymizerSpec
 from .timing import Timing
 from .types import Face, Outcome
+from .weight_files import check_hashes, weights_dir
 
 log = logging.getLogger(__name__)
 Photo = str | PathLike | Image.Image | np.ndarray

@@ -20,10 +20,10 @@ def switch_off() -> None:
     os.environ.update(SWITCHES)
     # openvino has no switch: without this package it takes its own stub, with it `import openvino` writes a client
     # id into the home folder and sends an event.
-    sys.modules.setdefault("openvino_telemetry", None)
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     # Who imported a library before us has let it read the environment already.
     for name in ("huggingface_hub.constants", "diffusers.utils.hub_utils"):
         if name in sys.modules:
-            sys.modules[name].HF_HUB_DISABLE_TELEMETRY = True
+            vars(sys.modules[name])["HF_HUB_DISABLE_TELEMETRY"] = True
     if stop := getattr(sys.modules.get("onnxruntime"), "disable_telemetry_events", None):
         stop()

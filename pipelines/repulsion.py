@@ -109,7 +109,9 @@ def as_repulsion(value: Repulsion | Mapping[str, Any] | None) -> Repulsion:
         # Not by class: code that was loaded from the Hub has a Repulsion of its own.
         if all(hasattr(value, name) for name in names):
             return value
-        raise ValueError(f"repulsion must be a Repulsion, a mapping of its fields, or None, got {value!r}")
+        raise ValueError(
+            f"repulsion must be a Repulsion, a mapping of its fields, or None, got {type(value).__name__}"
+        )
     unknown = sorted(set(value) - set(names))
     if unknown:
         raise ValueError(f"repulsion takes {', '.join(names)}; got {', '.join(map(str, unknown))}")

@@ -22,11 +22,11 @@ from deid_diffusion.methods import method_names
 from deid_diffusion.models.backends import BACKENDS
 from deid_diffusion.models.loading import DTYPES
 from deid_diffusion.models.registry import FAMILIES
-from deid_diffusion.models.weights import sha256_of
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
 from deid_diffusion.pipelines.sd_landmarks import STYLES
 from deid_diffusion.settings import DROPPABLE
 from deid_diffusion.types import Face, Outcome, Redaction
+from deid_diffusion.weight_files import sha256_of
 
 from .fakes import Inverter, photo
 

@@ -10,6 +10,7 @@ CHECKOUT = Path(__file__).parent.parent
 # From bottom to top, by the folder or file right below `deid_diffusion/`. Imports go to rows below, or stay at home.
 ROWS = [
     "messages",
+    "weight_files",
     "types errors timing telemetry",
     "settings imaging",
     "faces",
@@ -26,7 +27,7 @@ LAYER = {name: number for number, row in enumerate(ROWS) for name in row.split()
 # The crop level is an island below all; these stand on it.
 USES_PIPELINES = {"settings", "faces", "methods", "models", "anonymizer", "hub", "training", "cli"}
 # It judges files on disk, so it must not see how they were made.
-EVALUATION_SEES = {"types", "errors", "faces", "evaluation"}
+EVALUATION_SEES = {"types", "errors", "messages", "weight_files", "faces", "evaluation"}
 # PIL comes with diffusers; xformers is asked for where it is used, and may be missing.
 ISLAND_SEES = {"torch", "numpy", "PIL", "diffusers", "transformers", *sys.stdlib_module_names}
 ISLAND_MAY_TRY = {"xformers"}

@@ -24,10 +24,10 @@ from deid_diffusion.methods.k_same import gather
 from deid_diffusion.methods.redact import redact, redact_face
 from deid_diffusion.models.backends import use_backend
 from deid_diffusion.models.loading import load_pipeline
-from deid_diffusion.models.weights import weights_dir
 from deid_diffusion.result import AnonymizedImage
 from deid_diffusion.settings import Settings
 from deid_diffusion.types import Face, FaceCrop
+from deid_diffusion.weight_files import weights_dir
 
 LONGEST = 500
 RAW = b"SECRET\xbb\xbb" * 4000

@@ -46,7 +46,7 @@ import deid_diffusion, sys
 from skimage.data import astronaut
 assert deid_diffusion.__file__.startswith(sys.argv[1]), deid_diffusion.__file__
 from deid_diffusion import FaceAnonymizer
-from deid_diffusion.models.weights import weights_dir
+from deid_diffusion.weight_files import weights_dir
 assert str(weights_dir("face256")).startswith(sys.argv[1])
 result = FaceAnonymizer.from_pretrained()(astronaut()[0:256, 96:352], steps=1, tries=1)
 print(len(result.faces), result.faces[0].outcome.value)

@@ -19,13 +19,13 @@ from deid_diffusion.faces.detect import LEAST_SIDE
 from deid_diffusion.imaging.pictures import picture_size
 from deid_diffusion.jobs.plan import Job, PlanError
 from deid_diffusion.messages import brief
-from deid_diffusion.models.weights import sha256_of
+from deid_diffusion.weight_files import sha256_of
 
 FORMS = (
     'JSON {"photo.jpg": [[x0, y0, x1, y1], ...]}, CSV with the header file,x0,y0,x1,y1 or file,x,y,w,h, '
     "or a report of `deid run --report`"
 )
-HEADERS = {("file", "x0", "y0", "x1", "y1"): "xyxy", ("file", "x", "y", "w", "h"): "xywh"}
+HEADERS: dict[tuple[str, ...], str] = {("file", "x0", "y0", "x1", "y1"): "xyxy", ("file", "x", "y", "w", "h"): "xywh"}
 WORDS = {"xyxy": "x0 y0 x1 y1", "xywh": "x y width height"}
 SLACK = 1.0  # pixels that a box may reach out of its picture: what rounding does
 Four = tuple[float, float, float, float]
@@ -160,7 +160,8 @@ def _four(name: Any, box: Any) -> Four:
     # Infinite, not a number and beyond any picture: none of these is below the limit.
     if not (isinstance(name, str) and fits and all(abs(value) < 1e9 for value in box)):
         raise _Refused(f"{name}: wanted four numbers in pixels, got {brief(box)}")
-    return tuple(map(float, box))
+    x0, y0, x1, y1 = map(float, box)
+    return x0, y0, x1, y1
 
 
 def _key(name: str) -> str:
@@ -209,14 +210,14 @@ def _in_pixels(listed: BoxList, pictures: Mapping[str, Job], form: str) -> list[
     """
     named = [(name, boxes) for name, boxes in listed.boxes.items() if boxes is not None]
     sizes = {name: picture_size(pictures[name].in_path) for name, _ in named}
-    known = [(name, sizes[name], box) for name, boxes in named if sizes[name] for box in boxes]
+    known = [(name, size, box) for name, boxes in named if (size := sizes[name]) for box in boxes]
     # The detector has narrower boxes at a border than anybody draws.
     least = 0.98 if listed.hashes else LEAST_SIDE
     faults = {
         how: next((fault for name, size, box in known if (fault := _fault(name, box, size, how, least))), "")
         for how in ([form] if form else HEADERS.values())
     }
-    if fault := faults.get(form or "xyxy"):
+    if fault := faults[form or "xyxy"]:
         hint = "they fit x y width height: if that is what they are, say --boxes-format xywh"
         raise ValueError(f"{fault}; {'nothing was written' if form or faults['xywh'] else hint}")
     if known and not form and not faults["xywh"]:

@@ -104,7 +104,7 @@ def _without_cohort(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _present(method: str) -> dict[str, str]:
     """sha256 of the shipped weight files that shape a method's outputs, named as a report names them."""
-    from deid_diffusion.models.weights import check_hashes, weights_dir
+    from deid_diffusion.weight_files import check_hashes, weights_dir
 
     hashes = check_hashes(weights_dir("face256"))
     hashes |= {f"face_estimator/{name}": value for name, value in check_hashes(weights_dir("face_estimator")).items()}

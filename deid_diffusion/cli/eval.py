@@ -54,7 +54,7 @@ def eval_reports(options: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def _shipped_pipeline() -> Path | None:
     """The shipped pipeline, whose identity encoder may not judge; None in an installation without weights."""
-    from deid_diffusion.models.weights import weights_dir
+    from deid_diffusion.weight_files import weights_dir
 
     try:
         return weights_dir("face256")

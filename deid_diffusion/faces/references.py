@@ -69,7 +69,7 @@ class References:
     embedding: np.ndarray
     rates: Mapping[str, float]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         shape = np.shape(self.embedding)
         if len(shape) != 2 or not shape[0] or not np.isfinite(self.embedding).all():
             raise ValueError(f"references must be (R, D) finite numbers with R >= 1, got shape {shape}")
@@ -121,12 +121,12 @@ def decide(embedding: np.ndarray, keep: References | None, only: References | No
     similarity = float((people.embedding @ embedding).max())
     likely = people.likely
     if keep is not None:
-        limit = keep.sure
+        limit = people.sure
         if similarity >= limit:
             return Decision.KEEP, f"matches a person to keep: similarity {similarity:.3f}, threshold {limit:.3f}"
         between = similarity >= likely
     else:
-        limit = only.missed
+        limit = people.missed
         if similarity < limit:
             return Decision.KEEP, f"matches nobody to anonymize: similarity {similarity:.3f}, threshold {limit:.3f}"
         between = similarity < likely

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from huggingface_hub import ModelCardData
 
-from ..models.weights import write_hashes
+from ..weight_files import write_hashes
 
 # Formats that run code when they are read.
 PICKLES = {".bin", ".ckpt", ".pkl", ".pt", ".pth"}

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..imaging.pictures import Picture, PictureError, save_picture
 from ..messages import brief_error, brief_path
-from ..models.weights import sha256_of
+from ..weight_files import sha256_of
 from .journal import Journal, fingerprint
 from .plan import Job, Plan, PlanError, plan
 

@@ -11,6 +11,7 @@ import numpy as np
 from ..faces.masks import blended
 from ..faces.task import FaceTask, Target
 from ..messages import brief_error, brief_repr
+from ..pipelines.repulsion import as_repulsion
 from ..types import Outcome
 from .candidates import candidate_score
 from .protocol import Context, register
@@ -138,8 +139,8 @@ def _draws(tasks: Sequence[FaceTask], context: Context, attempt: int, taken: dic
 def _generate(batch: Sequence[_Draw], context: Context, attempt: int) -> list[Candidate]:
     """One pipeline call and what the identity encoder says of it."""
     tasks, seeds, targets = (list(column) for column in zip(*((d.task, d.seed, d.target) for d in batch), strict=True))
-    settings = context.settings
-    repulsion = replace(settings.repulsion, scale=settings.repulsion.scale * settings.strength * 2**attempt)
+    settings, base = context.settings, as_repulsion(context.settings.repulsion)
+    repulsion = replace(base, scale=base.scale * settings.strength * 2**attempt)
     with context.timing("inpaint"):
         meshes = target_meshes(context.estimator, tasks, targets)
         with context.turn:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from ..messages import brief
-from .weights import cache_dir
+from ..weight_files import cache_dir
 
 log = logging.getLogger(__name__)
 BACKENDS = ("auto", "torch", "compile", "onnx")

@@ -22,7 +22,7 @@ from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
 
 from ..messages import not_a_path
-from .weights import sha256_of
+from ..weight_files import sha256_of
 
 INDEX = "model_index.json"
 WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".msgpack"}

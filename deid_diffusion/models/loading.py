@@ -14,10 +14,10 @@ import torch
 from huggingface_hub import snapshot_download
 
 from ..messages import brief
+from ..weight_files import check_hashes, weights_dir
 from .checkpoint import Checkpoint, check_weights, clearer, components, find_checkpoint, hash_weights
 from .components import FAILURES, load_parts
 from .registry import FAMILIES, pick_family
-from .weights import check_hashes, weights_dir
 
 log = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

@@ -24,12 +24,12 @@ from deid_diffusion.methods.candidates import FURROW, furrows
 from deid_diffusion.methods.identity_bank import IdentityBank
 from deid_diffusion.methods.sampling import sample, target_meshes
 from deid_diffusion.models.loading import IDENTITIES
-from deid_diffusion.models.weights import write_hashes
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
 from deid_diffusion.pipelines.repulsion import Repulsion
 from deid_diffusion.settings import Settings
 from deid_diffusion.training.data import FaceSet, load_faces
 from deid_diffusion.training.run import option, run_command, write_json
+from deid_diffusion.weight_files import write_hashes
 
 log = logging.getLogger(__name__)
 BATCH = 8

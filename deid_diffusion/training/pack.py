@@ -23,13 +23,13 @@ from deid_diffusion.faces.ood_score import OODScore, pooled
 from deid_diffusion.faces.skin import LIGHT_NAMES, read_light
 from deid_diffusion.methods.identity_bank import MATCHED, IdentityBank
 from deid_diffusion.models.loading import IDENTITIES
-from deid_diffusion.models.weights import write_hashes
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
 from deid_diffusion.pipelines.face_inpaint import FaceInpaintPipeline
 from deid_diffusion.pipelines.id_encoder import embed
 from deid_diffusion.training.data import FaceSet, Jitter, augmented_batch, load_faces
 from deid_diffusion.training.identity import decorrelate, identity_coefficients
 from deid_diffusion.training.run import option, run_command, write_json
+from deid_diffusion.weight_files import write_hashes
 
 TEACHER_THRESHOLD = 0.34  # cosine of the teacher's embeddings at a false accept rate of 0.1 %
 

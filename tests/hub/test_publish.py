@@ -9,7 +9,7 @@ from deid_diffusion.cli import main
 from deid_diffusion.hub import folder as hub_folder
 from deid_diffusion.hub.folder import Card, card_text, check_in_fresh_process, pipeline_files
 from deid_diffusion.hub.publish import publish
-from deid_diffusion.models.weights import check_hashes
+from deid_diffusion.weight_files import check_hashes
 from tests.tiny import tiny_pipeline
 
 

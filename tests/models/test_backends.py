@@ -11,8 +11,8 @@ import torch
 from deid_diffusion.anonymizer import FaceAnonymizer
 from deid_diffusion.models import backends
 from deid_diffusion.models.backends import TOLERANCE, BackendError, OnnxForward, use_backend
-from deid_diffusion.models.weights import cache_dir
 from deid_diffusion.pipelines.repulsion import Repulsion
+from deid_diffusion.weight_files import cache_dir
 from tests.tiny import tiny_pipeline
 
 EXPORTS = """

@@ -13,7 +13,7 @@ from deid_diffusion.models import checkpoint
 from deid_diffusion.models.checkpoint import check_part, find_checkpoint, hash_weights, read_index
 from deid_diffusion.models.loading import as_device, as_dtype, load_checkpoint, load_pipeline
 from deid_diffusion.models.registry import FAMILIES, pick_family
-from deid_diffusion.models.weights import sha256_of
+from deid_diffusion.weight_files import sha256_of
 from tests.pipelines.sd_models import controlnet, hub_cache, id_encoder, sd_pipe, tiny_vae, unet, xl_unet
 from tests.tiny import tiny_pipeline
 

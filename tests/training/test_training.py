@@ -21,7 +21,6 @@ from deid_diffusion.faces.attribute_classifiers import AttributeClassifiers
 from deid_diffusion.faces.estimator import OUTPUTS, FaceEstimator
 from deid_diffusion.faces.face_shape import Placement, rotation_from_angles
 from deid_diffusion.methods.identity_bank import IdentityBank
-from deid_diffusion.models.weights import write_hashes
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, attribute_vector, condition_vector, fold
 from deid_diffusion.pipelines.precondition import SIGMA_DATA
 from deid_diffusion.training import (
@@ -43,6 +42,7 @@ from deid_diffusion.training.masks import BROWS, foreheads, inner_faces, random_
 from deid_diffusion.training.muon import Muon, orthogonalised
 from deid_diffusion.training.resnet import build_resnet
 from deid_diffusion.training.run import RunOptions, begin, build_optimiser, integers, parse_options, run_training
+from deid_diffusion.weight_files import write_hashes
 from tests.tiny import tiny_shape
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -5,9 +5,9 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
-from ..messages import brief, not_a_path
+from .messages import brief, not_a_path
 
-_PACKAGE = Path(__file__).parent.parent
+_PACKAGE = Path(__file__).parent
 
 
 def weights_dir(name: str) -> Path:

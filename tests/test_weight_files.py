@@ -1,6 +1,6 @@
 import pytest
 
-from deid_diffusion.models.weights import check_hashes, weights_dir, write_hashes
+from deid_diffusion.weight_files import check_hashes, weights_dir, write_hashes
 
 
 def folder(tmp_path):
