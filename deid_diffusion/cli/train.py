@@ -7,7 +7,10 @@ from pathlib import Path
 
 from . import complain
 
-_SCRIPTS = ("inpaint", "reader", "reader_head", "id_encoder", "distill", "blend", "label", "pack", "audition")
+_SCRIPTS = (
+    *("inpaint", "reader", "reader_head", "id_encoder", "distill", "blend", "label", "pack", "audition"),
+    "synthesize",
+)
 
 
 def main(argv: list[str]) -> int:
