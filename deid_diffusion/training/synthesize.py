@@ -13,6 +13,7 @@ import json
 import logging
 import time
 from dataclasses import asdict, dataclass, field
+from hashlib import sha256
 from pathlib import Path
 
 import cv2
@@ -44,6 +45,8 @@ HOLDOUT = 20  # every twentieth person
 SAME = 0.5  # cosine of two pictures of one person, at least; the shipped guide calls 0.45 one person
 SMALLER = (1.0, 0.6, 0.35)  # of the moves between two pictures of a person, tried in this order
 SHAPES = ("seed", "scouts", "shard", "pairs")  # options that say which people come
+# And so do these. Another version of the rule cannot go on with what an earlier one began.
+RULE = sha256(repr((TRAITS, MEASURED, ROUND, POOL, LEAST_NEED, PSI, ODD_COST, MOVED, SAME, SMALLER)).encode())
 
 
 @dataclass(frozen=True)
@@ -252,7 +255,7 @@ def settle(options: Options, out: Path) -> None:
         ValueError: the folder was begun with something else.
     """
     asked = {name: value for name, value in asdict(options).items() if name in SHAPES}
-    asked |= {"wheel": WHEEL, "landmarks": "mediapipe" if options.mesh else "reader"}
+    asked |= {"rule": RULE.hexdigest()[:16], "wheel": WHEEL, "landmarks": "mediapipe" if options.mesh else "reader"}
     for name, path in (("teacher", options.teacher), ("age_net", options.age_net)):
         asked[name] = sha256_of(Path(path))[:16] if path else "shipped"
     path = out / "synthesis.json"
