@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -217,6 +217,3 @@ def _fault(faces: list[Face], points: np.ndarray, native: float, oddity: float) 
 def _pixels(image: np.ndarray) -> torch.Tensor:
     """(S, S, 3) uint8 -> (1, 3, S, S) float32 0..255."""
     return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
-
-
-FIELDS_KEPT = tuple(item.name for item in fields(LabelledFace) if item.name not in ("large", "small", "fault"))

@@ -21,27 +21,24 @@ import numpy as np
 import torch
 
 from deid_diffusion.attributes import FaceReader
-from deid_diffusion.encode import encode
 from deid_diffusion.paths import sha256_of, weights_dir
-from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
+from deid_diffusion.training.attempts import Attempt, save_attempts
 from deid_diffusion.training.census import census, draw_sheet, told
-from deid_diffusion.training.face_labels import MEASURED, LabelledFace, Labeller, load_net
+from deid_diffusion.training.face_labels import MEASURED, Labeller, load_net
 from deid_diffusion.training.facemesh import FaceMesh
-from deid_diffusion.training.generator import WHEEL, Generator
+from deid_diffusion.training.generator import DIM, WHEEL, Generator
 from deid_diffusion.training.quotas import TRAITS, Quotas
 from deid_diffusion.training.run import option, parse_options, write_json
 from deid_diffusion.training.shards import Shards
 from deid_diffusion.training.style_map import StyleMap
 
 log = logging.getLogger(__name__)
-SOURCE, TERMS = "mobilestylegan", "docs/training-data.md"
 ROUND = 20  # attempts that are chosen before any of them is painted
 POOL = 128  # styles of which one is painted
 LEAST_NEED = -1.0  # below it there are too many of somebody's groups already
 PSI = (0.7, 1.0)  # truncation
 ODD_COST = 0.3  # of need, for a style that is expected to be odder than most by a deviation
 MOVED = 0.3  # share of styles that are moved along any one measure, by up to a deviation and more
-HOLDOUT = 20  # every twentieth person
 SAME = 0.5  # cosine of two pictures of one person, at least; the shipped guide calls 0.45 one person
 SMALLER = (1.0, 0.6, 0.35)  # of the moves between two pictures of a person, tried in this order
 SHAPES = ("seed", "scouts", "shard", "pairs")  # options that say which people come
@@ -66,23 +63,6 @@ class Options:
     backend: str = option("auto", "what paints: torch, openvino (four times as fast on a CPU), or auto")
     device: str = option("cpu", "where torch paints: cpu or cuda; labels are always made on the CPU")
     threads: int = option(1, "CPU threads")
-
-
-@dataclass(eq=False)
-class Attempt:
-    """Somebody who was painted.
-
-    Attributes:
-        number: of the attempt.
-        style: (512,) float16.
-        face: what came of it; None with a fault where there is none.
-        fault: why not; empty for none; "not needed" for people of whom there are enough.
-    """
-
-    number: int
-    style: np.ndarray
-    face: LabelledFace | None
-    fault: str
 
 
 @dataclass(eq=False)
@@ -135,7 +115,7 @@ class Synthesis:
                 if len(kept) == count:
                     break
         seconds = [self._second_picture(attempt) if self.options.pairs and self.map else None for attempt in kept]
-        self._save(attempts, kept, seconds)
+        save_attempts(self.shards, self.options.seed, attempts, kept, seconds)
         return len(kept)
 
     def _read_styles(self) -> StyleMap | None:
@@ -152,7 +132,7 @@ class Synthesis:
         for number in numbers:
             dice = np.random.default_rng([self.options.seed, number])
             pool = POOL if self.map else 1
-            styles = self.generator.styles(dice.standard_normal((pool, 512)), dice.uniform(*PSI, pool))
+            styles = self.generator.styles(dice.standard_normal((pool, DIM)), dice.uniform(*PSI, pool))
             if self.map:
                 shape = (pool, len(MEASURED))
                 changes = dice.normal(size=shape) * (dice.uniform(size=shape) < MOVED) * self.map.natural
@@ -197,55 +177,6 @@ class Synthesis:
             if not isinstance(face, str) and not face.fault and float(face.embedding @ attempt.face.embedding) > SAME:
                 return Attempt(attempt.number, style, face, "")
         return None
-
-    def _save(self, attempts: list[Attempt], kept: list[Attempt], seconds: list[Attempt | None]) -> None:
-        rows = []
-        for first, second in zip(kept, seconds, strict=True):
-            rows += [(f"s{self.options.seed}_{first.number:07d}", first, False)]
-            rows += [] if second is None else [(f"s{self.options.seed}_{first.number:07d}b", second, True)]
-        nothing = np.full(len(MEASURED), np.nan, np.float32)
-        labels = columns_of(rows) | {
-            "tried_style": np.stack([attempt.style for attempt in attempts]),
-            "tried_measured": np.stack([nothing if a.face is None else a.face.measured for a in attempts]),
-            "tried_fault": np.array([attempt.fault for attempt in attempts], "U16"),
-        }
-        crops = {
-            "": [(key, webp(attempt.face.small)) for key, attempt, _ in rows],
-            "512": [(key, webp(attempt.face.large)) for key, attempt, _ in rows],
-        }
-        self.shards.add(crops, labels)
-
-
-def columns_of(rows: list[tuple[str, Attempt, bool]]) -> dict[str, np.ndarray]:
-    """Key, attempt, whether it is a second picture -> labels of the crops, as `load_faces` wants them and more.
-
-    Landmarks are in pixels of the 256 px crop. `style` and `crop256_from_image1024` make the crop again; `measured`
-    (see `MEASURED`) is what the quotas are counted by.
-    """
-
-    def stack(name: str, *shape: int, dtype: type = np.float16) -> np.ndarray:
-        values = [getattr(attempt.face, name) for _, attempt, _ in rows]
-        return np.array(values, dtype).reshape(len(rows), *shape) if values else np.zeros((0, *shape), dtype)
-
-    number = np.array([attempt.number for _, attempt, _ in rows], np.int64)
-    attributes = stack("attributes", len(ATTRIBUTE_NAMES), dtype=np.float32)
-    named = {n: attributes[:, ATTRIBUTE_NAMES.index(n)] for n in ("age", "male", "glasses", "facial_hair")}
-    width = len(rows[0][1].face.embedding) if rows else 256
-    return named | {
-        "key": np.array([key for key, _, _ in rows], "U20"),
-        "source": np.full(len(rows), SOURCE), "terms": np.full(len(rows), TERMS),
-        "split": np.where(number % HOLDOUT == HOLDOUT - 1, "holdout", "train"),
-        "person": number, "second": np.array([second for *_, second in rows], bool),
-        "native_side": stack("native_side", dtype=np.float32), "landmarks": stack("landmarks", 478, 3),
-        "attributes": attributes, "expression": stack("expression", 7), "embedding": stack("embedding", width),
-        "measured": stack("measured", len(MEASURED), dtype=np.float32),
-        "crop256_from_image1024": stack("crop256_from_image1024", 2, 3, dtype=np.float32),
-        "style": np.array([attempt.style for _, attempt, _ in rows], np.float16).reshape(len(rows), 512),
-    }  # fmt: skip
-
-
-def webp(image: np.ndarray) -> bytes:
-    return encode("WEBP", image, None, None, False, {})
 
 
 def settle(options: Options, out: Path) -> None:
