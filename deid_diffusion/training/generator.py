@@ -233,7 +233,7 @@ class Generator:
             self.backend, self._paint = "openvino", _compiled(folder / "SynthesisNetwork.xml")
         else:
             graph = Graph(folder / "SynthesisNetwork").to(device).eval()
-            self.backend, self._paint = "torch", lambda styles: graph(styles.to(device)).float().cpu()
+            self.backend, self._paint = "torch", lambda styles: graph(styles.to(device))
         noise = np.random.default_rng(0).standard_normal((MEAN_OF, DIM)).astype(np.float32)
         styles = self._map(noise)
         self.mean, self.spread = styles.mean(0), np.cov(styles.T).astype(np.float32)
@@ -246,7 +246,8 @@ class Generator:
     def paint(self, styles: np.ndarray) -> np.ndarray:
         """(B, 512) styles -> (B, 1024, 1024, 3) uint8 RGB."""
         pictures = self._paint(torch.from_numpy(np.ascontiguousarray(styles, np.float32)))
-        return ((pictures + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous().numpy()
+        pixels = ((pictures + 1) * 127.5).round().clamp(0, 255).byte()
+        return pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
     @torch.no_grad()
     def _map(self, noise: np.ndarray) -> np.ndarray:

@@ -83,10 +83,6 @@ class Synthesis:
     map: StyleMap | None = None
 
     def __post_init__(self):
-        last = self.shards.labels[-1:]
-        if last and self.kept < self.options.count and len(last[0]["tried_fault"]) < self.options.shard:
-            # It ended early, as its --count was reached. With this one it would not have.
-            self.shards.drop_last()
         for labels in self.shards.labels:
             for row in self.quotas.groups(labels["measured"][~labels["second"]]):
                 self.quotas.count(row)
@@ -94,10 +90,6 @@ class Synthesis:
     @property
     def tried(self) -> int:
         return sum(len(labels["tried_fault"]) for labels in self.shards.labels)
-
-    @property
-    def kept(self) -> int:
-        return sum(int((~labels["second"]).sum()) for labels in self.shards.labels)
 
     def make_shard(self, count: int) -> int:
         """Attempts until the shard is full or `count` more people are kept; returns how many were."""
@@ -212,14 +204,19 @@ def load_labeller(options: Options, mesh: FaceMesh | None) -> Labeller:
     )  # fmt: skip
 
 
+def people(shards: Shards) -> int:
+    """How many are there."""
+    return sum(int((~labels["second"]).sum()) for labels in shards.labels)
+
+
 def fill(work: Synthesis, options: Options) -> None:
     """Shard after shard, until there are enough people or the minutes are over."""
     shards, started, before = work.shards, time.monotonic(), work.tried
-    while work.kept < options.count:
-        work.make_shard(options.count - work.kept)
+    while people(shards) < options.count:
+        work.make_shard(options.count - people(shards))
         minutes, done = (time.monotonic() - started) / 60, work.tried - before
         log.info(
-            "%d of %d people, of %d attempts (%.2f s an attempt); shard %d of %s", work.kept, options.count,
+            "%d of %d people, of %d attempts (%.2f s an attempt); shard %d of %s", people(shards), options.count,
             work.tried, 60 * minutes / max(done, 1), len(shards.labels) - 1, shards.folder,
         )  # fmt: skip
         if options.minutes and minutes > options.minutes:
@@ -243,7 +240,11 @@ def synthesize(options: Options) -> dict[str, object]:
     label = load_labeller(options, mesh)
     out.mkdir(parents=True, exist_ok=True)
     settle(options, out)
-    work = Synthesis(options, generator, label, Shards(out))
+    shards = Shards(out)
+    if shards.labels and len(shards.labels[-1]["tried_fault"]) < options.shard and people(shards) < options.count:
+        # The last one ended early, as its --count was reached. With this one it would not have.
+        shards.drop_last()
+    work = Synthesis(options, generator, label, shards)
     try:
         fill(work, options)
     finally:
