@@ -39,7 +39,7 @@ LEAST_NEED = -1.0  # below it there are too many of somebody's groups already
 PSI = (0.7, 1.0)  # truncation
 ODD_COST = 0.3  # of need, for a style that is expected to be odder than most by a deviation
 MOVED = 0.3  # share of styles that are moved along any one measure, by up to a deviation and more
-SAME = 0.5  # cosine of two pictures of one person, at least; the shipped guide calls 0.45 one person
+SAME = 0.65  # cosine of two pictures of one person, at least; strangers reach it once in 100 times by the guide
 SMALLER = (1.0, 0.6, 0.35)  # of the moves between two pictures of a person, tried in this order
 SHAPES = ("seed", "scouts", "shard", "pairs")  # options that say which people come
 # And so do these. Another version of the rule cannot go on with what an earlier one began.

@@ -92,3 +92,14 @@ def test_only_far_out_styles_are_in_excess():
     reads = StyleMap.fit(natural, natural[:, :2], natural.mean(0), np.cov(natural.T))
     assert (reads.excess(natural) > 0).mean() < 0.1
     assert reads.excess(natural.mean(0)[None] + [4.0, 0, 0, 0, 0, 0])[0] > 1
+
+
+def test_what_styles_do_not_say_is_not_read_from_them():
+    """With few people and many directions, a fit without enough hold finds a slope in noise."""
+    dice = np.random.default_rng(2)
+    natural = dice.normal(size=(500, 100))
+    measured = np.stack([natural[:, 0], dice.normal(size=500)], 1)[:150]
+    reads = StyleMap.fit(natural[:150], measured, natural.mean(0), np.cov(natural.T))
+    assert reads.natural[1] < 0.3  # of 1, what noise varies by
+    assert reads.deviation[1] == pytest.approx(1, abs=0.15)
+    assert np.corrcoef(reads.read(natural[150:])[:, 0], natural[150:, 0])[0, 1] > 0.8
