@@ -7,6 +7,7 @@ As a script this file is the other side: run by that Python, it reads pictures a
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,7 @@ import numpy as np
 
 LANDMARKS = 478
 SEEN = 512  # px: side of the pictures that go through the pipe
+_INSTALL = 'pip install "mediapipe==0.10.14" "numpy<2" into a virtual environment and give its bin/python'
 
 
 class FaceMesh:
@@ -27,6 +29,8 @@ class FaceMesh:
             FileNotFoundError: no such interpreter.
             ValueError: it has no mediapipe.
         """
+        if shutil.which(python) is None:
+            raise FileNotFoundError(f"wanted a Python with mediapipe, got {python}, which is no program; {_INSTALL}")
         # Isolated, or it would take the modules beside this file for its own. A file takes its notes: a pipe that
         # nobody empties would stop it.
         notes = tempfile.TemporaryFile()
@@ -37,8 +41,7 @@ class FaceMesh:
             notes.seek(0)
             said = notes.read().decode(errors="replace").strip().splitlines()
             raise ValueError(
-                f"wanted a Python with mediapipe, got {python}: {said[-1] if said else 'it said nothing'}; "
-                '`pip install "mediapipe==0.10.14" "numpy<2"` into a virtual environment and give its bin/python'
+                f"wanted a Python with mediapipe, got {python}: {said[-1] if said else 'it said nothing'}; {_INSTALL}"
             )
 
     def __call__(self, image: np.ndarray) -> np.ndarray | None:

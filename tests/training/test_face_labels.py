@@ -1,5 +1,6 @@
 """What a portrait is labelled as, and for what it is left out."""
 
+import os
 import sys
 
 import numpy as np
@@ -117,5 +118,18 @@ def test_a_network_that_is_not_there_is_named(tmp_path):
 def test_a_python_without_mediapipe_is_refused_with_what_to_install(tmp_path):
     with pytest.raises(ValueError, match="wanted a Python with mediapipe.*No module named 'mediapipe'.*pip install"):
         FaceMesh(sys.executable)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match="which is no program; pip install"):
         FaceMesh(str(tmp_path / "python"))
+
+
+def test_landmarks_by_mediapipe_are_near_the_readers(label, portrait):
+    python = os.environ.get("DEID_FACEMESH")
+    if not python:
+        pytest.skip("set DEID_FACEMESH to a Python with mediapipe==0.10.14 and numpy<2")
+    mesh = FaceMesh(python)
+    assert mesh(np.full((512, 512, 3), 90, np.uint8)) is None
+    face = Labeller(label.reader, label.guide, mesh)(portrait)
+    mesh.close()
+    apart = np.linalg.norm(face.landmarks[:, :2] - label(portrait).landmarks[:, :2], axis=1)
+    assert apart.mean() < 6
+    assert apart.max() > 0

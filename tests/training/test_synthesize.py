@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from deid_diffusion import cli
 from deid_diffusion.training import generator
 from deid_diffusion.training.census import census, draw_sheet, told
 from deid_diffusion.training.data import load_faces
@@ -98,6 +99,13 @@ def test_a_folder_that_was_begun_with_another_seed_is_refused(tmp_path):
 def test_numbers_below_one_are_refused(wrong, tmp_path):
     with pytest.raises(ValueError, match="must be 1 or more"):
         synthesize(Options(out=str(tmp_path / "out"), **wrong))
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_the_wheel_nothing_is_written_and_the_exit_code_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(generator, "find_spec", lambda name: None)
+    assert cli.main(["train", "synthesize", "--out", str(tmp_path / "out")]) == 1
+    assert "pip install --no-deps random-face==2021.7.21.1" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
