@@ -30,6 +30,10 @@ TEACHER_SIDE, AGE_SIDE = 128, 112  # px, what these networks take
 ODD, SECOND, LEAST_SIDE = 1.2, 0.3, 400.0
 # Lenses: the lighter quarter of the eye region is darker than this share of the skin (L*). Mirrors are not told so.
 DARK_LENS = 0.62
+# Eyes in the shade of a brow or a cap can be as dark, but not as dark as DEEP unless TRACE of glasses is read. Of those
+# who stayed of 1,200 attempts, this tells all 17 with dark lenses, as an eye sees them, from 6 whose eyes are in shade.
+TRACE, DEEP = 0.4, 0.55
+LABEL_RULE = (ODD, SECOND, LEAST_SIDE, DARK_LENS, TRACE, DEEP)
 MEASURED = (
     *("log_age", "male", "ita_deg", "glasses", "lens_shade", "facial_hair", "yaw_deg", "mouth_open"),
     *("smile", "light_x", "light_y", "pitch_deg", "oddity"),
@@ -106,7 +110,9 @@ class Labeller:
         expression = split_outputs(self.reader.network(shrink(unit)).logits).expression.softmax(-1)[0].numpy()
         shade = lens_shade(small, landmarks, values["skin_l"])
         if shade > 1 - DARK_LENS:
-            values["glasses"] = 1.0
+            worn = values["glasses"] > TRACE or shade > DEEP
+            values["glasses"] = 1.0 if worn else values["glasses"]
+            shade = shade if worn else 1 - DARK_LENS - 1e-3
         embedding = self._embedding(image, points, unit)
         measured = _measured(values, shade, reading.oddity)
         native = SMALL / scale

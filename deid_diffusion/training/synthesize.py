@@ -24,7 +24,7 @@ from deid_diffusion.attributes import FaceReader
 from deid_diffusion.paths import sha256_of, weights_dir
 from deid_diffusion.training.attempts import Attempt, save_attempts
 from deid_diffusion.training.census import census, draw_sheet, told
-from deid_diffusion.training.face_labels import MEASURED, Labeller, load_net
+from deid_diffusion.training.face_labels import LABEL_RULE, MEASURED, Labeller, load_net
 from deid_diffusion.training.facemesh import FaceMesh
 from deid_diffusion.training.generator import DIM, WHEEL, Generator
 from deid_diffusion.training.quotas import TRAITS, Quotas
@@ -43,7 +43,8 @@ SAME = 0.65  # cosine of two pictures of one person, at least; strangers reach i
 SMALLER = (1.0, 0.6, 0.35)  # of the moves between two pictures of a person, tried in this order
 SHAPES = ("seed", "scouts", "shard", "pairs")  # options that say which people come
 # And so do these. Another version of the rule cannot go on with what an earlier one began.
-RULE = sha256(repr((TRAITS, MEASURED, ROUND, POOL, LEAST_NEED, PSI, ODD_COST, MOVED, SAME, SMALLER)).encode())
+_NUMBERS = (ROUND, POOL, LEAST_NEED, PSI, ODD_COST, MOVED, SAME, SMALLER)
+RULE = sha256(repr((TRAITS, MEASURED, LABEL_RULE, _NUMBERS)).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,7 @@ def settle(options: Options, out: Path) -> None:
         ValueError: the folder was begun with something else.
     """
     asked = {name: value for name, value in asdict(options).items() if name in SHAPES}
-    asked |= {"rule": RULE.hexdigest()[:16], "wheel": WHEEL, "landmarks": "mediapipe" if options.mesh else "reader"}
+    asked |= {"rule": RULE, "wheel": WHEEL, "landmarks": "mediapipe" if options.mesh else "reader"}
     for name, path in (("teacher", options.teacher), ("age_net", options.age_net)):
         asked[name] = sha256_of(Path(path))[:16] if path else "shipped"
     path = out / "synthesis.json"

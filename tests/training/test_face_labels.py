@@ -79,6 +79,21 @@ def test_dark_lenses_are_told_from_bare_eyes_and_make_glasses(label, portrait):
     assert dark.attributes[ATTRIBUTE_NAMES.index("glasses")] == 1
 
 
+def test_eyes_in_the_shade_are_no_sunglasses(label, portrait):
+    face = label(portrait)
+    inverse = np.linalg.inv(face.crop256_from_image1024[:, :2])
+    shaded = portrait.astype(float)
+    y, x = np.mgrid[:1024, :1024]
+    for eye in face.landmarks[list(FIVE[:2]), :2]:
+        at = inverse @ (eye - face.crop256_from_image1024[:, 2])
+        shaded *= 1 - 0.72 * np.exp(-((((x - at[0]) / 130) ** 2 + ((y - at[1]) / 100) ** 2) ** 2))[..., None]
+    shaded = shaded.astype(np.uint8)
+    dark = label(shaded)
+    assert lens_shade(dark.small, dark.landmarks, dark.attributes[ATTRIBUTE_NAMES.index("skin_l")]) > 0.38
+    assert dark.measured[MEASURED.index("lens_shade")] < 0.38
+    assert dark.attributes[ATTRIBUTE_NAMES.index("glasses")] < 0.5
+
+
 def test_lenses_outside_of_the_crop_have_no_shade():
     assert lens_shade(np.zeros((256, 256, 3), np.uint8), np.full((478, 3), -900.0), 50.0) == 0
 
