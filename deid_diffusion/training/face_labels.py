@@ -30,8 +30,8 @@ TEACHER_SIDE, AGE_SIDE = 128, 112  # px, what these networks take
 ODD, SECOND, LEAST_SIDE = 1.2, 0.3, 400.0
 # Lenses: the lighter quarter of the eye region is darker than this share of the skin (L*). Mirrors are not told so.
 DARK_LENS = 0.62
-# Eyes in the shade of a brow or a cap can be as dark, but not as dark as DEEP unless TRACE of glasses is read. Of those
-# who stayed of 1,200 attempts, this tells all 17 with dark lenses, as an eye sees them, from 6 whose eyes are in shade.
+# Eyes in the shade of a brow or a cap can be as dark, but not as dark as DEEP unless TRACE of glasses is read. Among
+# those kept of 1,200 attempts it tells all 17 with dark lenses, as an eye sees them, from 6 with eyes in the shade.
 TRACE, DEEP = 0.4, 0.55
 LABEL_RULE = (ODD, SECOND, LEAST_SIDE, DARK_LENS, TRACE, DEEP)
 MEASURED = (
