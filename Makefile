@@ -42,4 +42,5 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -e ".[test,eval]"
+	$(PIP) --no-deps random-face  # 38 MB; what it asks for (Jupyter and a hundred more) is not used here
 	@touch $(VENV)/.installed $@
