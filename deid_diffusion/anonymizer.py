@@ -167,8 +167,8 @@ class FaceAnonymizer:
         Args:
             image: path, PIL image, (H, W, 3) uint8 RGB array, or Picture.
             seed: the same seed gives the same picture.
-            boxes: faces to treat instead of detecting: x0 y0 x1 y1 in image pixels; or whole Face objects, of a
-                detector of your own.
+            boxes: faces to treat instead of detecting: x0 y0 x1 y1 in image pixels, each looked at for how its face
+                lies, and hidden where there is none; or whole Face objects, of a detector of your own.
             settings: a whole Settings; defaults otherwise.
             policy: who becomes whom; a new somebody for every face by default.
             changes: single fields of Settings, e.g. `steps=12, attributes={"age": 60}`.
@@ -245,6 +245,10 @@ class FaceAnonymizer:
             view = self._view(picture, boxes)
         tasks = [FaceTask(face, number) for number, face in enumerate(view.faces)]
         if find_method(settings.method).reads_faces or settings.keep is not None or settings.only is not None:
+            if boxes is not None and not _are_faces(boxes):
+                # Whatever lies in a box that somebody named is hidden; only a face becomes a face.
+                none = "no face was found in this box"
+                tasks = [task if task.face.score else task.decided(Outcome.REDACTED, none) for task in tasks]
             with timing("read"):
                 tasks = analyze_faces(view.image, tasks, self.estimator, self._embed, self.size)
                 tasks = [self._kept(task, settings) for task in tasks]
@@ -420,9 +424,11 @@ class FaceAnonymizer:
         """The faces, and the picture in which they are read."""
         if boxes is None:
             return look(self.detect, picture.image, picture.alpha)
-        if len(boxes) and all(isinstance(box, Face) for box in boxes):
+        if _are_faces(boxes):
             return View(list(boxes), picture.image)
-        return View(faces_from_boxes(boxes, picture.image.shape), picture.image)
+        named = faces_from_boxes(boxes, picture.image.shape)
+        look_again = getattr(self.detect, "read_box", None) or CenterFaceDetector().read_box
+        return View([look_again(picture.image, face) for face in named], picture.image)
 
     def _kept(self, task: FaceTask, settings: Settings) -> FaceTask:
         """KEPT for a person who is to be left alone, and marked where it might be one."""
@@ -479,3 +485,8 @@ class FaceAnonymizer:
         """(B, S, S, 3) uint8 -> (B, D) float32 unit norm by the identity encoder."""
         id_encoder = self.pipeline.id_encoder
         return embed(id_encoder, as_unit(crops).to(id_encoder.device)).cpu().numpy()
+
+
+def _are_faces(boxes: Boxes | None) -> bool:
+    """Whether what was given are whole faces, whose landmarks count."""
+    return boxes is not None and len(boxes) > 0 and all(isinstance(box, Face) for box in boxes)
