@@ -9,6 +9,9 @@ import numpy as np
 from PIL import Image, ImageCms, JpegImagePlugin
 
 from .high_depth import RefusedPictureError, check_tiff, deep_png, deep_tiff, upright
+from .refusals import tiff_kind
+
+_NUMBERS = {"F": "32-bit float", "I": "32-bit integers"}
 
 
 def upright_pixels(image: Image.Image, data: bytes) -> np.ndarray:
@@ -27,7 +30,8 @@ def upright_pixels(image: Image.Image, data: bytes) -> np.ndarray:
     if _is_deep(image, data):
         array = _deep_pixels(image, data)
     elif image.mode[0] in "IF":
-        raise RefusedPictureError(f"wanted 8 or 16 bit a channel, got mode {image.mode}; convert it to a 16-bit PNG")
+        got = tiff_kind(data) or _NUMBERS.get(image.mode, f"mode {image.mode}")
+        raise RefusedPictureError(f"wanted integers of 8 or 16 bit, got {got}; convert it to a 16-bit PNG")
     elif image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         array = np.asarray(image.convert("RGBA"))
     else:
@@ -50,16 +54,18 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def visual_frames(image: Image.Image) -> int:
+def seek_picture(image: Image.Image) -> int:
+    """Goes to the first frame or page that is no preview of another; how many such there are."""
     frames = getattr(image, "n_frames", 1)
-    if image.format != "TIFF" or frames == 1:
+    if image.format != "TIFF":
         return frames
-    pages = 0
+    pages = []
     for number in range(frames):
         image.seek(number)
-        pages += not image.tag_v2.get(254, 0) & 1  # NewSubfileType bit 0: a smaller copy of another page
-    image.seek(0)
-    return pages
+        if not image.tag_v2.get(254, 0) & 1:  # NewSubfileType bit 0: a smaller copy of another page
+            pages.append(number)
+    image.seek(pages[0] if pages else 0)
+    return len(pages)
 
 
 def _is_deep(image: Image.Image, data: bytes) -> bool:

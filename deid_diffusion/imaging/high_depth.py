@@ -31,8 +31,8 @@ def deep_tiff(image: Image.Image, data: bytes) -> np.ndarray:
         data: the bytes of its file.
     """
     tags = image.tag_v2
-    array = tiff_page(data)
-    if array is None and tags.get(284, 1) == 1:
+    array = tiff_page(data, image.tell())
+    if array is None and tags.get(284, 1) == 1 and image.tell() == 0:
         # LZW and what else needs tifffile's optional codecs; planes one after another OpenCV takes for pixels.
         array = _opencv(data)
     channels = _CHANNELS.get(image.mode, 1)
@@ -72,20 +72,20 @@ def check_tiff(image: Image.Image, data: bytes) -> None:
     premultiplied = ASSOCIATED in tuple(tags.get(338, ()))
     if bits != {8} or kind not in (1, 2) or premultiplied or image.mode not in ("L", *_CHANNELS):
         return
-    array = tiff_page(data)
+    array = tiff_page(data, image.tell())
     array = None if array is None else _with_channels(array, _CHANNELS.get(image.mode, 1))
     if array is not None and not np.array_equal(array, np.asarray(image)):
         raise RefusedPictureError(_unread(tags))
 
 
-def tiff_page(data: bytes) -> np.ndarray | None:
-    """The first page by tifffile, (H, W) or (H, W, C), upright; None where it needs a codec that is not there.
+def tiff_page(data: bytes, number: int = 0) -> np.ndarray | None:
+    """A page by tifffile, (H, W) or (H, W, C), upright; None where it needs a codec that is not there.
 
     Raises:
         ValueError: strips or tiles are missing.
     """
     with contextlib.closing(tifffile.TiffFile(BytesIO(data))) as file:
-        page = file.pages[0]
+        page = file.pages[number]
         if page.shaped[0] not in (1, page.samplesperpixel) or page.shaped[1] != 1 or page.dtype is None:
             return None
         # tifffile leaves what has no strip or tile as it found it in memory.

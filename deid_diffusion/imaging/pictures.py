@@ -18,9 +18,11 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ..messages import brief_error, brief_path, brief_repr, not_a_path
-from .decode import clean_icc, jpeg_quality, upright_pixels, upright_sides, visual_frames
+from .decode import clean_icc, jpeg_quality, seek_picture, upright_pixels, upright_sides
 from .encode import DEEP_KINDS, encode, encode_deep
 from .high_depth import RefusedPictureError
+from .mend import PNG, completed_jpeg, plain_png
+from .refusals import unusual_kind, what_it_is
 
 PIXEL_LIMIT = 300_000_000  # beyond any camera's sensor; 900 MB as 8-bit RGB
 # fmt: off
@@ -80,18 +82,20 @@ def load_picture(source: str | PathLike | Image.Image | np.ndarray, max_pixels: 
         data = _read(Path(source))
         if _is_heif(data):
             return _from_heif(data, name, max_pixels)
-        with _open(BytesIO(data)) as image:
-            return _from_pil(image, data, name, max_pixels)
+        return _from_data(plain_png(data) if data.startswith(PNG) else data, name, max_pixels)
     except PictureError:
         raise
     except RefusedPictureError as error:
         raise PictureError(f"{name}: {error}") from None
     except UnidentifiedImageError:
+        got = what_it_is(data) or "none of these"
         raise PictureError(
-            f"{name}: wanted a JPEG, PNG, WebP, TIFF, AVIF, BMP, GIF or HEIC picture, got none of these, whatever its "
-            "suffix says; leave it out or convert it"
+            f"{name}: wanted a JPEG, PNG, WebP, TIFF, AVIF, BMP, GIF or HEIC picture of 8 or 16 bit, got {got}, "
+            "whatever its suffix says; leave it out or convert it"
         ) from None
     except Exception as error:  # decoders raise every kind of error on damaged bytes
+        if got := unusual_kind(b"" if isinstance(source, Image.Image) else data):
+            raise PictureError(f"{name}: wanted an ordinary picture, got {got}; convert it to a PNG") from error
         raise PictureError(
             f"{name}: wanted a whole picture, got a damaged one ({brief_error(error)}); copy it again"
         ) from error
@@ -112,6 +116,8 @@ def picture_size(path: str | PathLike) -> tuple[int, int] | None:
 
                 return pillow_heif.open_heif(file).size
             with _open(file) as image:
+                if image.format == "TIFF":
+                    seek_picture(image)
                 return upright_sides(image)
     except Exception:  # as load_picture
         return None
@@ -210,6 +216,18 @@ def _check_still(size: tuple[int, int], frames: int, name: str, max_pixels: int)
         )
 
 
+def _from_data(data: bytes, name: str, max_pixels: int) -> Picture:
+    try:
+        with _open(BytesIO(data)) as image:
+            return _from_pil(image, data, name, max_pixels)
+    except OSError:
+        whole = completed_jpeg(data) if data[:2] == b"\xff\xd8" else None
+        if whole is None:
+            raise
+    with _open(BytesIO(whole)) as image:
+        return _from_pil(image, whole, name, max_pixels)
+
+
 def _from_heif(data: bytes, name: str, max_pixels: int) -> Picture:
     try:
         import pillow_heif
@@ -239,7 +257,12 @@ def _from_array(array: np.ndarray) -> Picture:
 def _from_pil(image: Image.Image, data: bytes, name: str, max_pixels: int) -> Picture:
     """A PIL image to a Picture; `data` is the file it came from, or empty."""
     kind = "JPEG" if image.format == "MPO" else image.format or "PNG"
-    _check_still(image.size, 1 if image.format == "MPO" else visual_frames(image), name, max_pixels)
+    frames = 1 if image.format == "MPO" else seek_picture(image)
+    if not frames:
+        raise PictureError(
+            f"{name}: wanted a picture, got previews of one only, as in a camera's raw file; develop it"
+        )
+    _check_still(image.size, frames, name, max_pixels)
     return replace(
         _from_array(upright_pixels(image, data)),
         icc=clean_icc(image.info.get("icc_profile")),
