@@ -60,14 +60,18 @@ def tiff_kind(data: bytes) -> str:
             ends = [at + size for at, size in zip(page.dataoffsets, page.databytecounts, strict=True)]
             if not ends or max(ends) > len(data) or page.imagewidth < 1 or page.imagelength < 1:
                 return ""
-            bits, channels = page.bitspersample, page.samplesperpixel
+            bits, channels = _name(page.bitspersample), _name(page.samplesperpixel)
             kind = {2: "signed integer", 3: "float", 5: "complex", 6: "complex"}.get(page.sampleformat, "integer")
-            photometric = getattr(page.photometric, "name", f"photometric {page.photometric}")
-            compression = getattr(page.compression, "name", f"number {page.compression}")
+            photometric, compression = _name(page.photometric), _name(page.compression)
     except Exception:  # as with decoders
         return ""
-    plural = "s" * (channels != 1)
+    plural = "s" * (channels != "1")
     return f"a TIFF of {channels} channel{plural} of {bits}-bit {kind} ({photometric}, compression {compression})"
+
+
+def _name(value: object) -> str:
+    """Of a tag: a garbled one may hold pixels, which no message shows."""
+    return getattr(value, "name", None) or (str(int(value)) if isinstance(value, int) else "unknown")
 
 
 def _jpeg_kind(data: bytes) -> str:

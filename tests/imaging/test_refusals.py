@@ -132,3 +132,13 @@ def test_white_is_zero(tmp_path, depth):
     picture = load_picture(tiff(tmp_path / "a.tif", np.iinfo(depth).max - grey, photometric="miniswhite"))
     pixels = picture.image if picture.deep is None else picture.deep
     assert np.array_equal(pixels[..., 0], grey)
+
+
+def test_a_message_shows_nothing_of_a_garbled_file(tmp_path):
+    """The tag of the compression points at the pixels."""
+    data = bytearray(tiff(tmp_path / "a.tif", scene(), photometric="rgb").read_bytes())
+    at = next(at for at in range(8, 400, 2) if data[at : at + 4] == b"\x03\x01\x03\0")
+    data[at + 4 : at + 8] = (300).to_bytes(4, "little")
+    with pytest.raises(PictureError) as caught:
+        load_picture(written(tmp_path / "a.tif", bytes(data)))
+    assert len(str(caught.value).replace(str(tmp_path), "")) < 400
