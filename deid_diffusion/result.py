@@ -46,6 +46,8 @@ class AnonymizedImage:
     def save(self, path: str | PathLike) -> None:
         """Writes the picture: same size, depth, alpha and colour profile, and no metadata of the source.
 
+        Where nothing was changed, a JPEG, PNG or WebP of the same format keeps its coded pixels.
+
         Raises:
             PictureError: a suffix that cannot be written, a folder that cannot be written to, a full disk.
         """
@@ -53,7 +55,8 @@ class AnonymizedImage:
         deep = None
         if picture.deep is not None and self.changed_mask is not None:
             deep = merge_deep(picture.deep, self.image, self.changed_mask)
-        save_picture(replace(picture, alpha=self.alpha), self.image, path, deep=deep)
+        unchanged = self.changed_mask is not None and not self.changed_mask.any()
+        save_picture(replace(picture, alpha=self.alpha), self.image, path, deep, unchanged)
 
     def preview(self, height: int = 720) -> Image.Image:
         """Before and after, side by side. It shows the source faces: for your eyes, not for publishing."""

@@ -37,17 +37,18 @@ def upright_pixels(image: Image.Image, data: bytes) -> np.ndarray:
     else:
         array = np.asarray(_srgb_from_cmyk(image) if image.mode == "CMYK" else image.convert("RGB"))
     # TIFF has been turned by load(); the others have not.
-    return upright(array, 1 if image.format == "TIFF" else _orientation(image))
+    return upright(array, 1 if image.format == "TIFF" else orientation(image))
 
 
 def upright_sides(image: Image.Image) -> tuple[int, int]:
     """Width and height of what `upright_pixels` gives, of an image opened by Pillow and not loaded."""
     # Pillow's size of an open TIFF is that of the stored pixels or of the turned ones, by its version.
     width, height = (image.tag_v2[256], image.tag_v2[257]) if image.format == "TIFF" else image.size
-    return (height, width) if _orientation(image) in (5, 6, 7, 8) else (width, height)
+    return (height, width) if orientation(image) in (5, 6, 7, 8) else (width, height)
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation(image: Image.Image) -> int:
+    """What EXIF says of how the pixels lie, 1 to 8."""
     try:
         return image.getexif().get(0x0112, 1)
     except Exception:  # garbled EXIF raises anything; the picture is whole all the same

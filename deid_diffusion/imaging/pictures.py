@@ -1,7 +1,8 @@
 """Carries a picture between a file and arrays: pixels, alpha, depth and colour profile, and nothing else.
 
-A saved file is built from pixels alone. EXIF, GPS, XMP, MakerNote, IPTC, comments, text chunks, thumbnails, further
-frames and trailing bytes of the source have no way into it: those are where un-anonymized copies hide.
+A saved file is built from pixels alone; only one in which nothing was changed keeps its coded pixels. EXIF, GPS,
+XMP, MakerNote, IPTC, comments, text chunks, thumbnails, further frames and trailing bytes of the source have no way
+into it: those are where un-anonymized copies hide.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ..messages import brief_error, brief_path, brief_repr, not_a_path
-from .decode import clean_icc, jpeg_quality, seek_picture, upright_pixels, upright_sides
+from .decode import clean_icc, jpeg_quality, orientation, seek_picture, upright_pixels, upright_sides
 from .encode import DEEP_KINDS, encode, encode_deep
 from .high_depth import RefusedPictureError
 from .mend import PNG, completed_jpeg, plain_png
 from .refusals import unusual_kind, what_it_is
+from .strip import STRIPPED, stripped
 
 PIXEL_LIMIT = 300_000_000  # beyond any camera's sensor; 900 MB as 8-bit RGB
 # fmt: off
@@ -51,6 +53,7 @@ class Picture:
         grey: the source had one colour channel.
         lossless: the source stored its pixels exactly.
         jpeg: `qtables` and `subsampling` of a JPEG source, as Pillow's writer takes them; else empty.
+        encoded: the source's file, of upright pixels, for when nothing is changed; empty where it is encoded anew.
     """
 
     image: np.ndarray
@@ -61,6 +64,7 @@ class Picture:
     grey: bool = False
     lossless: bool = True
     jpeg: dict[str, Any] = field(default_factory=dict)
+    encoded: bytes = b""
     __repr__ = brief_repr
 
 
@@ -127,7 +131,13 @@ def _is_heif(data: bytes) -> bool:
     return data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS and b"avif" not in data[:64]
 
 
-def save_picture(picture: Picture, image: np.ndarray, path: str | PathLike, deep: np.ndarray | None = None) -> None:
+def save_picture(
+    picture: Picture,
+    image: np.ndarray,
+    path: str | PathLike,
+    deep: np.ndarray | None = None,
+    unchanged: bool = False,
+) -> None:
     """Writes new pixels in the source's manner: alpha, depth, profile, grey, JPEG quality; the suffix says the format.
 
     The file appears whole or not at all. PNG, TIFF, BMP, and WebP from a lossless source hold the exact pixels.
@@ -137,6 +147,7 @@ def save_picture(picture: Picture, image: np.ndarray, path: str | PathLike, deep
         image: (H, W, 3) uint8 RGB.
         path: where to; an existing file is replaced.
         deep: (H, W, 3) uint16 RGB; written instead of `image` where the format holds 16 bit (PNG, TIFF).
+        unchanged: nothing of the picture was changed; its coded pixels are kept where the format stays the same.
 
     Raises:
         PictureError: unknown suffix, no such folder, not writable, disk full, too large for the format.
@@ -155,7 +166,7 @@ def save_picture(picture: Picture, image: np.ndarray, path: str | PathLike, deep
     if not path.parent.is_dir():
         raise PictureError(f"{path}: wanted an existing folder, got none at {path.parent}; make it first")
     try:
-        data = _encode(picture, image, deep, kind)
+        data = (unchanged and _unchanged(picture, image, kind)) or _encode(picture, image, deep, kind)
     except Exception as error:  # as with decoders
         raise PictureError(
             f"{path}: {kind} cannot hold this picture ({brief_error(error)}); choose .png or .tif"
@@ -263,13 +274,15 @@ def _from_pil(image: Image.Image, data: bytes, name: str, max_pixels: int) -> Pi
             f"{name}: wanted a picture, got previews of one only, as in a camera's raw file; develop it"
         )
     _check_still(image.size, frames, name, max_pixels)
+    pixels = upright_pixels(image, data)
     return replace(
-        _from_array(upright_pixels(image, data)),
+        _from_array(pixels),
         icc=clean_icc(image.info.get("icc_profile")),
         format=kind if kind in FORMATS.values() else "PNG",
         grey=image.mode in ("1", "L", "LA", "La") or image.mode[0] == "I",
         lossless=kind not in ("JPEG", "AVIF") and (kind != "WEBP" or b"VP8L" in data[:4096]),
         jpeg=jpeg_quality(image),
+        encoded=data if kind in STRIPPED and orientation(image) == 1 else b"",
     )
 
 
@@ -281,6 +294,13 @@ def merge_deep(deep: np.ndarray, edited: np.ndarray, changed: np.ndarray) -> np.
 def _eight_bit(deep: np.ndarray) -> np.ndarray:
     # 257 = 65535 / 255: the nearest level, so that 8-bit data widened to 16 comes back as it was.
     return ((deep.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def _unchanged(picture: Picture, image: np.ndarray, kind: str) -> bytes | None:
+    """The source's own file without its metadata, where the new one would be the same picture in the same format."""
+    if not picture.encoded or kind != picture.format or not np.array_equal(image, picture.image):
+        return None
+    return stripped(picture.encoded, kind)
 
 
 def _encode(picture: Picture, image: np.ndarray, deep: np.ndarray | None, kind: str) -> bytes:
