@@ -34,6 +34,11 @@ class AnonymizedImage:
     __repr__ = brief_repr
 
     @property
+    def notices(self) -> tuple[str, ...]:
+        """Sentences on what of the source was not taken over as it was, such as CMYK."""
+        return () if self.source is None else self.source.notices
+
+    @property
     def alpha(self) -> np.ndarray | None:
         """(H, W) uint8 or uint16: the source's alpha, with no face left in it; None when opaque."""
         if self.source is None or self.source.alpha is None:

@@ -48,9 +48,13 @@ def upright_sides(image: Image.Image) -> tuple[int, int]:
 
 
 def orientation(image: Image.Image) -> int:
-    """What EXIF says of how the pixels lie, 1 to 8."""
+    """What EXIF says of how the pixels lie, 1 to 8. Viewers turn nothing by XMP; Pillow would."""
     try:
-        return image.getexif().get(0x0112, 1)
+        exif = image.getexif()
+        if image.format != "TIFF" and image.info.keys() & {"xmp", "XML:com.adobe.xmp"}:
+            exif = Image.Exif()
+            exif.load(image.info.get("exif", b""))
+        return exif.get(0x0112, 1)
     except Exception:  # garbled EXIF raises anything; the picture is whole all the same
         return 1
 
@@ -66,6 +70,7 @@ def seek_picture(image: Image.Image) -> int:
         if not image.tag_v2.get(254, 0) & 1:  # NewSubfileType bit 0: a smaller copy of another page
             pages.append(number)
     image.seek(pages[0] if pages else 0)
+    image.info.pop("xmp", None)  # see `orientation`; load() would turn a TIFF by it
     return len(pages)
 
 

@@ -23,6 +23,7 @@ from .decode import clean_icc, jpeg_quality, orientation, seek_picture, upright_
 from .encode import DEEP_KINDS, encode, encode_deep
 from .high_depth import RefusedPictureError
 from .mend import PNG, completed_jpeg, plain_png
+from .profiles import told_profile
 from .refusals import unusual_kind, what_it_is
 from .strip import STRIPPED, stripped
 
@@ -53,6 +54,7 @@ class Picture:
         grey: the source had one colour channel.
         lossless: the source stored its pixels exactly.
         jpeg: `qtables` and `subsampling` of a JPEG source, as Pillow's writer takes them; else empty.
+        notices: sentences on what of the source was not taken over as it was.
         encoded: the source's file, of upright pixels, for when nothing is changed; empty where it is encoded anew.
     """
 
@@ -64,6 +66,7 @@ class Picture:
     grey: bool = False
     lossless: bool = True
     jpeg: dict[str, Any] = field(default_factory=dict)
+    notices: tuple[str, ...] = ()
     encoded: bytes = b""
     __repr__ = brief_repr
 
@@ -246,8 +249,11 @@ def _from_heif(data: bytes, name: str, max_pixels: int) -> Picture:
         raise PictureError(f"{name}: wanted a HEIC reader, got none; pip install 'deid-diffusion[heic]'") from None
     heif = pillow_heif.open_heif(BytesIO(data), convert_hdr_to_8bit=True)
     _check_still(heif.size, len(heif), name, max_pixels)
+    image = heif.to_pillow()
+    told, notice = told_profile(image, data)
     # libheif turns the pixels itself; to_pillow() resets the EXIF orientation to match.
-    return replace(_from_pil(heif.to_pillow(), b"", name, max_pixels), format="HEIF", lossless=False)
+    picture = replace(_from_pil(image, b"", name, max_pixels), format="HEIF", lossless=False)
+    return replace(picture, icc=picture.icc or told, notices=(notice,) if notice else ())
 
 
 def _from_array(array: np.ndarray) -> Picture:
@@ -274,15 +280,19 @@ def _from_pil(image: Image.Image, data: bytes, name: str, max_pixels: int) -> Pi
             f"{name}: wanted a picture, got previews of one only, as in a camera's raw file; develop it"
         )
     _check_still(image.size, frames, name, max_pixels)
+    told, notice = told_profile(image, data)
+    notices = (notice, "CMYK became RGB" if image.mode == "CMYK" else "")
     pixels = upright_pixels(image, data)
     return replace(
         _from_array(pixels),
-        icc=clean_icc(image.info.get("icc_profile")),
+        icc=told or clean_icc(image.info.get("icc_profile")),
         format=kind if kind in FORMATS.values() else "PNG",
         grey=image.mode in ("1", "L", "LA", "La") or image.mode[0] == "I",
         lossless=kind not in ("JPEG", "AVIF") and (kind != "WEBP" or b"VP8L" in data[:4096]),
         jpeg=jpeg_quality(image),
-        encoded=data if kind in STRIPPED and orientation(image) == 1 else b"",
+        notices=tuple(filter(None, notices)),
+        # Of a JPEG that tells its colours by EXIF nothing else would.
+        encoded=data if kind in STRIPPED and orientation(image) == 1 and not (told and kind == "JPEG") else b"",
     )
 
 
