@@ -345,7 +345,8 @@ class FaceAnonymizer:
             if analysis.image is not analysis.picture.image:  # faces were read in another view of it
                 canvas = np.where(changed[..., None], canvas, analysis.picture.image)
         reports = tuple(task.report() for task in decided)
-        return AnonymizedImage(canvas, reports, analysis.timing.seconds, changed, analysis.picture)
+        seconds, keep_metadata = analysis.timing.seconds, settings.keep_metadata
+        return AnonymizedImage(canvas, reports, seconds, changed, analysis.picture, keep_metadata)
 
     def fit_cohort(self, pictures: Iterable[tuple[Source, Boxes | None]], settings: Settings | None = None) -> Cohort:
         """Looks at a whole set once, and averages its people in groups of k, for the method k-same.

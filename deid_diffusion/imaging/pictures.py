@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 import threading
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from os import PathLike
@@ -23,6 +24,7 @@ from .decode import clean_icc, jpeg_quality, orientation, seek_picture, upright_
 from .encode import DEEP_KINDS, encode, encode_deep
 from .high_depth import RefusedPictureError
 from .mend import PNG, completed_jpeg, plain_png
+from .metadata import Metadata, read_metadata, with_metadata
 from .profiles import told_profile
 from .refusals import unusual_kind, what_it_is
 from .strip import STRIPPED, stripped
@@ -54,6 +56,7 @@ class Picture:
         grey: the source had one colour channel.
         lossless: the source stored its pixels exactly.
         jpeg: `qtables` and `subsampling` of a JPEG source, as Pillow's writer takes them; else empty.
+        metadata: what of the source's can be kept on purpose.
         notices: sentences on what of the source was not taken over as it was.
         encoded: the source's file, of upright pixels, for when nothing is changed; empty where it is encoded anew.
     """
@@ -66,6 +69,7 @@ class Picture:
     grey: bool = False
     lossless: bool = True
     jpeg: dict[str, Any] = field(default_factory=dict)
+    metadata: Metadata = field(default_factory=Metadata)
     notices: tuple[str, ...] = ()
     encoded: bytes = b""
     __repr__ = brief_repr
@@ -140,6 +144,7 @@ def save_picture(
     path: str | PathLike,
     deep: np.ndarray | None = None,
     unchanged: bool = False,
+    keep_metadata: Collection[str] = (),
 ) -> None:
     """Writes new pixels in the source's manner: alpha, depth, profile, grey, JPEG quality; the suffix says the format.
 
@@ -151,6 +156,7 @@ def save_picture(
         path: where to; an existing file is replaced.
         deep: (H, W, 3) uint16 RGB; written instead of `image` where the format holds 16 bit (PNG, TIFF).
         unchanged: nothing of the picture was changed; its coded pixels are kept where the format stays the same.
+        keep_metadata: any of `types.KEEPABLE`; density by JPEG, PNG and TIFF, the others by WebP and AVIF, too.
 
     Raises:
         PictureError: unknown suffix, no such folder, not writable, disk full, too large for the format.
@@ -169,7 +175,11 @@ def save_picture(
     if not path.parent.is_dir():
         raise PictureError(f"{path}: wanted an existing folder, got none at {path.parent}; make it first")
     try:
-        data = (unchanged and _unchanged(picture, image, kind)) or _encode(picture, image, deep, kind)
+        metadata = picture.metadata.only(keep_metadata)
+        data = _unchanged(picture, image, kind, metadata) if unchanged else None
+        data = data or _encode(picture, image, deep, kind, metadata)
+        if kind in ("JPEG", "PNG"):
+            data = with_metadata(data, metadata)
     except Exception as error:  # as with decoders
         raise PictureError(
             f"{path}: {kind} cannot hold this picture ({brief_error(error)}); choose .png or .tif"
@@ -282,6 +292,7 @@ def _from_pil(image: Image.Image, data: bytes, name: str, max_pixels: int) -> Pi
     _check_still(image.size, frames, name, max_pixels)
     told, notice = told_profile(image, data)
     notices = (notice, "CMYK became RGB" if image.mode == "CMYK" else "")
+    metadata = read_metadata(image)  # load() forgets a TIFF's
     pixels = upright_pixels(image, data)
     return replace(
         _from_array(pixels),
@@ -290,6 +301,7 @@ def _from_pil(image: Image.Image, data: bytes, name: str, max_pixels: int) -> Pi
         grey=image.mode in ("1", "L", "LA", "La") or image.mode[0] == "I",
         lossless=kind not in ("JPEG", "AVIF") and (kind != "WEBP" or b"VP8L" in data[:4096]),
         jpeg=jpeg_quality(image),
+        metadata=metadata,
         notices=tuple(filter(None, notices)),
         # Of a JPEG that tells its colours by EXIF nothing else would.
         encoded=data if kind in STRIPPED and orientation(image) == 1 and not (told and kind == "JPEG") else b"",
@@ -306,21 +318,23 @@ def _eight_bit(deep: np.ndarray) -> np.ndarray:
     return ((deep.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
-def _unchanged(picture: Picture, image: np.ndarray, kind: str) -> bytes | None:
+def _unchanged(picture: Picture, image: np.ndarray, kind: str, metadata: Metadata) -> bytes | None:
     """The source's own file without its metadata, where the new one would be the same picture in the same format."""
+    if kind == "WEBP" and metadata.exif():
+        return None  # it has no place for EXIF unless it is made with one
     if not picture.encoded or kind != picture.format or not np.array_equal(image, picture.image):
         return None
     return stripped(picture.encoded, kind)
 
 
-def _encode(picture: Picture, image: np.ndarray, deep: np.ndarray | None, kind: str) -> bytes:
+def _encode(picture: Picture, image: np.ndarray, deep: np.ndarray | None, kind: str, metadata: Metadata) -> bytes:
     grey = picture.grey and bool((image == image[..., :1]).all())
     alpha = picture.alpha
     if deep is not None and kind in DEEP_KINDS:
         if alpha is not None and alpha.dtype == np.uint8:
             alpha = alpha.astype(np.uint16) * 257
-        return encode_deep(kind, deep[..., 0] if grey else deep, alpha, picture.icc)
+        return encode_deep(kind, deep[..., 0] if grey else deep, alpha, picture.icc, metadata)
     if alpha is not None and alpha.dtype == np.uint16:
         alpha = _eight_bit(alpha)
     pixels = np.ascontiguousarray(image[..., 0]) if grey else image
-    return encode(kind, pixels, alpha, picture.icc, picture.lossless, picture.jpeg)
+    return encode(kind, pixels, alpha, picture.icc, picture.lossless, picture.jpeg, metadata)

@@ -20,42 +20,34 @@ _WEBP_KEPT = (b"VP8X", b"VP8 ", b"VP8L", b"ALPH", b"ICCP")
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by PNG's colour type
 
 
-def stripped(data: bytes, kind: str, keep_density: bool = False, exif: bytes = b"") -> bytes | None:
+def stripped(data: bytes, kind: str) -> bytes | None:
     """The same picture with its colour profile and nothing else.
 
     Args:
         data: a whole file of upright pixels.
-        kind: JPEG, PNG or WEBP.
-        keep_density: of a JPEG or PNG.
-        exif: what to put in, "Exif", two zeros and a TIFF; into a JPEG or PNG only.
+        kind: one of `STRIPPED`.
 
     Returns:
         None where that cannot be told with certainty; it is to be encoded anew then.
     """
-    strip = {"JPEG": _jpeg, "PNG": _png}.get(kind)
     try:
-        if strip is not None:
-            return strip(data, keep_density, exif)
-        return _webp(data) if kind == "WEBP" and not exif else None
+        return {"JPEG": _jpeg, "PNG": _png, "WEBP": _webp}[kind](data)
     except (ValueError, IndexError, struct.error, zlib.error):
         return None
 
 
-def _jpeg(data: bytes, keep_density: bool, exif: bytes) -> bytes:
+def _jpeg(data: bytes) -> bytes:
     head, body, profile = [b"\xff\xd8"], [], {}
     for marker, content, scan in _segments(data):
         if marker == 0xE0 and content[:5] == b"JFIF\0":
-            # Ten bytes say version and density; a thumbnail may follow.
-            density = content[7:12] if keep_density else b"\0\0\1\0\1"
-            head.append(_segment(0xE0, content[:7] + density + b"\0\0"))
+            # Version, a density that says nothing, and no thumbnail.
+            head = [b"\xff\xd8", _segment(0xE0, content[:7] + b"\0\0\1\0\1\0\0")]
         elif marker == 0xE2 and content[: len(_ICC)] == _ICC:
             profile[content[len(_ICC)]] = content[len(_ICC) + 2 :]
         elif marker == 0xEE and content[:5] == b"Adobe":
             body.append(_segment(marker, content[:12]))
         elif marker in _JPEG_KEPT:
             body.append(_segment(marker, content) + scan)
-    if exif:
-        head.append(_segment(0xE1, exif))
     icc = b"".join(profile[number] for number in sorted(profile))
     icc = icc[: int.from_bytes(icc[:4], "big")]
     pieces = [icc[at : at + 65_000] for at in range(0, len(icc), 65_000)]
@@ -93,7 +85,7 @@ def _segment(marker: int, content: bytes) -> bytes:
     return bytes([0xFF, marker]) + struct.pack(">H", len(content) + 2) + content
 
 
-def _png(data: bytes, keep_density: bool, exif: bytes) -> bytes:
+def _png(data: bytes) -> bytes:
     chunks = list(png_chunks(data))
     if chunks[-1][0] != b"IEND" or chunks[0][0] != b"IHDR":
         raise ValueError("no PNG up to its end")
@@ -106,14 +98,7 @@ def _png(data: bytes, keep_density: bool, exif: bytes) -> bytes:
         raise ValueError("more or fewer pixels than the header says")
     if not reader.eof or reader.unused_data:
         raise ValueError("something stands behind the pixels")
-    out, kept = [PNG], (*_PNG_KEPT, b"pHYs") if keep_density else _PNG_KEPT
-    for name, body in chunks:
-        if name == b"IDAT" and exif:
-            out.append(png_chunk(b"eXIf", exif.removeprefix(b"Exif\0\0")))
-            exif = b""
-        if name in kept:
-            out.append(png_chunk(name, body))
-    return b"".join(out)
+    return b"".join([PNG, *(png_chunk(name, body) for name, body in chunks if name in _PNG_KEPT)])
 
 
 def _webp(data: bytes) -> bytes:
