@@ -21,6 +21,7 @@ from .faces.analyze import analyze_faces
 from .faces.detect import CenterFaceDetector, Detector, faces_from_boxes
 from .faces.estimator import FaceEstimator, as_unit
 from .faces.masks import is_covered
+from .faces.panorama import moved, rolled, seam_off_faces
 from .faces.references import Decision, References, decide, reference_face
 from .faces.task import FaceTask, ImageAnalysis
 from .imaging.alpha import View, look
@@ -240,8 +241,11 @@ class FaceAnonymizer:
         """
         settings = self._settings(settings, changes)
         picture = image if isinstance(image, Picture) else load_picture(image)
-        timing = Timing()
+        timing, roll = Timing(), 0
         with timing("detect"):
+            if boxes is None and (settings.panorama or picture.panorama):
+                roll = seam_off_faces(picture, lambda picture: self._view(picture, None).faces)
+                picture = rolled(picture, roll)
             view = self._view(picture, boxes)
         tasks = [FaceTask(face, number) for number, face in enumerate(view.faces)]
         if find_method(settings.method).reads_faces or settings.keep is not None or settings.only is not None:
@@ -252,7 +256,7 @@ class FaceAnonymizer:
             with timing("read"):
                 tasks = analyze_faces(view.image, tasks, self.estimator, self._embed, self.size)
                 tasks = [self._kept(task, settings) for task in tasks]
-        return ImageAnalysis(picture, view.image, tuple(tasks), timing)
+        return ImageAnalysis(picture, view.image, tuple(tasks), timing, roll)
 
     def choose_targets(
         self,
@@ -345,8 +349,13 @@ class FaceAnonymizer:
             if analysis.image is not analysis.picture.image:  # faces were read in another view of it
                 canvas = np.where(changed[..., None], canvas, analysis.picture.image)
         reports = tuple(task.report() for task in decided)
+        picture, roll = analysis.picture, analysis.roll
+        if roll:
+            canvas, changed = np.roll(canvas, roll, axis=1), np.roll(changed, roll, axis=1)
+            reports = tuple(replace(r, face=moved(r.face, roll, canvas.shape[1])) for r in reports)
+            picture = rolled(picture, -roll)
         seconds, keep_metadata = analysis.timing.seconds, settings.keep_metadata
-        return AnonymizedImage(canvas, reports, seconds, changed, analysis.picture, keep_metadata)
+        return AnonymizedImage(canvas, reports, seconds, changed, picture, keep_metadata)
 
     def fit_cohort(self, pictures: Iterable[tuple[Source, Boxes | None]], settings: Settings | None = None) -> Cohort:
         """Looks at a whole set once, and averages its people in groups of k, for the method k-same.

@@ -50,6 +50,8 @@ class Settings:
             person.
         keep: people to leave alone by any method, from `FaceAnonymizer.embed_references`.
         only: likewise; everybody else is left alone. What either leaves and misses: `faces.references`.
+        panorama: every picture shows 360 degrees from border to border, so that faces may lie across its seam; without
+            it those do that are twice as wide as high and say so (GPano).
         keep_metadata: what of the source's metadata the saved picture carries: any of `types.KEEPABLE`.
         batch: faces a model call; None for 8, or 1 for Stable Diffusion, which needs gigabytes for each.
     """
@@ -72,6 +74,7 @@ class Settings:
     keep: References | None = None
     only: References | None = None
     batch: int | None = None
+    panorama: bool = False
     keep_metadata: tuple[str, ...] = ()
     k: int = 5
     cohort: Cohort | None = None

@@ -79,6 +79,10 @@ def _add_faces(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--boxes", type=Path, metavar="FILE", help="your own boxes instead of detection: JSON or CSV, or a report")
     add("--boxes-format", choices=BOX_FORMATS, help="what a box there is: x0 y0 x1 y1 or x y width height, in pixels")
+    add(
+        "--panorama", action="store_true",
+        help="all pictures show 360 degrees, with faces across their seam; those that say so (GPano) need no option",
+    )  # fmt: skip
     people = group.add_mutually_exclusive_group()
     people.add_argument(
         "--only", type=Path, action="append", default=[], metavar="REF",

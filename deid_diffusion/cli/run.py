@@ -132,6 +132,7 @@ def _settings(options: argparse.Namespace) -> Any:
         method=options.method,
         threshold=options.threshold,
         k=options.k,
+        panorama=options.panorama,
         keep_metadata=options.keep_metadata,
     )
 

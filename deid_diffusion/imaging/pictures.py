@@ -56,6 +56,7 @@ class Picture:
         grey: the source had one colour channel.
         lossless: the source stored its pixels exactly.
         jpeg: `qtables` and `subsampling` of a JPEG source, as Pillow's writer takes them; else empty.
+        panorama: it shows 360 degrees from border to border, by its XMP.
         metadata: what of the source's can be kept on purpose.
         notices: sentences on what of the source was not taken over as it was.
         encoded: the source's file, of upright pixels, for when nothing is changed; empty where it is encoded anew.
@@ -69,6 +70,7 @@ class Picture:
     grey: bool = False
     lossless: bool = True
     jpeg: dict[str, Any] = field(default_factory=dict)
+    panorama: bool = False
     metadata: Metadata = field(default_factory=Metadata)
     notices: tuple[str, ...] = ()
     encoded: bytes = b""
@@ -91,9 +93,13 @@ def load_picture(source: str | PathLike | Image.Image | np.ndarray, max_pixels: 
         if isinstance(source, Image.Image):
             return _from_pil(source, b"", name, max_pixels)
         data = _read(Path(source))
+        panorama = b"GPano:" in data and b"equirectangular" in data
         if _is_heif(data):
-            return _from_heif(data, name, max_pixels)
-        return _from_data(plain_png(data) if data.startswith(PNG) else data, name, max_pixels)
+            picture = _from_heif(data, name, max_pixels)
+        else:
+            picture = _from_data(plain_png(data) if data.startswith(PNG) else data, name, max_pixels)
+        height, width = picture.image.shape[:2]
+        return replace(picture, panorama=panorama and width == 2 * height)
     except PictureError:
         raise
     except RefusedPictureError as error:
