@@ -5,16 +5,52 @@ from __future__ import annotations
 import struct
 import zlib
 from io import BytesIO
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
-from .metadata import Metadata
+from .high_depth import eight_bit
+from .metadata import Metadata, with_metadata
+from .strip import stripped
+
+if TYPE_CHECKING:
+    from .pictures import Picture
 
 DEEP_KINDS = ("PNG", "TIFF")  # the formats we write with 16 bit a channel
 _OPAQUE = ("JPEG", "BMP")
+
+
+def encode_picture(
+    picture: Picture, image: np.ndarray, deep: np.ndarray | None, kind: str, unchanged: bool, metadata: Metadata
+) -> bytes:
+    """The bytes of a file; arguments as of `pictures.save_picture`, and what of the metadata to put in."""
+    data = _unchanged(picture, image, kind, metadata) if unchanged else None
+    data = data or _encode(picture, image, deep, kind, metadata)
+    return with_metadata(data, metadata) if kind in ("JPEG", "PNG") else data
+
+
+def _unchanged(picture: Picture, image: np.ndarray, kind: str, metadata: Metadata) -> bytes | None:
+    """The source's own file without its metadata, where the new one would be the same picture in the same format."""
+    if kind == "WEBP" and metadata.exif():
+        return None  # it has no place for EXIF unless it is made with one
+    if not picture.encoded or kind != picture.format or not np.array_equal(image, picture.image):
+        return None
+    return stripped(picture.encoded, kind)
+
+
+def _encode(picture: Picture, image: np.ndarray, deep: np.ndarray | None, kind: str, metadata: Metadata) -> bytes:
+    grey = picture.grey and bool((image == image[..., :1]).all())
+    alpha = picture.alpha
+    if deep is not None and kind in DEEP_KINDS:
+        if alpha is not None and alpha.dtype == np.uint8:
+            alpha = alpha.astype(np.uint16) * 257
+        return encode_deep(kind, deep[..., 0] if grey else deep, alpha, picture.icc, metadata)
+    if alpha is not None and alpha.dtype == np.uint16:
+        alpha = eight_bit(alpha)
+    pixels = np.ascontiguousarray(image[..., 0]) if grey else image
+    return encode(kind, pixels, alpha, picture.icc, picture.lossless, picture.jpeg, metadata)
 
 
 def encode(

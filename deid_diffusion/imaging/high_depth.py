@@ -159,3 +159,9 @@ def _unread(tags) -> str:
         f"wanted a TIFF that two decoders read alike, got one of {max(tags.get(258, (1,)))} bit{planes}, compression "
         f"{tags.get(259, 1)} that they do not; save it as PNG, or as an uncompressed TIFF of interleaved RGB"
     )
+
+
+def eight_bit(deep: np.ndarray) -> np.ndarray:
+    """Pixels of uint16 rounded to uint8."""
+    # 257 = 65535 / 255: the nearest level, so that 8-bit data widened to 16 comes back as it was.
+    return ((deep.astype(np.uint32) + 128) // 257).astype(np.uint8)

@@ -54,10 +54,16 @@ def _cut_profile(body: bytes, stored: bytes) -> bytes:
         profile = zlib.decompressobj().decompress(packed[1:], PROFILE_LIMIT)
     except zlib.error:
         return b""
+    whole = cut_profile(profile)
+    if whole == profile:
+        return stored
+    return png_chunk(b"iCCP", label + b"\0\0" + zlib.compress(whole)) if whole else b""
+
+
+def cut_profile(profile: bytes) -> bytes:
+    """A colour profile as long as it declares to be; empty for what is none, or a part of one."""
     size = int.from_bytes(profile[:4], "big")
-    if len(profile) <= size:
-        return stored if len(profile) == size else b""
-    return png_chunk(b"iCCP", label + b"\0\0" + zlib.compress(profile[:size]))
+    return profile[:size] if profile[36:40] == b"acsp" and len(profile) >= size else b""
 
 
 def completed_jpeg(data: bytes) -> bytes | None:

@@ -21,13 +21,13 @@ from PIL import Image, UnidentifiedImageError
 
 from ..messages import brief_error, brief_path, brief_repr, not_a_path
 from .decode import clean_icc, jpeg_quality, orientation, seek_picture, upright_pixels, upright_sides
-from .encode import DEEP_KINDS, encode, encode_deep
-from .high_depth import RefusedPictureError
+from .encode import encode_picture
+from .high_depth import RefusedPictureError, eight_bit
 from .mend import PNG, completed_jpeg, plain_png
-from .metadata import Metadata, read_metadata, with_metadata
+from .metadata import Metadata, read_metadata
 from .profiles import told_profile
 from .refusals import unusual_kind, what_it_is
-from .strip import STRIPPED, stripped
+from .strip import STRIPPED
 
 PIXEL_LIMIT = 300_000_000  # beyond any camera's sensor; 900 MB as 8-bit RGB
 # fmt: off
@@ -181,11 +181,7 @@ def save_picture(
     if not path.parent.is_dir():
         raise PictureError(f"{path}: wanted an existing folder, got none at {path.parent}; make it first")
     try:
-        metadata = picture.metadata.only(keep_metadata)
-        data = _unchanged(picture, image, kind, metadata) if unchanged else None
-        data = data or _encode(picture, image, deep, kind, metadata)
-        if kind in ("JPEG", "PNG"):
-            data = with_metadata(data, metadata)
+        data = encode_picture(picture, image, deep, kind, unchanged, picture.metadata.only(keep_metadata))
     except Exception as error:  # as with decoders
         raise PictureError(
             f"{path}: {kind} cannot hold this picture ({brief_error(error)}); choose .png or .tif"
@@ -284,7 +280,7 @@ def _from_array(array: np.ndarray) -> Picture:
     rgb = np.require(np.dstack([array] * 3) if array.ndim == 2 else array[..., :3], requirements=["C", "W"])
     alpha = array[..., 3].copy() if array.shape[2:] == (4,) else None
     deep = rgb if array.dtype == np.uint16 else None
-    return Picture(rgb if deep is None else _eight_bit(deep), alpha, deep, grey=array.ndim == 2)
+    return Picture(rgb if deep is None else eight_bit(deep), alpha, deep, grey=array.ndim == 2)
 
 
 def _from_pil(image: Image.Image, data: bytes, name: str, max_pixels: int) -> Picture:
@@ -297,7 +293,7 @@ def _from_pil(image: Image.Image, data: bytes, name: str, max_pixels: int) -> Pi
         )
     _check_still(image.size, frames, name, max_pixels)
     told, notice = told_profile(image, data)
-    notices = (notice, "CMYK became RGB" if image.mode == "CMYK" else "")
+    notices = (notice, "CMYK, which becomes RGB where the picture is encoded anew" if image.mode == "CMYK" else "")
     metadata = read_metadata(image)  # load() forgets a TIFF's
     pixels = upright_pixels(image, data)
     return replace(
@@ -317,30 +313,3 @@ def _from_pil(image: Image.Image, data: bytes, name: str, max_pixels: int) -> Pi
 def merge_deep(deep: np.ndarray, edited: np.ndarray, changed: np.ndarray) -> np.ndarray:
     """(H, W, 3) uint16 with the changed pixels taken from the 8-bit edited picture, and the others at full depth."""
     return np.where(changed[..., None], edited.astype(np.uint16) * 257, deep)
-
-
-def _eight_bit(deep: np.ndarray) -> np.ndarray:
-    # 257 = 65535 / 255: the nearest level, so that 8-bit data widened to 16 comes back as it was.
-    return ((deep.astype(np.uint32) + 128) // 257).astype(np.uint8)
-
-
-def _unchanged(picture: Picture, image: np.ndarray, kind: str, metadata: Metadata) -> bytes | None:
-    """The source's own file without its metadata, where the new one would be the same picture in the same format."""
-    if kind == "WEBP" and metadata.exif():
-        return None  # it has no place for EXIF unless it is made with one
-    if not picture.encoded or kind != picture.format or not np.array_equal(image, picture.image):
-        return None
-    return stripped(picture.encoded, kind)
-
-
-def _encode(picture: Picture, image: np.ndarray, deep: np.ndarray | None, kind: str, metadata: Metadata) -> bytes:
-    grey = picture.grey and bool((image == image[..., :1]).all())
-    alpha = picture.alpha
-    if deep is not None and kind in DEEP_KINDS:
-        if alpha is not None and alpha.dtype == np.uint8:
-            alpha = alpha.astype(np.uint16) * 257
-        return encode_deep(kind, deep[..., 0] if grey else deep, alpha, picture.icc, metadata)
-    if alpha is not None and alpha.dtype == np.uint16:
-        alpha = _eight_bit(alpha)
-    pixels = np.ascontiguousarray(image[..., 0]) if grey else image
-    return encode(kind, pixels, alpha, picture.icc, picture.lossless, picture.jpeg, metadata)

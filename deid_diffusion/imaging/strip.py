@@ -9,7 +9,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 
-from .mend import PNG, png_chunk, png_chunks
+from .mend import PNG, cut_profile, png_chunk, png_chunks
 
 STRIPPED = ("JPEG", "PNG", "WEBP")
 _PNG_KEPT = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"iCCP", b"sRGB", b"gAMA", b"cHRM", b"cICP", b"sBIT")
@@ -32,7 +32,7 @@ def stripped(data: bytes, kind: str) -> bytes | None:
     """
     try:
         return {"JPEG": _jpeg, "PNG": _png, "WEBP": _webp}[kind](data)
-    except (ValueError, IndexError, struct.error, zlib.error):
+    except (ValueError, LookupError, struct.error, zlib.error):
         return None
 
 
@@ -48,8 +48,7 @@ def _jpeg(data: bytes) -> bytes:
             body.append(_segment(marker, content[:12]))
         elif marker in _JPEG_KEPT:
             body.append(_segment(marker, content) + scan)
-    icc = b"".join(profile[number] for number in sorted(profile))
-    icc = icc[: int.from_bytes(icc[:4], "big")]
+    icc = cut_profile(b"".join(profile[number] for number in sorted(profile)))
     pieces = [icc[at : at + 65_000] for at in range(0, len(icc), 65_000)]
     head += [_segment(0xE2, _ICC + bytes([n, len(pieces)]) + piece) for n, piece in enumerate(pieces, 1)]
     return b"".join([*head, *body, b"\xff\xd9"])
@@ -112,6 +111,8 @@ def _webp(data: bytes) -> bytes:
             raise ValueError("cut")
         if name == b"VP8X":
             body = bytes([body[0] & ~0b1100]) + body[1:]  # no EXIF, no XMP
+        if name == b"ICCP" and cut_profile(body) != body:
+            raise ValueError("something else than a profile")
         if name in _WEBP_KEPT:
             out.append(struct.pack("<4sI", name, size) + body + bytes(size % 2))
         at += 8 + size + size % 2

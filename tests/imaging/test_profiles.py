@@ -122,7 +122,7 @@ def test_an_avif_in_display_p3_gets_its_profile(tmp_path):
 
 def test_cmyk_is_noticed(tmp_path):
     Image.fromarray(scene()).convert("CMYK").save(tmp_path / "a.jpg")
-    assert load_picture(tmp_path / "a.jpg").notices == ("CMYK became RGB",)
+    assert load_picture(tmp_path / "a.jpg").notices == ("CMYK, which becomes RGB where the picture is encoded anew",)
 
 
 @pytest.mark.parametrize("exif", [None, 1, "other"])

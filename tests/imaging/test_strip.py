@@ -151,3 +151,13 @@ def test_a_changed_picture_is_encoded_anew(tmp_path):
     image[:8, :8] = 0
     AnonymizedImage(image, (), changed_mask=changed, source=picture).save(tmp_path / "b.jpg")
     assert load_picture(tmp_path / "b.jpg").image[:6, :6].max() < 30
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
+@pytest.mark.parametrize("profile", [SECRET * 50, SRGB + SECRET * 50])
+def test_what_is_no_profile_does_not_pass_for_one(tmp_path, suffix, profile):
+    kind = {".jpg": "JPEG", ".png": "PNG", ".webp": "WEBP"}[suffix]
+    out = save_unchanged(tmp_path, encoded(kind, icc_profile=profile), f"a{suffix}")
+    with Image.open(io.BytesIO(out)) as image:
+        assert image.info.get("icc_profile") == (SRGB if profile.startswith(SRGB) else None)
+    assert SECRET not in out
