@@ -15,6 +15,8 @@ import numpy as np
 import tifffile
 from PIL import Image
 
+from .mend import PNG, png_chunk, png_chunks
+
 ASSOCIATED = 1  # TIFF's ExtraSamples: colour is premultiplied by alpha
 _CHANNELS = {"RGB": 3, "RGBA": 4}
 
@@ -50,7 +52,9 @@ def deep_tiff(image: Image.Image, data: bytes) -> np.ndarray:
 
 def deep_png(image: Image.Image, data: bytes) -> np.ndarray:
     """As `deep_tiff`, from a PNG; not turned."""
-    array = _opencv(data)
+    # Only whole chunks and an end: OpenCV waits forever for the rest of a PNG that is cut or garbled.
+    parts = [png_chunk(name, body) for name, body in png_chunks(data) if name in (b"IHDR", b"tRNS", b"IDAT")]
+    array = _opencv(b"".join([PNG, *parts, png_chunk(b"IEND", b"")]))
     if array is None or array.dtype != np.uint16 or not _agree(array, image):
         raise RefusedPictureError("wanted a PNG that two decoders read alike, got one they do not; save it anew")
     key = image.info.get("transparency")

@@ -1,5 +1,6 @@
 """Good files are read or refused for what they are; only damaged ones are called damaged."""
 
+import contextlib
 import struct
 
 import numpy as np
@@ -8,7 +9,7 @@ import tifffile
 from PIL import Image, ImageCms, PngImagePlugin
 
 from deid_diffusion.imaging.pictures import PictureError, load_picture
-from tests.imaging.test_pictures import scene, written
+from tests.imaging.test_pictures import scene, write_deep, written
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
@@ -142,3 +143,13 @@ def test_a_message_shows_nothing_of_a_garbled_file(tmp_path):
     with pytest.raises(PictureError) as caught:
         load_picture(written(tmp_path / "a.tif", bytes(data)))
     assert len(str(caught.value).replace(str(tmp_path), "")) < 400
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("lost", [1, 4, 10])
+def test_a_deep_png_whose_pixels_run_over_its_end_is_no_endless_wait(tmp_path, lost):
+    write_deep(tmp_path / "a.png", scene(dtype=np.uint16))
+    data = (tmp_path / "a.png").read_bytes()
+    end = len(data) - 12  # IEND
+    with contextlib.suppress(PictureError):
+        load_picture(written(tmp_path / "a.png", data[: end - 4 - lost] + data[end - 4 :]))

@@ -186,10 +186,8 @@ def test_what_was_not_taken_over_is_said_and_reported(tmp_path, capsys):
     Image.new("CMYK", (24, 24), (10, 20, 30, 40)).save(tmp_path / "a.jpg")
     results = list(run(plan([tmp_path / "a.jpg"], tmp_path / "out").jobs, Inverter()))
     print_result(results[0])
-    assert (
-        capsys.readouterr().err
-        == f"deid: {tmp_path / 'a.jpg'}: CMYK, which becomes RGB where the picture is encoded anew\n"
-    )
+    said = "CMYK, which becomes RGB where the picture is encoded anew"
+    assert capsys.readouterr().err == f"deid: {tmp_path / 'a.jpg'}: {said}\n"
     write_report(tmp_path / "report.json", results, {})
     (file,) = json.loads((tmp_path / "report.json").read_text())["files"]
     assert file["notices"] == [said]
