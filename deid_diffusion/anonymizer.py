@@ -21,6 +21,7 @@ from .faces.analyze import analyze_faces
 from .faces.detect import CenterFaceDetector, Detector, faces_from_boxes
 from .faces.estimator import FaceEstimator, as_unit
 from .faces.masks import is_covered
+from .faces.panorama import moved, rolled, seam_off_faces
 from .faces.references import Decision, References, decide, reference_face
 from .faces.task import FaceTask, ImageAnalysis
 from .imaging.alpha import View, look
@@ -170,8 +171,8 @@ class FaceAnonymizer:
         Args:
             image: path, PIL image, (H, W, 3) uint8 RGB array, or Picture.
             seed: the same seed gives the same picture.
-            boxes: faces to treat instead of detecting: x0 y0 x1 y1 in image pixels; or whole Face objects, of a
-                detector of your own.
+            boxes: faces to treat instead of detecting: x0 y0 x1 y1 in image pixels, each looked at for how its face
+                lies, and hidden where there is none; or whole Face objects, of a detector of your own.
             settings: a whole Settings; defaults otherwise.
             policy: who becomes whom; a new somebody for every face by default.
             changes: single fields of Settings, e.g. `steps=12, attributes={"age": 60}`.
@@ -243,15 +244,22 @@ class FaceAnonymizer:
         """
         settings = self._settings(settings, changes)
         picture = image if isinstance(image, Picture) else load_picture(image)
-        timing = Timing()
+        timing, roll = Timing(), 0
         with timing("detect"):
+            if boxes is None and (settings.panorama or picture.panorama):
+                roll = seam_off_faces(picture, lambda picture: self._view(picture, None).faces)
+                picture = rolled(picture, roll)
             view = self._view(picture, boxes)
         tasks = [FaceTask(face, number) for number, face in enumerate(view.faces)]
         if find_method(settings.method).reads_faces or settings.keep is not None or settings.only is not None:
+            if boxes is not None and not _are_faces(boxes):
+                # Whatever lies in a box that somebody named is hidden; only a face becomes a face.
+                none = "no face was found in this box"
+                tasks = [task if task.face.score else task.decided(Outcome.REDACTED, none) for task in tasks]
             with timing("read"):
                 tasks = analyze_faces(view.image, tasks, self.estimator, self._embed, self.size)
                 tasks = [self._kept(task, settings) for task in tasks]
-        return ImageAnalysis(picture, view.image, tuple(tasks), timing)
+        return ImageAnalysis(picture, view.image, tuple(tasks), timing, roll)
 
     def choose_targets(
         self,
@@ -344,7 +352,13 @@ class FaceAnonymizer:
             if analysis.image is not analysis.picture.image:  # faces were read in another view of it
                 canvas = np.where(changed[..., None], canvas, analysis.picture.image)
         reports = tuple(task.report() for task in decided)
-        return AnonymizedImage(canvas, reports, analysis.timing.seconds, changed, analysis.picture)
+        picture, roll = analysis.picture, analysis.roll
+        if roll:
+            canvas, changed = np.roll(canvas, roll, axis=1), np.roll(changed, roll, axis=1)
+            reports = tuple(replace(r, face=moved(r.face, roll, canvas.shape[1])) for r in reports)
+            picture = rolled(picture, -roll)
+        seconds, keep_metadata = analysis.timing.seconds, settings.keep_metadata
+        return AnonymizedImage(canvas, reports, seconds, changed, picture, keep_metadata)
 
     def fit_cohort(self, pictures: Iterable[tuple[Source, Boxes | None]], settings: Settings | None = None) -> Cohort:
         """Looks at a whole set once, and averages its people in groups of k, for the method k-same.
@@ -423,9 +437,11 @@ class FaceAnonymizer:
         """The faces, and the picture in which they are read."""
         if boxes is None:
             return look(self.detect, picture.image, picture.alpha)
-        if len(boxes) and all(isinstance(box, Face) for box in boxes):
+        if _are_faces(boxes):
             return View(list(boxes), picture.image)
-        return View(faces_from_boxes(boxes, picture.image.shape), picture.image)
+        named = faces_from_boxes(boxes, picture.image.shape)
+        look_again = getattr(self.detect, "read_box", None) or CenterFaceDetector().read_box
+        return View([look_again(picture.image, face) for face in named], picture.image)
 
     def _kept(self, task: FaceTask, settings: Settings) -> FaceTask:
         """KEPT for a person who is to be left alone, and marked where it might be one."""
@@ -482,3 +498,8 @@ class FaceAnonymizer:
         """(B, S, S, 3) uint8 -> (B, D) float32 unit norm by the identity encoder."""
         id_encoder = self.pipeline.id_encoder
         return embed(id_encoder, as_unit(crops).to(id_encoder.device)).cpu().numpy()
+
+
+def _are_faces(boxes: Boxes | None) -> bool:
+    """Whether what was given are whole faces, whose landmarks count."""
+    return boxes is not None and len(boxes) > 0 and all(isinstance(box, Face) for box in boxes)

@@ -23,6 +23,7 @@ class AnonymizedImage:
         faces: one report per detected face, no exceptions.
         seconds: time by stage: detect, read, inpaint, verify, composite.
         changed_mask: (H, W) bool, the pixels that may differ from the source.
+        keep_metadata: what of the source's metadata is saved, any of `types.KEEPABLE`.
         source: the picture it was made from; kept for depth, alpha, profile and preview, never saved.
     """
 
@@ -31,7 +32,13 @@ class AnonymizedImage:
     seconds: dict[str, float] = field(default_factory=dict)
     changed_mask: np.ndarray | None = None
     source: Picture | None = None
+    keep_metadata: tuple[str, ...] = ()
     __repr__ = brief_repr
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """Sentences on what of the source was not taken over as it was, such as CMYK."""
+        return () if self.source is None else self.source.notices
 
     @property
     def alpha(self) -> np.ndarray | None:
@@ -44,7 +51,9 @@ class AnonymizedImage:
         return without_faces(self.source.alpha, changed_mask)
 
     def save(self, path: str | PathLike) -> None:
-        """Writes the picture: same size, depth, alpha and colour profile, and no metadata of the source.
+        """Writes the picture: same size, depth, alpha and colour profile, and of the metadata only `keep_metadata`.
+
+        Where nothing was changed, a JPEG, PNG or WebP of the same format keeps its coded pixels.
 
         Raises:
             PictureError: a suffix that cannot be written, a folder that cannot be written to, a full disk.
@@ -53,7 +62,8 @@ class AnonymizedImage:
         deep = None
         if picture.deep is not None and self.changed_mask is not None:
             deep = merge_deep(picture.deep, self.image, self.changed_mask)
-        save_picture(replace(picture, alpha=self.alpha), self.image, path, deep=deep)
+        unchanged = self.changed_mask is not None and not self.changed_mask.any()
+        save_picture(replace(picture, alpha=self.alpha), self.image, path, deep, unchanged, self.keep_metadata)
 
     def preview(self, height: int = 720) -> Image.Image:
         """Before and after, side by side. It shows the source faces: for your eyes, not for publishing."""

@@ -11,7 +11,7 @@ from .messages import brief, brief_repr
 from .pipelines.conditioning import FIELDS, attribute_vector
 from .pipelines.repulsion import Repulsion, as_repulsion
 from .pipelines.sd_landmarks import STYLES
-from .types import Redaction, member
+from .types import KEEPABLE, Redaction, member
 
 if TYPE_CHECKING:
     from .faces.references import References
@@ -50,6 +50,9 @@ class Settings:
             person.
         keep: people to leave alone by any method, from `FaceAnonymizer.embed_references`.
         only: likewise; everybody else is left alone. What either leaves and misses: `faces.references`.
+        panorama: every picture shows 360 degrees from border to border, so that faces may lie across its seam; without
+            it those do that are twice as wide as high and say so (GPano).
+        keep_metadata: what of the source's metadata the saved picture carries: any of `types.KEEPABLE`.
         batch: faces a model call; None for 8, or 1 for Stable Diffusion, which needs gigabytes for each.
     """
 
@@ -71,6 +74,8 @@ class Settings:
     keep: References | None = None
     only: References | None = None
     batch: int | None = None
+    panorama: bool = False
+    keep_metadata: tuple[str, ...] = ()
     k: int = 5
     cohort: Cohort | None = None
     __repr__ = brief_repr
@@ -83,6 +88,8 @@ class Settings:
         if unknown:
             named = sorted(brief(name if isinstance(name, str) else type(name)) for name in unknown)[:5]
             raise ValueError(f"drop_attributes takes any of {', '.join(DROPPABLE)}; got {', '.join(named)}")
+        if not isinstance(self.keep_metadata, tuple | list) or any(n not in KEEPABLE for n in self.keep_metadata):
+            raise ValueError(f"keep_metadata takes any of {', '.join(KEEPABLE)}; got {brief(self.keep_metadata)}")
         lowest = dict.fromkeys(("steps", "candidates", "tries", "batch"), 1) | {"k": 2}
         lowest |= dict.fromkeys(("strength", "noise_scale", "guidance_scale"), 0)
         for name, low in lowest.items():

@@ -14,6 +14,8 @@ import numpy as np
 
 from .messages import as_numbers, brief, brief_repr
 
+KEEPABLE = ("copyright", "date", "dpi")  # of a file's metadata, when asked for
+
 
 class Outcome(str, Enum):
     """What became of a detected face."""

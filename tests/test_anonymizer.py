@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -11,6 +12,7 @@ import deid_diffusion
 from deid_diffusion.anonymizer import FaceAnonymizer
 from deid_diffusion.compositing.paste import Patch, paste_faces
 from deid_diffusion.faces.align import crop_faces
+from deid_diffusion.faces.detect import roll_deg
 from deid_diffusion.faces.geometry import apply, invert
 from deid_diffusion.faces.masks import make_inpaint_mask
 from deid_diffusion.faces.skin_texture import skin_texture
@@ -246,11 +248,40 @@ def test_k_same_redacts_whom_the_cohort_does_not_hold():
     assert all(covered(image, result.image, f) for f in TWO)
 
 
-def test_boxes_stand_in_for_detection():
-    image = picture()
-    result = build([])(image, boxes=[tuple(ONE[0].box)], settings=FAST)
+@pytest.mark.parametrize("quarters", range(4))
+def test_boxes_stand_in_for_detection_and_their_faces_keep_their_roll(astronaut, quarters):
+    image = np.ascontiguousarray(np.rot90(astronaut, -quarters))
+    boxes = {0: [178, 62, 272, 180], 1: [332, 178, 450, 272], 2: [240, 332, 334, 450], 3: [62, 240, 180, 334]}
+    anonymize = build([])
+    analysis = anonymize.analyze(image, [boxes[quarters]], FAST)
+    (task,) = analysis.tasks
+    assert task.pending
+    assert task.face.box.tolist() == boxes[quarters]
+    assert abs((roll_deg(task.face.landmarks) - 90 * quarters + 180) % 360 - 180) < 20
+    result = anonymize(image, boxes=[boxes[quarters]], settings=FAST)
     assert len(result.faces) == 1
-    assert covered(image, result.image, ONE[0])
+    assert result.changed_mask[tuple(int(v) for v in task.face.landmarks.mean(0))[::-1]]
+
+
+@pytest.mark.parametrize("method", ["inpaint", "blank"])
+def test_a_box_without_a_face_is_hidden_and_never_painted(astronaut, method):
+    image = astronaut.copy()
+    image[380:420, 300:420] = 230
+    cv2.putText(image, "AB 123", (306, 410), cv2.FONT_HERSHEY_SIMPLEX, 0.9, (20, 20, 20), 2)
+    plate, head = [300, 380, 420, 420], [178, 62, 272, 180]
+    result = build([])(image, boxes=[plate, head], settings=FAST, method=method)
+    assert len(result.faces) == 2
+    assert result.faces[0].outcome is Outcome.REDACTED
+    assert result.faces[0].reason == ("method blank" if method == "blank" else "no face was found in this box")
+    assert (result.image[380:420, 300:420] == 128).all()
+    assert "no face" not in result.faces[1].reason
+
+
+def test_whole_faces_keep_their_landmarks():
+    image = picture()
+    result = build([])(image, boxes=ONE, settings=FAST)
+    assert [f.outcome for f in result.faces] == [Outcome.REPLACED]
+    assert np.array_equal(result.faces[0].face.landmarks, ONE[0].landmarks)
 
 
 METHODS = {

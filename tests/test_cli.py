@@ -25,7 +25,7 @@ from deid_diffusion.models.registry import FAMILIES
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
 from deid_diffusion.pipelines.sd_landmarks import STYLES
 from deid_diffusion.settings import DROPPABLE
-from deid_diffusion.types import Face, Outcome, Redaction
+from deid_diffusion.types import KEEPABLE, Face, Outcome, Redaction
 from deid_diffusion.weight_files import sha256_of
 
 from .fakes import Inverter, photo
@@ -180,6 +180,7 @@ def test_an_interrupted_glob_goes_on_although_it_now_finds_outputs(tmp_path, pai
         (["p.png", "--set", "age=nan"], "age must lie in"),
         (["p.png", "--set", "age"], "wanted NAME=NUMBER"),
         (["p.png", "--drop", "yaw_deg"], "invalid choice"),
+        (["p.png", "--keep-metadata", "date,gps"], "wanted any of copyright,date,dpi"),
         (["p.png", "--forget", "age"], "--forget is called --drop now"),
         (["p.png", "--method", "swop"], "method must be one of"),
         (["p.png", "--steps", "0"], "steps must be >= 1"),
@@ -286,6 +287,7 @@ def test_on_a_terminal_there_is_a_bar_with_faces_and_time_left(tmp_path, painter
 def test_the_names_in_the_help_are_those_of_the_model():
     assert tuple(options.ATTRIBUTES.split()) == ATTRIBUTE_NAMES
     assert options.DROPPABLE == DROPPABLE
+    assert options.KEEPABLE == KEEPABLE
     assert options.PIPELINES == tuple(FAMILIES)
     assert options.DTYPES == tuple(DTYPES)
     assert options.BACKENDS == BACKENDS

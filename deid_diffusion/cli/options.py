@@ -18,6 +18,7 @@ DTYPES = ("float32", "float16", "bfloat16")
 LANDMARK_STYLES = ("mediapipe", "dlib68")
 BACKENDS = ("auto", "torch", "compile", "onnx")
 DROPPABLE = ("age", "male", "skin_l", "skin_a", "skin_b", "light_x", "light_y", "glasses", "facial_hair")
+KEEPABLE = ("copyright", "date", "dpi")
 BOX_FORMATS = ("xyxy", "xywh")
 _TEXT = """\
 Gives every face of pictures to somebody who does not exist, and hides those it cannot replace.
@@ -61,6 +62,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--overwrite", action="store_true", help="make outputs anew that exist already; an input is never overwritten")
     add("--report", type=Path, metavar="FILE", help="write a JSON report, one line a face")
     add("--preview", choices=["side-by-side"], help="also write *_before_after.png; they show the source faces")
+    add(
+        "--keep-metadata", type=_names, default=(), metavar="NAMES",
+        help=f"keep {', '.join(KEEPABLE)}, as named with commas; all else of the metadata always goes (none)",
+    )  # fmt: skip
     _add_faces(parser.add_argument_group("which faces"))
     _add_looks(parser.add_argument_group("what becomes of them"))
     _add_model(parser.add_argument_group("the model"))
@@ -74,6 +79,10 @@ def _add_faces(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--boxes", type=Path, metavar="FILE", help="your own boxes instead of detection: JSON or CSV, or a report")
     add("--boxes-format", choices=BOX_FORMATS, help="what a box there is: x0 y0 x1 y1 or x y width height, in pixels")
+    add(
+        "--panorama", action="store_true",
+        help="all pictures show 360 degrees, with faces across their seam; those that say so (GPano) need no option",
+    )  # fmt: skip
     people = group.add_mutually_exclusive_group()
     people.add_argument(
         "--only", type=Path, action="append", default=[], metavar="REF",
@@ -129,6 +138,13 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     add("--guidance", type=_number, metavar="SCALE", help="classifier-free guidance, 1 for none (1; 5 likewise)")
     add("--prompt", default="", help="words for Stable Diffusion, before what the attributes say")
     add("--repulsion", type=_number, metavar="SCALE", help="scale of the identity repulsion; 0 switches it off")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(","))
+    if any(name not in KEEPABLE for name in names):
+        raise argparse.ArgumentTypeError(f"wanted any of {','.join(KEEPABLE)}, got {text!r}")
+    return names
 
 
 def _natural(text: str) -> int:

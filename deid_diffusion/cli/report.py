@@ -29,6 +29,7 @@ def write_report(path: Path, results: Sequence[JobResult], about: Mapping[str, A
             "seed": result.job.seed,
             "faces": len(result.faces),
             "seconds": {stage: round(value, 4) for stage, value in result.seconds.items()},
+            "notices": result.picture.get("notices", []),
             "error": result.error,
         }
         for result in results

@@ -135,6 +135,8 @@ def _settings(options: argparse.Namespace) -> Any:
         method=options.method,
         threshold=options.threshold,
         k=options.k,
+        panorama=options.panorama,
+        keep_metadata=options.keep_metadata,
     )
 
 

@@ -48,13 +48,15 @@ def shown(total: int) -> Iterator[Callable[[JobResult], None]]:
 
 
 def print_result(result: JobResult) -> None:
-    """One line: to stdout for an output, to stderr for a failure."""
+    """One line: to stdout for an output, to stderr for a failure; and one to stderr for each notice."""
     job = result.job
     if not result.ok:
         print(f"deid: {' '.join(result.error.split())}", file=sys.stderr, flush=True)
         return
     took = "done before" if result.earlier else f"{sum(result.seconds.values()):.1f} s"
     print(f"{job.in_path} -> {job.out_path}  {faces_in_words([result])}, {took}", flush=True)
+    for notice in result.picture.get("notices", ()):
+        print(f"deid: {job.in_path}: {notice}", file=sys.stderr, flush=True)
 
 
 def faces_in_words(results: Sequence[JobResult]) -> str:

@@ -17,6 +17,7 @@ Detector = Callable[[np.ndarray], list[Face]]  # (H, W, 3) uint8 RGB -> faces in
 
 TILE, OVERLAP = 1024, 144  # pixels, multiples of 16: memory goes with the tile, lost time with the overlap
 LOOK = 128  # pixels, side of the second look at a doubtful face
+NAMED = 0.25  # score from which there is a face in a box that somebody named
 LEAST_SIDE = 4  # pixels, of a box that users bring: no face is smaller, and what is holds other units
 # Where the five points lie in the box of an upright face, as fractions of its sides.
 TEMPLATE = np.array([[0.31, 0.41], [0.69, 0.41], [0.50, 0.61], [0.35, 0.79], [0.65, 0.79]])
@@ -105,6 +106,27 @@ class CenterFaceDetector:
             level = self._look(image, face, (roll,))
             seen = replace(seen, landmarks=level.landmarks) if level.score > 0.8 * seen.score else seen
         return seen if seen.score > face.score else replace(face, landmarks=seen.landmarks)
+
+    def read_box(self, image: np.ndarray, face: Face) -> Face:
+        """A box that somebody named, with the score and the points of the face in it, whatever its roll.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            face: of `faces_from_boxes`.
+
+        Returns:
+            the box as it was; of score 0 and with its points as they were, where there is no face.
+        """
+        seen = self._look(image, face, (0, 90, 180, 270))
+        if seen.score < 0.6:
+            odd = self._look(image, face, (45, 135, 225, 315))
+            seen = odd if odd.score > seen.score else seen
+        middle = seen.landmarks.mean(0)
+        if seen.score < NAMED or (middle < face.box[:2]).any() or (middle > face.box[2:]).any():
+            return replace(face, score=0.0)
+        level = self._look(image, face, (roll_deg(seen.landmarks),))
+        points = level.landmarks if level.score > 0.8 * seen.score else seen.landmarks
+        return replace(face, landmarks=points, score=max(seen.score, level.score))
 
     def _look(self, image: np.ndarray, face: Face, turns_deg: Sequence[float]) -> Face:
         """The surest face in the middle of the view, over all turns; of score 0 when there is none."""

@@ -136,10 +136,12 @@ class ImageAnalysis:
             clearer on a background or in alpha, that view of it.
         tasks: one for each detected face, in order; none is left out.
         timing: seconds by stage so far.
+        roll: columns by which picture and image are rolled to the left, of a panorama; see `faces.panorama`.
     """
 
     picture: Picture
     image: np.ndarray
     tasks: tuple[FaceTask, ...]
     timing: Timing = field(default_factory=Timing)
+    roll: int = 0
     __repr__ = brief_repr

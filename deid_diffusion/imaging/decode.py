@@ -9,6 +9,9 @@ import numpy as np
 from PIL import Image, ImageCms, JpegImagePlugin
 
 from .high_depth import RefusedPictureError, check_tiff, deep_png, deep_tiff, upright
+from .refusals import tiff_kind
+
+_NUMBERS = {"F": "32-bit float", "I": "32-bit integers"}
 
 
 def upright_pixels(image: Image.Image, data: bytes) -> np.ndarray:
@@ -27,40 +30,48 @@ def upright_pixels(image: Image.Image, data: bytes) -> np.ndarray:
     if _is_deep(image, data):
         array = _deep_pixels(image, data)
     elif image.mode[0] in "IF":
-        raise RefusedPictureError(f"wanted 8 or 16 bit a channel, got mode {image.mode}; convert it to a 16-bit PNG")
+        got = tiff_kind(data) or _NUMBERS.get(image.mode, f"mode {image.mode}")
+        raise RefusedPictureError(f"wanted integers of 8 or 16 bit, got {got}; convert it to a 16-bit PNG")
     elif image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         array = np.asarray(image.convert("RGBA"))
     else:
         array = np.asarray(_srgb_from_cmyk(image) if image.mode == "CMYK" else image.convert("RGB"))
     # TIFF has been turned by load(); the others have not.
-    return upright(array, 1 if image.format == "TIFF" else _orientation(image))
+    return upright(array, 1 if image.format == "TIFF" else orientation(image))
 
 
 def upright_sides(image: Image.Image) -> tuple[int, int]:
     """Width and height of what `upright_pixels` gives, of an image opened by Pillow and not loaded."""
     # Pillow's size of an open TIFF is that of the stored pixels or of the turned ones, by its version.
     width, height = (image.tag_v2[256], image.tag_v2[257]) if image.format == "TIFF" else image.size
-    return (height, width) if _orientation(image) in (5, 6, 7, 8) else (width, height)
+    return (height, width) if orientation(image) in (5, 6, 7, 8) else (width, height)
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation(image: Image.Image) -> int:
+    """What EXIF says of how the pixels lie, 1 to 8. Viewers turn nothing by XMP; Pillow would."""
     try:
-        return image.getexif().get(0x0112, 1)
+        exif = image.getexif()
+        if image.format != "TIFF" and image.info.keys() & {"xmp", "XML:com.adobe.xmp"}:
+            exif = Image.Exif()
+            exif.load(image.info.get("exif", b""))
+        return exif.get(0x0112, 1)
     except Exception:  # garbled EXIF raises anything; the picture is whole all the same
         return 1
 
 
-def visual_frames(image: Image.Image) -> int:
-    """How many pictures a file shows; smaller copies of a TIFF's pages do not count."""
+def seek_picture(image: Image.Image) -> int:
+    """Goes to the first frame or page that is no preview of another; how many such there are."""
     frames = getattr(image, "n_frames", 1)
-    if image.format != "TIFF" or frames == 1:
+    if image.format != "TIFF":
         return frames
-    pages = 0
+    pages = []
     for number in range(frames):
         image.seek(number)
-        pages += not image.tag_v2.get(254, 0) & 1  # NewSubfileType bit 0: a smaller copy of another page
-    image.seek(0)
-    return pages
+        if not image.tag_v2.get(254, 0) & 1:  # NewSubfileType bit 0: a smaller copy of another page
+            pages.append(number)
+    image.seek(pages[0] if pages else 0)
+    image.info.pop("xmp", None)  # see `orientation`; load() would turn a TIFF by it
+    return len(pages)
 
 
 def _is_deep(image: Image.Image, data: bytes) -> bool:

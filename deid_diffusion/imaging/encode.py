@@ -5,14 +5,52 @@ from __future__ import annotations
 import struct
 import zlib
 from io import BytesIO
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
+from .high_depth import eight_bit
+from .metadata import Metadata, with_metadata
+from .strip import stripped
+
+if TYPE_CHECKING:
+    from .pictures import Picture
+
 DEEP_KINDS = ("PNG", "TIFF")  # the formats we write with 16 bit a channel
 _OPAQUE = ("JPEG", "BMP")
+
+
+def encode_picture(
+    picture: Picture, image: np.ndarray, deep: np.ndarray | None, kind: str, unchanged: bool, metadata: Metadata
+) -> bytes:
+    """The bytes of a file; arguments as of `pictures.save_picture`, and what of the metadata to put in."""
+    data = _unchanged(picture, image, kind, metadata) if unchanged else None
+    data = data or _encode(picture, image, deep, kind, metadata)
+    return with_metadata(data, metadata) if kind in ("JPEG", "PNG") else data
+
+
+def _unchanged(picture: Picture, image: np.ndarray, kind: str, metadata: Metadata) -> bytes | None:
+    """The source's own file without its metadata, where the new one would be the same picture in the same format."""
+    if kind == "WEBP" and metadata.exif():
+        return None  # it has no place for EXIF unless it is made with one
+    if not picture.encoded or kind != picture.format or not np.array_equal(image, picture.image):
+        return None
+    return stripped(picture.encoded, kind)
+
+
+def _encode(picture: Picture, image: np.ndarray, deep: np.ndarray | None, kind: str, metadata: Metadata) -> bytes:
+    grey = picture.grey and bool((image == image[..., :1]).all())
+    alpha = picture.alpha
+    if deep is not None and kind in DEEP_KINDS:
+        if alpha is not None and alpha.dtype == np.uint8:
+            alpha = alpha.astype(np.uint16) * 257
+        return encode_deep(kind, deep[..., 0] if grey else deep, alpha, picture.icc, metadata)
+    if alpha is not None and alpha.dtype == np.uint16:
+        alpha = eight_bit(alpha)
+    pixels = np.ascontiguousarray(image[..., 0]) if grey else image
+    return encode(kind, pixels, alpha, picture.icc, picture.lossless, picture.jpeg, metadata)
 
 
 def encode(
@@ -22,6 +60,7 @@ def encode(
     icc: bytes | None,
     lossless: bool,
     jpeg: dict[str, Any],
+    metadata: Metadata | None = None,
 ) -> bytes:
     """8-bit pixels to a file of `kind`.
 
@@ -32,6 +71,7 @@ def encode(
         icc: colour profile, written when its colour space is that of `image`: a CMYK profile is not.
         lossless: for WebP, which can be either.
         jpeg: `qtables` and `subsampling` for a JPEG; empty for quality 95 without subsampling.
+        metadata: for a WebP, AVIF or TIFF.
     """
     if alpha is not None and kind in _OPAQUE:
         weight = alpha[..., None] if image.ndim == 3 else alpha
@@ -44,6 +84,12 @@ def encode(
         "AVIF": {"quality": 90, "subsampling": "4:4:4"},
         "HEIF": {"quality": 90, "chroma": 444},
     }.get(kind, {})
+    if metadata is not None and kind in ("WEBP", "AVIF"):
+        options |= {"exif": metadata.exif()} if metadata.exif() else {}
+    if kind == "TIFF" and metadata not in (None, Metadata()):
+        # Pillow gives a compressed TIFF no EXIF directory.
+        pixels = image if alpha is None else np.dstack([image, alpha])
+        return _tiff(pixels, icc if _fits(icc, image) else None, alpha is not None, metadata)
     if _fits(icc, image):
         options["icc_profile"] = icc
     picture = Image.fromarray(image if alpha is None else np.dstack([image, alpha]))
@@ -72,7 +118,9 @@ def _heif(picture: Image.Image, buffer: BytesIO, options: dict[str, Any]) -> Non
     heif.save(buffer, **options)
 
 
-def encode_deep(kind: str, image: np.ndarray, alpha: np.ndarray | None, icc: bytes | None) -> bytes:
+def encode_deep(
+    kind: str, image: np.ndarray, alpha: np.ndarray | None, icc: bytes | None, metadata: Metadata | None = None
+) -> bytes:
     """16-bit pixels to a PNG or TIFF.
 
     Args:
@@ -80,13 +128,16 @@ def encode_deep(kind: str, image: np.ndarray, alpha: np.ndarray | None, icc: byt
         image: (H, W, 3) uint16 RGB or (H, W) uint16 grey.
         alpha: (H, W) uint16 or None.
         icc: as in `encode`.
+        metadata: for a TIFF.
     """
     icc = icc if _fits(icc, image) else None
     if alpha is not None and image.ndim == 2:
         # OpenCV writes no PNG of 16-bit grey with alpha, and Pillow opens no TIFF of it.
         image, icc = np.dstack([image] * 3), None
     pixels = image if alpha is None else np.dstack([image, alpha])
-    return _deep_png(pixels, icc) if kind == "PNG" else _deep_tiff(pixels, icc, alpha is not None)
+    if kind == "PNG":
+        return _deep_png(pixels, icc)
+    return _tiff(pixels, icc, alpha is not None, metadata or Metadata())
 
 
 def _deep_png(pixels: np.ndarray, icc: bytes | None) -> bytes:
@@ -102,15 +153,16 @@ def _deep_png(pixels: np.ndarray, icc: bytes | None) -> bytes:
     return data[:33] + chunk + data[33:]
 
 
-def _deep_tiff(pixels: np.ndarray, icc: bytes | None, has_alpha: bool) -> bytes:
-    # Pillow has no 16-bit RGB and OpenCV writes no profile; one deflated strip needs no more than this.
+def _tiff(pixels: np.ndarray, icc: bytes | None, has_alpha: bool, metadata: Metadata) -> bytes:
+    # (H, W) or (H, W, C) of uint8 or uint16. Pillow has no 16-bit RGB and OpenCV writes no profile; one deflated
+    # strip needs no more than this.
     pixels = pixels.reshape(*pixels.shape[:2], -1)
     height, width, channels = pixels.shape
     difference = pixels.copy()
-    difference[:, 1:] -= pixels[:, :-1]  # predictor 2, modulo 2^16
-    strip = zlib.compress(difference.astype("<u2").tobytes())
+    difference[:, 1:] -= pixels[:, :-1]  # predictor 2, modulo 2^8 or 2^16
+    strip = zlib.compress(difference.astype(pixels.dtype.newbyteorder("<")).tobytes())
     tags = TiffImagePlugin.ImageFileDirectory_v2()  # little-endian
-    tags[256], tags[257], tags[258], tags[259] = width, height, (16,) * channels, 8
+    tags[256], tags[257], tags[258], tags[259] = width, height, (8 * pixels.itemsize,) * channels, 8
     tags[262] = 2 if channels >= 3 else 1
     tags[273], tags[277], tags[278], tags[279] = 0, channels, height, len(strip)
     tags[284], tags[317] = 1, 2
@@ -118,6 +170,13 @@ def _deep_tiff(pixels: np.ndarray, icc: bytes | None, has_alpha: bool) -> bytes:
         tags[338] = 2  # not premultiplied
     if icc is not None:
         tags[34675] = icc
+    if metadata.dpi is not None:
+        tags[282], tags[283], tags[296] = *metadata.dpi, 2  # pixels per inch
+    for tag, text in ((33432, metadata.copyright), (315, metadata.artist)):
+        if text:
+            tags[tag] = text
+    if metadata.date:
+        tags[34665] = {36867: metadata.date}  # DateTimeOriginal, in EXIF's own directory
     buffer = BytesIO()
     tags.save(buffer)  # shifts the strip's offset to the end of what it writes
     return buffer.getvalue() + strip

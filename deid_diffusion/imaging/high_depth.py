@@ -15,6 +15,8 @@ import numpy as np
 import tifffile
 from PIL import Image
 
+from .mend import PNG, png_chunk, png_chunks
+
 ASSOCIATED = 1  # TIFF's ExtraSamples: colour is premultiplied by alpha
 _CHANNELS = {"RGB": 3, "RGBA": 4}
 
@@ -31,8 +33,8 @@ def deep_tiff(image: Image.Image, data: bytes) -> np.ndarray:
         data: the bytes of its file.
     """
     tags = image.tag_v2
-    array = tiff_page(data)
-    if array is None and tags.get(284, 1) == 1:
+    array = tiff_page(data, image.tell())
+    if array is None and tags.get(284, 1) == 1 and image.tell() == 0:
         # LZW and what else needs tifffile's optional codecs; planes one after another OpenCV takes for pixels.
         array = _opencv(data)
     channels = _CHANNELS.get(image.mode, 1)
@@ -50,7 +52,9 @@ def deep_tiff(image: Image.Image, data: bytes) -> np.ndarray:
 
 def deep_png(image: Image.Image, data: bytes) -> np.ndarray:
     """As `deep_tiff`, from a PNG; not turned."""
-    array = _opencv(data)
+    # Only whole chunks and an end: OpenCV waits forever for the rest of a PNG that is cut or garbled.
+    parts = [png_chunk(name, body) for name, body in png_chunks(data) if name in (b"IHDR", b"tRNS", b"IDAT")]
+    array = _opencv(b"".join([PNG, *parts, png_chunk(b"IEND", b"")]))
     if array is None or array.dtype != np.uint16 or not _agree(array, image):
         raise RefusedPictureError("wanted a PNG that two decoders read alike, got one they do not; save it anew")
     key = image.info.get("transparency")
@@ -72,20 +76,20 @@ def check_tiff(image: Image.Image, data: bytes) -> None:
     premultiplied = ASSOCIATED in tuple(tags.get(338, ()))
     if bits != {8} or kind not in (1, 2) or premultiplied or image.mode not in ("L", *_CHANNELS):
         return
-    array = tiff_page(data)
+    array = tiff_page(data, image.tell())
     array = None if array is None else _with_channels(array, _CHANNELS.get(image.mode, 1))
     if array is not None and not np.array_equal(array, np.asarray(image)):
         raise RefusedPictureError(_unread(tags))
 
 
-def tiff_page(data: bytes) -> np.ndarray | None:
-    """The first page by tifffile, (H, W) or (H, W, C), upright; None where it needs a codec that is not there.
+def tiff_page(data: bytes, number: int = 0) -> np.ndarray | None:
+    """A page by tifffile, (H, W) or (H, W, C), upright; None where it needs a codec that is not there.
 
     Raises:
         ValueError: strips or tiles are missing.
     """
     with contextlib.closing(tifffile.TiffFile(BytesIO(data))) as file:
-        page = file.pages[0]
+        page = file.pages[number]
         if page.shaped[0] not in (1, page.samplesperpixel) or page.shaped[1] != 1 or page.dtype is None:
             return None
         # tifffile leaves what has no strip or tile as it found it in memory.
@@ -159,3 +163,9 @@ def _unread(tags) -> str:
         f"wanted a TIFF that two decoders read alike, got one of {max(tags.get(258, (1,)))} bit{planes}, compression "
         f"{tags.get(259, 1)} that they do not; save it as PNG, or as an uncompressed TIFF of interleaved RGB"
     )
+
+
+def eight_bit(deep: np.ndarray) -> np.ndarray:
+    """Pixels of uint16 rounded to uint8."""
+    # 257 = 65535 / 255: the nearest level, so that 8-bit data widened to 16 comes back as it was.
+    return ((deep.astype(np.uint32) + 128) // 257).astype(np.uint8)

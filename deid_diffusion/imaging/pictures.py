@@ -1,13 +1,15 @@
 """Carries a picture between a file and arrays: pixels, alpha, depth and colour profile, and nothing else.
 
-A saved file is built from pixels alone. EXIF, GPS, XMP, MakerNote, IPTC, comments, text chunks, thumbnails, further
-frames and trailing bytes of the source have no way into it: those are where un-anonymized copies hide.
+A saved file is built from pixels alone; only one in which nothing was changed keeps its coded pixels. EXIF, GPS,
+XMP, MakerNote, IPTC, comments, text chunks, thumbnails, further frames and trailing bytes of the source have no way
+into it: those are where un-anonymized copies hide.
 """
 
 from __future__ import annotations
 
 import secrets
 import threading
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from os import PathLike
@@ -18,9 +20,14 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ..messages import brief_error, brief_path, brief_repr, not_a_path
-from .decode import clean_icc, jpeg_quality, upright_pixels, upright_sides, visual_frames
-from .encode import DEEP_KINDS, encode, encode_deep
-from .high_depth import RefusedPictureError
+from .decode import clean_icc, jpeg_quality, orientation, seek_picture, upright_pixels, upright_sides
+from .encode import encode_picture
+from .high_depth import RefusedPictureError, eight_bit
+from .mend import PNG, completed_jpeg, plain_png
+from .metadata import Metadata, read_metadata
+from .profiles import told_profile
+from .refusals import unusual_kind, what_it_is
+from .strip import STRIPPED
 
 PIXEL_LIMIT = 300_000_000  # beyond any camera's sensor; 900 MB as 8-bit RGB
 # fmt: off
@@ -49,6 +56,10 @@ class Picture:
         grey: the source had one colour channel.
         lossless: the source stored its pixels exactly.
         jpeg: `qtables` and `subsampling` of a JPEG source, as Pillow's writer takes them; else empty.
+        panorama: it shows 360 degrees from border to border, by its XMP.
+        metadata: what of the source's can be kept on purpose.
+        notices: sentences on what of the source was not taken over as it was.
+        encoded: the source's file, of upright pixels, for when nothing is changed; empty where it is encoded anew.
     """
 
     image: np.ndarray
@@ -59,6 +70,10 @@ class Picture:
     grey: bool = False
     lossless: bool = True
     jpeg: dict[str, Any] = field(default_factory=dict)
+    panorama: bool = False
+    metadata: Metadata = field(default_factory=Metadata)
+    notices: tuple[str, ...] = ()
+    encoded: bytes = b""
     __repr__ = brief_repr
 
 
@@ -82,20 +97,26 @@ def load_picture(source: str | PathLike | Image.Image | np.ndarray, max_pixels: 
         if isinstance(source, Image.Image):
             return _from_pil(source, b"", name, max_pixels)
         data = _read(Path(source))
+        panorama = b"GPano:" in data and b"equirectangular" in data
         if _is_heif(data):
-            return _from_heif(data, name, max_pixels)
-        with _open(BytesIO(data)) as image:
-            return _from_pil(image, data, name, max_pixels)
+            picture = _from_heif(data, name, max_pixels)
+        else:
+            picture = _from_data(plain_png(data) if data.startswith(PNG) else data, name, max_pixels)
+        height, width = picture.image.shape[:2]
+        return replace(picture, panorama=panorama and width == 2 * height)
     except PictureError:
         raise
     except RefusedPictureError as error:
         raise PictureError(f"{name}: {error}") from None
     except UnidentifiedImageError:
+        got = what_it_is(data) or "none of these"
         raise PictureError(
-            f"{name}: wanted a JPEG, PNG, WebP, TIFF, AVIF, BMP, GIF or HEIC picture, got none of these, whatever its "
-            "suffix says; leave it out or convert it"
+            f"{name}: wanted a JPEG, PNG, WebP, TIFF, AVIF, BMP, GIF or HEIC picture of 8 or 16 bit, got {got}, "
+            "whatever its suffix says; leave it out or convert it"
         ) from None
     except Exception as error:  # decoders raise every kind of error on damaged bytes
+        if got := unusual_kind(b"" if isinstance(source, Image.Image) else data):
+            raise PictureError(f"{name}: wanted an ordinary picture, got {got}; convert it to a PNG") from error
         raise PictureError(
             f"{name}: wanted a whole picture, got a damaged one ({brief_error(error)}); copy it again"
         ) from error
@@ -116,6 +137,8 @@ def picture_size(path: str | PathLike) -> tuple[int, int] | None:
 
                 return pillow_heif.open_heif(file).size
             with _open(file) as image:
+                if image.format == "TIFF":
+                    seek_picture(image)
                 return upright_sides(image)
     except Exception:  # as load_picture
         return None
@@ -125,7 +148,14 @@ def _is_heif(data: bytes) -> bool:
     return data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS and b"avif" not in data[:64]
 
 
-def save_picture(picture: Picture, image: np.ndarray, path: str | PathLike, deep: np.ndarray | None = None) -> None:
+def save_picture(
+    picture: Picture,
+    image: np.ndarray,
+    path: str | PathLike,
+    deep: np.ndarray | None = None,
+    unchanged: bool = False,
+    keep_metadata: Collection[str] = (),
+) -> None:
     """Writes new pixels in the source's manner: alpha, depth, profile, grey, JPEG quality; the suffix says the format.
 
     The file appears whole or not at all. PNG, TIFF, BMP, and WebP from a lossless source hold the exact pixels.
@@ -135,6 +165,8 @@ def save_picture(picture: Picture, image: np.ndarray, path: str | PathLike, deep
         image: (H, W, 3) uint8 RGB.
         path: where to; an existing file is replaced.
         deep: (H, W, 3) uint16 RGB; written instead of `image` where the format holds 16 bit (PNG, TIFF).
+        unchanged: nothing of the picture was changed; its coded pixels are kept where the format stays the same.
+        keep_metadata: any of `types.KEEPABLE`; density by JPEG, PNG and TIFF, the others by WebP and AVIF, too.
 
     Raises:
         PictureError: unknown suffix, no such folder, not writable, disk full, too large for the format.
@@ -153,7 +185,7 @@ def save_picture(picture: Picture, image: np.ndarray, path: str | PathLike, deep
     if not path.parent.is_dir():
         raise PictureError(f"{path}: wanted an existing folder, got none at {path.parent}; make it first")
     try:
-        data = _encode(picture, image, deep, kind)
+        data = encode_picture(picture, image, deep, kind, unchanged, picture.metadata.only(keep_metadata))
     except Exception as error:  # as with decoders
         raise PictureError(
             f"{path}: {kind} cannot hold this picture ({brief_error(error)}); choose .png or .tif"
@@ -214,6 +246,18 @@ def _check_still(size: tuple[int, int], frames: int, name: str, max_pixels: int)
         )
 
 
+def _from_data(data: bytes, name: str, max_pixels: int) -> Picture:
+    try:
+        with _open(BytesIO(data)) as image:
+            return _from_pil(image, data, name, max_pixels)
+    except OSError:
+        whole = completed_jpeg(data) if data[:2] == b"\xff\xd8" else None
+        if whole is None:
+            raise
+    with _open(BytesIO(whole)) as image:
+        return _from_pil(image, whole, name, max_pixels)
+
+
 def _from_heif(data: bytes, name: str, max_pixels: int) -> Picture:
     try:
         import pillow_heif
@@ -221,8 +265,11 @@ def _from_heif(data: bytes, name: str, max_pixels: int) -> Picture:
         raise PictureError(f"{name}: wanted a HEIC reader, got none; pip install 'deid-diffusion[heic]'") from None
     heif = pillow_heif.open_heif(BytesIO(data), convert_hdr_to_8bit=True)
     _check_still(heif.size, len(heif), name, max_pixels)
+    image = heif.to_pillow()
+    told, notice = told_profile(image, data)
     # libheif turns the pixels itself; to_pillow() resets the EXIF orientation to match.
-    return replace(_from_pil(heif.to_pillow(), b"", name, max_pixels), format="HEIF", lossless=False)
+    picture = replace(_from_pil(image, b"", name, max_pixels), format="HEIF", lossless=False)
+    return replace(picture, icc=picture.icc or told, notices=(notice,) if notice else ())
 
 
 def _from_array(array: np.ndarray) -> Picture:
@@ -237,20 +284,33 @@ def _from_array(array: np.ndarray) -> Picture:
     rgb = np.require(np.dstack([array] * 3) if array.ndim == 2 else array[..., :3], requirements=["C", "W"])
     alpha = array[..., 3].copy() if array.shape[2:] == (4,) else None
     deep = rgb if array.dtype == np.uint16 else None
-    return Picture(rgb if deep is None else _eight_bit(deep), alpha, deep, grey=array.ndim == 2)
+    return Picture(rgb if deep is None else eight_bit(deep), alpha, deep, grey=array.ndim == 2)
 
 
 def _from_pil(image: Image.Image, data: bytes, name: str, max_pixels: int) -> Picture:
     """A PIL image to a Picture; `data` is the file it came from, or empty."""
     kind = "JPEG" if image.format == "MPO" else image.format or "PNG"
-    _check_still(image.size, 1 if image.format == "MPO" else visual_frames(image), name, max_pixels)
+    frames = 1 if image.format == "MPO" else seek_picture(image)
+    if not frames:
+        raise PictureError(
+            f"{name}: wanted a picture, got previews of one only, as in a camera's raw file; develop it"
+        )
+    _check_still(image.size, frames, name, max_pixels)
+    told, notice = told_profile(image, data)
+    notices = (notice, "CMYK, which becomes RGB where the picture is encoded anew" if image.mode == "CMYK" else "")
+    metadata = read_metadata(image)  # load() forgets a TIFF's
+    pixels = upright_pixels(image, data)
     return replace(
-        _from_array(upright_pixels(image, data)),
-        icc=clean_icc(image.info.get("icc_profile")),
+        _from_array(pixels),
+        icc=told or clean_icc(image.info.get("icc_profile")),
         format=kind if kind in FORMATS.values() else "PNG",
         grey=image.mode in ("1", "L", "LA", "La") or image.mode[0] == "I",
         lossless=kind not in ("JPEG", "AVIF") and (kind != "WEBP" or b"VP8L" in data[:4096]),
         jpeg=jpeg_quality(image),
+        metadata=metadata,
+        notices=tuple(filter(None, notices)),
+        # Of a JPEG that tells its colours by EXIF nothing else would.
+        encoded=data if kind in STRIPPED and orientation(image) == 1 and not (told and kind == "JPEG") else b"",
     )
 
 
@@ -263,21 +323,3 @@ def merge_deep(deep: np.ndarray, edited: np.ndarray, changed: np.ndarray) -> np.
         changed: (H, W) bool.
     """
     return np.where(changed[..., None], edited.astype(np.uint16) * 257, deep)
-
-
-def _eight_bit(deep: np.ndarray) -> np.ndarray:
-    # 257 = 65535 / 255: the nearest level, so that 8-bit data widened to 16 comes back as it was.
-    return ((deep.astype(np.uint32) + 128) // 257).astype(np.uint8)
-
-
-def _encode(picture: Picture, image: np.ndarray, deep: np.ndarray | None, kind: str) -> bytes:
-    grey = picture.grey and bool((image == image[..., :1]).all())
-    alpha = picture.alpha
-    if deep is not None and kind in DEEP_KINDS:
-        if alpha is not None and alpha.dtype == np.uint8:
-            alpha = alpha.astype(np.uint16) * 257
-        return encode_deep(kind, deep[..., 0] if grey else deep, alpha, picture.icc)
-    if alpha is not None and alpha.dtype == np.uint16:
-        alpha = _eight_bit(alpha)
-    pixels = np.ascontiguousarray(image[..., 0]) if grey else image
-    return encode(kind, pixels, alpha, picture.icc, picture.lossless, picture.jpeg)

@@ -36,7 +36,8 @@ class JobResult:
         faces: a line of the report for each face, as `FaceReport.to_json` gives it: results outlive the process in
             the journal, so they are plain values from the start.
         seconds: time by stage.
-        picture: `width` and `height` in pixels, upright, and `sha256` of the input file; empty when it failed.
+        picture: `width` and `height` in pixels, upright, `sha256` of the input file, and `notices` on what of it was
+            not taken over as it was; empty when it failed.
         error: why nothing was written; empty when something was.
         earlier: an earlier run had finished it.
     """
@@ -120,7 +121,7 @@ def do_job(job: Job, anonymize: Callable[..., Any], settings: Any = None) -> Job
         result.save(job.out_path)
         seconds = {**result.seconds, "write": time.perf_counter() - start}
         height, width = result.image.shape[:2]
-        about = {"width": width, "height": height, "sha256": digest}
+        about = {"width": width, "height": height, "sha256": digest, "notices": list(result.notices)}
         return JobResult(job, tuple(face.to_json() for face in result.faces), seconds, about)
     except Exception as error:
         name = brief_path(job.in_path)

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from deid_diffusion.cli.report import write_report
+from deid_diffusion.cli.show import print_result
 from deid_diffusion.faces.references import References
 from deid_diffusion.imaging.pictures import PictureError, load_picture
 from deid_diffusion.jobs.journal import NAME, Journal, describe, fingerprint
@@ -178,3 +180,14 @@ def test_neither_journal_nor_description_holds_an_embedding(tree):
     assert "0.123" not in text
     assert describe(settings)["keep"].startswith("photos: 2, ")
     assert fingerprint(settings) != fingerprint(Settings(keep=References(people * 2, RATES)))
+
+
+def test_what_was_not_taken_over_is_said_and_reported(tmp_path, capsys):
+    Image.new("CMYK", (24, 24), (10, 20, 30, 40)).save(tmp_path / "a.jpg")
+    results = list(run(plan([tmp_path / "a.jpg"], tmp_path / "out").jobs, Inverter()))
+    print_result(results[0])
+    said = "CMYK, which becomes RGB where the picture is encoded anew"
+    assert capsys.readouterr().err == f"deid: {tmp_path / 'a.jpg'}: {said}\n"
+    write_report(tmp_path / "report.json", results, {})
+    (file,) = json.loads((tmp_path / "report.json").read_text())["files"]
+    assert file["notices"] == [said]
