@@ -402,3 +402,17 @@ def test_a_real_ctrl_c_in_mid_batch_is_survived(tmp_path, weights, astronaut, ca
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == count
     assert "done before" in lines[0]
+
+
+def test_the_report_is_written_whatever_ends_the_run(tmp_path, painter, monkeypatch):
+    for name in ("a.png", "b.png"):
+        photo(tmp_path / "in" / name)
+
+    def torn(result):
+        raise RuntimeError("no terminal any more")
+
+    monkeypatch.setattr("deid_diffusion.cli.show.print_result", torn)
+    assert run(tmp_path / "in", "-o", tmp_path / "out", "--report", tmp_path / "report.json") == 1
+    told = json.loads((tmp_path / "report.json").read_text())
+    assert [row["file"] for row in told["files"]] == ["a.png"]
+    assert told["complete"] is False

@@ -64,9 +64,10 @@ def _work(plan: Any, anonymize: Any, settings: Any, journal: Any, options: argpa
         stopped, code = str(error), 1
     except KeyboardInterrupt:
         stopped, code = "interrupted", 130
-    took = time.perf_counter() - start
-    if options.report:
-        _report(options, plan, anonymize, settings, results)
+    finally:
+        took = time.perf_counter() - start
+        if options.report:
+            _report(options, plan, anonymize, settings, results)
     print(f"deid: {summary(results, len(plan.jobs), len(plan.skipped), took)}", file=sys.stderr)
     failed = _say_failures(results)
     if stopped:

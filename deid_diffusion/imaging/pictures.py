@@ -7,6 +7,7 @@ frames and trailing bytes of the source have no way into it: those are where un-
 from __future__ import annotations
 
 import secrets
+import stat
 import threading
 from dataclasses import dataclass, field, replace
 from io import BytesIO
@@ -173,12 +174,15 @@ def _write_whole(path: Path, data: bytes) -> None:
 
 
 def _read(path: Path) -> bytes:
-    if path.is_dir():
-        raise PictureError(f"{path}: wanted a picture file, got a folder; name a file in it")
-    if not path.is_file():
-        raise PictureError(f"{path}: wanted a picture file, found none; check the path")
     try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise PictureError(f"{path}: wanted a picture file, got a folder; name a file in it")
+        if not stat.S_ISREG(mode):
+            raise PictureError(f"{path}: wanted a picture file, got a device or a pipe; name a file")
         data = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise PictureError(f"{path}: wanted a picture file, found none; check the path") from None
     except OSError as error:
         raise PictureError(f"{path}: wanted to read it, got {error.strerror}; check its permissions") from error
     if not data:
