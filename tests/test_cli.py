@@ -1,9 +1,12 @@
 import io
 import json
+import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -115,7 +118,7 @@ def test_a_folder_with_one_bad_file_is_reported_whole_and_exits_1(tmp_path, pain
     assert run(*words) == 1
     err = capsys.readouterr().err
     assert "failed: bad.jpg" in err
-    assert "1 hidden or other files left out" in err
+    assert "1 left out (1 no picture by its suffix)" in err
     assert "Traceback" not in err
     told = json.loads(report.read_text())
     assert told["complete"] is True
@@ -128,6 +131,8 @@ def test_a_folder_with_one_bad_file_is_reported_whole_and_exits_1(tmp_path, pain
     assert told["files"][1]["sha256"] is None
     assert told["files"][0]["sha256"] == sha256_of(tmp_path / "in" / "a.png")
     assert (told["files"][0]["width"], told["files"][0]["height"]) == (24, 24)
+    assert told["skipped"] == [{"path": str(tmp_path / "in/notes.txt"), "reason": "no picture by its suffix"}]
+    assert told["skipped_total"] == 1
     face = told["faces"][0]
     assert face.keys() >= {"file", "box", "outcome", "seed", "similarity", "attributes", "reason"}
     assert sum(line.startswith(' {"file"') and "outcome" in line for line in report.read_text().splitlines()) == 2
@@ -190,6 +195,11 @@ def test_an_interrupted_glob_goes_on_although_it_now_finds_outputs(tmp_path, pai
         (["p.png", "--method", "k-same", "--k", "1"], "k must be >= 2"),
         (["p.png", "-o", "p.png"], "got the input"),
         (["p.png", "--report", "p.png"], "wanted the name of a JSON file"),
+        (["p.png", "--report", "/dev/null"], "got a device"),
+        (["p.png", "--report", "clip.mp4"], "got another file"),
+        (["p.png", "-o", "/dev/null"], "got a device"),
+        (["p.png", "-o", "out.jp2"], "wanted a suffix out of"),
+        (["p.png", "--exclude", "p*"], "none that are not left out"),
         (["p.png", "--boxes", "nope.csv"], "No such file"),
         (["p.png", "--boxes-format", "xyxy"], "give --boxes too"),
         (["p.png", "--only", "nope.jpg"], "found nothing there"),
@@ -416,3 +426,105 @@ def test_the_report_is_written_whatever_ends_the_run(tmp_path, painter, monkeypa
     told = json.loads((tmp_path / "report.json").read_text())
     assert [row["file"] for row in told["files"]] == ["a.png"]
     assert told["complete"] is False
+
+
+@pytest.fixture
+def open_folder():
+    """A folder that everybody may use. As root, who may read everything, the test goes on as nobody."""
+    folder = Path(tempfile.mkdtemp(prefix="deid-"))
+    folder.chmod(0o777)
+    root = os.geteuid() == 0
+    try:
+        if root:
+            os.seteuid(65534)
+        yield folder
+    finally:
+        if root:
+            os.seteuid(0)
+        for path in folder.rglob("closed*"):
+            path.chmod(0o700)
+        shutil.rmtree(folder)
+
+
+def test_an_unreadable_folder_is_left_out_and_said(open_folder, painter, capsys):
+    photo(open_folder / "in" / "a.png")
+    for name, mode in (("closed", 0), ("closed_to_see", 0o444)):
+        photo(open_folder / "in" / name / "b.png")
+        (open_folder / "in" / name).chmod(mode)
+    report = open_folder / "report.json"
+    assert run(open_folder / "in", "--report", report) == 1
+    err = capsys.readouterr().err
+    assert "1 left out (1 unreadable folder (Permission denied))" in err
+    assert f"failed: {open_folder / 'in/closed'}: unreadable folder" in err
+    assert "wanted to read it, got Permission denied" in err
+    told = json.loads(report.read_text())
+    assert [(row["file"], row["error"] == "") for row in told["files"]] == [
+        ("a.png", True),
+        ("closed_to_see/b.png", False),
+    ]
+    assert told["skipped"][0]["path"] == str(open_folder / "in/closed")
+    # Of the folder that was asked for nothing could be done at all.
+    (open_folder / "in").rename(open_folder / "closed")
+    (open_folder / "closed").chmod(0)
+    assert run(open_folder / "closed") == 2
+    assert run(open_folder / "closed" / "a.png") == 2
+    assert "got Permission denied" in capsys.readouterr().err
+
+
+def test_a_folder_that_becomes_unreadable_fails_its_files_only(open_folder, painter, monkeypatch):
+    for name in ("a.png", "closed/b.png", "c.png"):
+        photo(open_folder / "in" / name)
+    real = painter.__class__.__call__
+
+    def closing(self, *given, **named):
+        (open_folder / "in" / "closed").chmod(0)
+        return real(self, *given, **named)
+
+    monkeypatch.setattr(painter.__class__, "__call__", closing)
+    assert run(open_folder / "in", "--report", open_folder / "report.json") == 1
+    told = json.loads((open_folder / "report.json").read_text())
+    assert [row["file"] for row in told["files"] if row["error"]] == ["closed/b.png"]
+    assert told["complete"] is True
+
+
+def test_a_second_glob_leaves_its_own_outputs_out_and_counts_them(tmp_path, painter, capsys):
+    for name in ("a.png", "b.png"):
+        photo(tmp_path / name)
+    assert run(*sorted(tmp_path.glob("*.png")), "--preview", "side-by-side") == 0
+    photo(tmp_path / "c.png")
+    painter.calls.clear()
+    assert run(*sorted(tmp_path.glob("*.png"))) == 1  # two exist already
+    assert [call[0] for call in painter.calls] == ["c.png"]
+    assert "1 of 3 pictures done" in (err := capsys.readouterr().err)
+    assert "4 left out (4 output of this tool)" in err
+    assert not list(tmp_path.glob("*_anon_anon*"))
+
+
+def test_a_preview_does_not_replace_somebody_elses_file(tmp_path, painter, capsys):
+    source = photo(tmp_path / "a.png")
+    mine = tmp_path / "a_anon_before_after.png"
+    mine.write_text("mine")
+    assert run(source, "--preview", "side-by-side") == 1
+    assert f"{mine} exists already" in capsys.readouterr().err
+    assert mine.read_text() == "mine"
+    assert run(source, "--preview", "side-by-side", "--overwrite") == 0
+    assert load_picture(mine)
+
+
+def test_a_hard_link_in_the_output_s_place_is_replaced_and_its_other_name_keeps_the_old(tmp_path, painter, capsys):
+    source, other = photo(tmp_path / "a.png"), photo(tmp_path / "mine.png", side=30)
+    os.link(other, tmp_path / "a_anon.png")
+    before = other.read_bytes()
+    assert run(source, "--overwrite") == 0
+    assert "a_anon.png is a hard link" in capsys.readouterr().err
+    assert other.read_bytes() == before
+    assert load_picture(tmp_path / "a_anon.png").image.shape == (24, 24, 3)
+
+
+def test_of_many_files_that_are_left_out_the_report_names_a_thousand(tmp_path, painter):
+    source = photo(tmp_path / "in" / "a.png")
+    for number in range(1200):
+        (source.parent / f"{number}.txt").touch()
+    assert run(source.parent, "--report", tmp_path / "report.json") == 0
+    told = json.loads((tmp_path / "report.json").read_text())
+    assert (len(told["skipped"]), told["skipped_total"]) == (1000, 1200)

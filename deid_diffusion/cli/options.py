@@ -58,6 +58,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("inputs", nargs="*", type=Path, metavar="INPUT", help="picture or folder")
     add("-o", "--out", type=Path, help="output folder, or the output's name for one picture")
+    add(
+        "--exclude", action="append", default=[], metavar="PATTERN",
+        help="leave out files and folders whose path below the input fits, such as '*_anon.*' or thumbs; repeatable; "
+        "* also stands for /",
+    )  # fmt: skip
     add("--overwrite", action="store_true", help="make outputs anew that exist already; an input is never overwritten")
     add("--report", type=Path, metavar="FILE", help="write a JSON report, one line a face")
     add("--preview", choices=["side-by-side"], help="also write *_before_after.png; they show the source faces")

@@ -68,8 +68,8 @@ def _work(plan: Any, anonymize: Any, settings: Any, journal: Any, options: argpa
         took = time.perf_counter() - start
         if options.report:
             _report(options, plan, anonymize, settings, results)
-    print(f"deid: {summary(results, len(plan.jobs), len(plan.skipped), took)}", file=sys.stderr)
-    failed = _say_failures(results)
+    print(f"deid: {summary(results, len(plan.jobs), plan.skipped, took)}", file=sys.stderr)
+    failed = _say_failures(results) | _say_unreadable(plan.skipped)
     if stopped:
         again = "the same command without --overwrite" if options.overwrite else "the same command"
         return complain(f"{stopped}; no output is half-written, and {again} goes on where this stopped", code)
@@ -90,18 +90,31 @@ def _say_failures(results: Sequence[Any]) -> bool:
     return bool(failed)
 
 
+def _say_unreadable(skipped: Sequence[Any]) -> bool:
+    """Names on stderr the folders that could not be listed; whether there were any."""
+    from deid_diffusion.jobs.plan import UNREADABLE
+
+    unreadable = [item for item in skipped if item.reason.startswith(UNREADABLE)]
+    for item in unreadable:
+        complain(f"failed: {item.path}: {item.reason}; nothing in it was done", 1)
+    return bool(unreadable)
+
+
 def _plan(options: argparse.Namespace) -> Any:
     """What to do; every complaint is a PlanError, and nothing is written or loaded for it."""
     from dataclasses import replace
 
-    from deid_diffusion.imaging.pictures import FORMATS
+    from deid_diffusion.jobs.places import check_report, linked_outputs
     from deid_diffusion.jobs.plan import PlanError, plan
 
     from .boxes import with_boxes
 
-    planned = plan(options.inputs, options.out, options.seed, bool(options.preview))
-    if options.report and (options.report.suffix.lower() in FORMATS or options.report.is_dir()):
-        raise PlanError(f"--report {options.report}: wanted the name of a JSON file; give one such as report.json")
+    planned = plan(
+        options.inputs, options.out, options.seed, bool(options.preview), options.exclude, options.overwrite
+    )
+    if options.report:
+        boxes = [options.boxes] if options.boxes else []
+        check_report(options.report, planned, [*boxes, *options.only, *options.keep], options.overwrite)
     if options.boxes_format and not options.boxes:
         raise PlanError("--boxes-format says what the numbers of --boxes are; give --boxes too")
     if options.boxes:
@@ -109,6 +122,9 @@ def _plan(options: argparse.Namespace) -> Any:
         planned = replace(planned, jobs=boxed)
         for note in notes:
             print(f"deid: {note}", file=sys.stderr)
+    if options.overwrite and (linked := linked_outputs(planned.jobs)):
+        more = f" (and {len(linked) - 1} more like it)" if len(linked) > 1 else ""
+        complain(f"{linked[0]}{more} is a hard link: this name gets the new picture, its other names keep the old", 0)
     return planned
 
 
@@ -142,9 +158,9 @@ def _references(paths: Sequence[Path]) -> list[str]:
 
     photos: list[Path] = []
     for path in paths:
-        if not path.exists():
+        if not os.path.exists(path):
             raise PlanError(f"{path}: wanted a reference photo or a folder of them, found nothing there")
-        photos += pictures_in(path) if path.is_dir() else [path]
+        photos += pictures_in(path) if os.path.isdir(path) else [path]
     return [str(photo) for photo in photos]
 
 
@@ -212,9 +228,10 @@ def _report(options: argparse.Namespace, plan: Any, anonymize: Any, settings: An
         "settings": describe(settings),
         "complete": len(results) == len(plan.jobs),
     }
+    left_out = [(str(item.path), item.reason) for item in plan.skipped]
     try:
         options.report.parent.mkdir(parents=True, exist_ok=True)
-        write_report(options.report, results, about)
+        write_report(options.report, results, about, left_out)
     except OSError as error:
         raise OSError(f"{options.report}: wanted to write the report there, got {error.strerror}") from error
 

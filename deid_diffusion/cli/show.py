@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from deid_diffusion.jobs.plan import Skipped
 from deid_diffusion.jobs.run import JobResult
 
 
@@ -69,11 +70,13 @@ def faces_in_words(results: Sequence[JobResult]) -> str:
     return f"{outcomes.total()} face{'s' * (outcomes.total() != 1)}: {parts}"
 
 
-def summary(results: Sequence[JobResult], total: int, skipped: int, seconds: float) -> str:
+def summary(results: Sequence[JobResult], total: int, skipped: Sequence[Skipped], seconds: float) -> str:
     """The last line of a run."""
     done = [result for result in results if result.ok]
     # Of pictures that failed nothing is known: "no face found" would sound like an all-clear.
     parts = [f"{len(done)} of {total} pictures done" + (f", {faces_in_words(done)}" if done else "")]
     parts += [f"{len(results) - len(done)} failed"] if len(done) < len(results) else []
-    parts += [f"{skipped} hidden or other files left out"] if skipped else []
+    if skipped:
+        reasons = Counter(item.reason for item in skipped).most_common()
+        parts.append(f"{len(skipped)} left out ({', '.join(f'{count} {reason}' for reason, count in reasons[:6])})")
     return "; ".join([*parts, f"{seconds:.1f} s"])

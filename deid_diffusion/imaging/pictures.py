@@ -22,6 +22,7 @@ from ..messages import brief_error, brief_path, brief_repr, not_a_path
 from .decode import clean_icc, jpeg_quality, upright_pixels, upright_sides, visual_frames
 from .encode import DEEP_KINDS, encode, encode_deep
 from .high_depth import RefusedPictureError
+from .places import unfit_place
 
 PIXEL_LIMIT = 300_000_000  # beyond any camera's sensor; 900 MB as 8-bit RGB
 # fmt: off
@@ -147,6 +148,10 @@ def save_picture(picture: Picture, image: np.ndarray, path: str | PathLike, deep
     for name, other in (("alpha", picture.alpha), ("deep", deep)):
         if other is not None and other.shape[:2] != image.shape[:2]:
             raise ValueError(f"{name} must have the image's size {image.shape[:2]}, got {other.shape[:2]}")
+    if wrong := unfit_place(path):
+        raise PictureError(
+            f"{brief_path(path)}: wanted a new or an ordinary file, got {wrong}; nothing was written: give another"
+        )
     if not path.parent.is_dir():
         raise PictureError(f"{path}: wanted an existing folder, got none at {path.parent}; make it first")
     try:

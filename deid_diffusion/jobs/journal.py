@@ -56,7 +56,7 @@ class Journal:
     def _read(self) -> dict[str, dict[str, Any]]:
         if self._lines is None:
             self._lines = {}
-            text = self.path.read_text(encoding="utf-8", errors="replace") if self.path.is_file() else ""
+            text = self.path.read_text(encoding="utf-8", errors="replace") if os.path.isfile(self.path) else ""
             for row in text.splitlines():
                 try:
                     line = json.loads(row)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..imaging.pictures import Picture, PictureError, save_picture
+from ..imaging.places import unfit_place
 from ..messages import brief_error, brief_path
 from ..models.weights import sha256_of
 from .journal import Journal, fingerprint
@@ -105,13 +106,20 @@ def do_job(job: Job, anonymize: Callable[..., Any], settings: Any = None) -> Job
         JobsStopped: nothing more can be written.
     """
     try:
+        if wrong := unfit_place(job.out_path):
+            raise PictureError(f"{brief_path(job.out_path)}: wanted an ordinary file to replace, got {wrong}")
         result, digest, source = _anonymized(job, anonymize, settings)
         start = time.perf_counter()
         job.out_path.parent.mkdir(parents=True, exist_ok=True)
         if job.preview_path is not None:
             both = np.asarray(result.preview())
             save_picture(Picture(both), both, job.preview_path)
-        result.save(job.out_path)
+        try:
+            result.save(job.out_path)
+        except Exception:
+            if job.preview_path is not None:
+                job.preview_path.unlink()
+            raise
         seconds = {**result.seconds, "write": time.perf_counter() - start}
         height, width = result.image.shape[:2]
         about = {"width": width, "height": height, "sha256": digest}
@@ -149,29 +157,31 @@ def _anonymized(job: Job, anonymize: Callable[..., Any], settings: Any) -> tuple
         if job.boxes is not None:
             break  # they are of the picture that was there before
     raise PictureError(
-        f"{brief_path(job.in_path)}: wanted a file that stays as it is while it is worked on, got one that was changed "
-        "or moved; nothing was written: run the same command again when it is whole"
+        f"{brief_path(job.in_path)}: wanted a file that stays as it is while it is worked on, got one that was "
+        "changed or moved; nothing was written: run the same command again when it is whole"
     )
 
 
 def foreign_output(job: Job, journal: Journal | None) -> JobResult | None:
-    """A failure when something lies at the output's place that no run of ours wrote."""
-    if not os.path.lexists(job.out_path):
+    """A failure when something lies at the place of the output or preview that no run of ours wrote."""
+    preview = job.preview_path is not None and os.path.lexists(job.preview_path)
+    if not os.path.lexists(job.out_path) and not preview:
         return None
     line = journal.line(job.out_path) if journal is not None else None
     if line is None or line["state"] == "failed":
-        return JobResult(job, error=f"{job.out_path} exists already; --overwrite replaces it, -o goes elsewhere")
-    if line.get("size", _size(job.out_path)) != _size(job.out_path):
+        there = job.out_path if os.path.lexists(job.out_path) else job.preview_path
+        return JobResult(job, error=f"{there} exists already; --overwrite replaces it, -o goes elsewhere")
+    if os.path.lexists(job.out_path) and line.get("size", _size(job.out_path)) != _size(job.out_path):
         return JobResult(job, error=f"{job.out_path} was changed since it was written; --overwrite replaces it")
     return None
 
 
 def _earlier(job: Job, journal: Journal | None, made_with: str) -> JobResult | None:
     """The result of an earlier run, a failure when the output is not to be touched, None when there is work to do."""
-    if not os.path.lexists(job.out_path):
-        return None
     if failure := foreign_output(job, journal):
         return failure
+    if not os.path.lexists(job.out_path):
+        return None
     line = journal.line(job.out_path)
     # "begun": an interrupted run may or may not have finished it.
     if line["state"] == "begun" or not _is_source(job, line):
