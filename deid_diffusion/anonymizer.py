@@ -29,8 +29,8 @@ from .messages import brief, brief_error, brief_path
 from .methods.identity_bank import IdentityBank
 from .methods.k_same import Cohort, fit_cohort
 from .methods.protocol import Context, TargetPolicy, find_method
-from .methods.redact import redact_face
-from .methods.sampling import candidate_count, check_settings, wanted_attributes
+from .methods.redact import Redact, redact_face
+from .methods.sampling import candidate_count, check_settings, effective_settings, wanted_attributes
 from .methods.targets import FreshTargets
 from .models.backends import use_backend
 from .models.loading import IDENTITIES, THRESHOLDS, check_id_encoder, load_with_identities
@@ -374,6 +374,13 @@ class FaceAnonymizer:
                 raise ValueError(f"{name} must be what FaceAnonymizer.embed_references makes of photos, got {got}")
         if find_method(settings.method).uses_targets:
             check_settings(self.pipeline, settings)
+
+    def resolve(self, settings: Settings | None = None) -> Settings:
+        """The settings with all that is left to the model spelled out: equal for two that give the same pictures."""
+        settings = settings or Settings()
+        if isinstance(find_method(settings.method), Redact):  # no model runs that could follow the others
+            return Settings(method=settings.method, keep=settings.keep, only=settings.only)
+        return replace(effective_settings(self.pipeline, settings), threshold=self._same_person(settings))
 
     def embed_references(self, photos: Sequence[Source]) -> References:
         """The people in reference photos, for `keep` and `only`; several photos of one know them better.

@@ -72,11 +72,10 @@ def describe(settings: Any) -> dict[str, Any]:
 
 
 def fingerprint(*parts: Any) -> str:
-    """A short hash that changes with any setting, reference person, version, seed or box."""
+    """A short hash that changes with any setting, reference person, version, seed or box; 1 and 1.0 are one."""
     digest = hashlib.sha256()
     for part in parts:
-        if is_dataclass(part):
-            part = describe(part)
+        part = _one_spelling(describe(part) if is_dataclass(part) else part)
         digest.update(json.dumps(part, sort_keys=True, default=str).encode() + b"\0")
     return digest.hexdigest()[:16]
 
@@ -88,3 +87,12 @@ def _plain(value: Any) -> Any:
         holds_arrays = any(isinstance(part, np.ndarray) for part in vars(value).values())
         return str(value) if holds_arrays else asdict(value)
     return dict(value) if isinstance(value, Mapping) else value
+
+
+def _one_spelling(value: Any) -> Any:
+    """Whole numbers as int, at any depth."""
+    if isinstance(value, Mapping):
+        return {name: _one_spelling(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_one_spelling(part) for part in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value

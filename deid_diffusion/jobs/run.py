@@ -83,7 +83,7 @@ def run(
     Raises:
         JobsStopped: nothing more can be written; what is finished stays.
     """
-    made_with = fingerprint(settings, anonymize.versions())
+    made_with = fingerprint(anonymize.resolve(settings), anonymize.versions())
     waiting = []
     for job in jobs:
         earlier = None if overwrite else _earlier(job, journal, made_with)
