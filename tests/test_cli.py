@@ -390,24 +390,33 @@ def test_the_shipped_model_hides_the_astronaut(tmp_path, weights, astronaut):
     assert (after[-50:] == astronaut[-50:]).all()
 
 
-def test_a_real_ctrl_c_in_mid_batch_is_survived(tmp_path, weights, astronaut, capsys):
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_real_signal_in_mid_batch_is_survived(tmp_path, weights, astronaut, capsys, sent, code):
     count = 16  # so many that the last is not done before the signal arrives, however busy the machine
     for number in range(count):
         path = tmp_path / "in" / f"{number:02}.png"
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(astronaut[:256, 96:352]).save(path)
     # A shell that starts the tests in the background has them ignore Ctrl-C, and whatever they start inherits that.
-    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    code = f"{heed}; from deid_diffusion.cli import main; raise SystemExit(main())"
-    words = [sys.executable, "-c", code, "run", str(tmp_path / "in"), "-o", str(tmp_path / "out")]
+    heed = "import signal as s; s.signal(s.SIGINT, s.default_int_handler); s.signal(s.SIGHUP, s.SIG_DFL)"
+    program = f"{heed}; from deid_diffusion.cli import main; raise SystemExit(main())"
+    words = [sys.executable, "-c", program, "run", str(tmp_path / "in"), "-o", str(tmp_path / "out")]
+    words += ["--report", str(tmp_path / "report.json")]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=CHECKOUT)
     first = process.stdout.readline()
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
+    if sent != signal.SIGINT:
+        process.send_signal(sent)
     _, err = process.communicate(timeout=120)
-    assert process.returncode == 130, err
+    assert process.returncode == code, err
+    told = json.loads((tmp_path / "report.json").read_text())
+    assert told["complete"] is False
+    assert told["files"][0]["file"] == "00.png"
     assert "goes on where this stopped" in err
     assert first.startswith(str(tmp_path / "in" / "00.png"))
     assert [path.name for path in (tmp_path / "out").iterdir() if path.suffix == ".part"] == []
+    if sent != signal.SIGINT:
+        return
     assert run(tmp_path / "in", "-o", tmp_path / "out") == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == count
@@ -528,3 +537,25 @@ def test_of_many_files_that_are_left_out_the_report_names_a_thousand(tmp_path, p
     assert run(source.parent, "--report", tmp_path / "report.json") == 0
     told = json.loads((tmp_path / "report.json").read_text())
     assert (len(told["skipped"]), told["skipped_total"]) == (1000, 1200)
+
+
+def test_signals_before_the_work_end_it_too_and_are_left_as_they_were(tmp_path, monkeypatch, capsys):
+    def loading(options):
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("went on")
+
+    monkeypatch.setattr(run_command, "_load", loading)
+    source, before = photo(tmp_path / "p.png"), signal.getsignal(signal.SIGTERM)
+    assert run(source) == 143
+    assert capsys.readouterr().err == "deid: interrupted\n"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_hangup_that_is_ignored_stays_ignored():
+    program = (
+        "import os, signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        "from deid_diffusion.cli import signals_end\n"
+        "with signals_end(): os.kill(os.getpid(), signal.SIGHUP); print('alive')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, cwd=CHECKOUT)
+    assert done.stdout == "alive\n", done.stderr

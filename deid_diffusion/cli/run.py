@@ -10,12 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import complain
+from . import complain, exit_code
 from .options import parse
 
 
 def main(argv: list[str]) -> int:
-    """Returns the exit code: 0 all done, 1 something failed or had to stop, 2 nothing could be begun, 130 Ctrl-C."""
+    """Returns the exit code: 0 all done, 1 something failed or had to stop, 2 nothing could be begun, 130 Ctrl-C.
+
+    After another signal it is 128 and its number: 143 for SIGTERM.
+    """
     options = parse(argv)
     if ("help", None) in options.set:
         return _print_attributes()
@@ -62,8 +65,8 @@ def _work(plan: Any, anonymize: Any, settings: Any, journal: Any, options: argpa
                 show(result)
     except jobs.JobsStopped as error:
         stopped, code = str(error), 1
-    except KeyboardInterrupt:
-        stopped, code = "interrupted", 130
+    except KeyboardInterrupt as interrupt:
+        stopped, code = "interrupted", exit_code(interrupt)
     finally:
         took = time.perf_counter() - start
         if options.report:
