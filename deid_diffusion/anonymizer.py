@@ -24,7 +24,7 @@ from .faces.masks import is_covered
 from .faces.references import Decision, References, decide, reference_face
 from .faces.task import FaceTask, ImageAnalysis
 from .imaging.alpha import View, look
-from .imaging.pictures import Picture, PictureError, load_picture
+from .imaging.pictures import PIXEL_LIMIT, Picture, PictureError, load_picture
 from .messages import brief, brief_error, brief_path
 from .methods.identity_bank import IdentityBank
 from .methods.k_same import Cohort, fit_cohort
@@ -33,7 +33,7 @@ from .methods.redact import Redact, redact_face
 from .methods.sampling import candidate_count, check_settings, effective_settings, wanted_attributes
 from .methods.targets import FreshTargets
 from .models.backends import use_backend
-from .models.loading import IDENTITIES, THRESHOLDS, check_id_encoder, load_with_identities
+from .models.loading import IDENTITIES, THRESHOLDS, check_id_encoder, check_speed, load_with_identities
 from .models.weights import check_hashes, weights_dir
 from .pipelines.recognise import embed
 from .result import AnonymizedImage
@@ -136,6 +136,7 @@ class FaceAnonymizer:
             ValueError: damaged weights, another family, or components, precision or device that do not fit.
             BackendError: a backend that was named cannot run here.
         """
+        check_speed(spec.dtype, spec.device)
         names = ("pipeline", "revision", "dtype", "controlnet", "preview_vae", "variant")
         given = {name: getattr(spec, name) for name in names} | components
         given = {name: value for name, value in given.items() if value is not None}
@@ -239,7 +240,8 @@ class FaceAnonymizer:
             the picture and a task for each face; decided are those that cannot be read or are to be kept.
         """
         settings = self._settings(settings, changes)
-        picture = image if isinstance(image, Picture) else load_picture(image)
+        limit = settings.max_pixels or PIXEL_LIMIT
+        picture = image if isinstance(image, Picture) else load_picture(image, limit)
         timing = Timing()
         with timing("detect"):
             view = self._view(picture, boxes)

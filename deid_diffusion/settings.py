@@ -50,6 +50,7 @@ class Settings:
             person.
         keep: people to leave alone by any method, from `FaceAnonymizer.embed_references`.
         only: likewise; everybody else is left alone. What either leaves and misses: `faces.references`.
+        max_pixels: a picture of more is refused; None for 300 million.
         batch: faces a model call; None for 8, or 1 for Stable Diffusion, which needs gigabytes for each.
     """
 
@@ -71,6 +72,7 @@ class Settings:
     keep: References | None = None
     only: References | None = None
     batch: int | None = None
+    max_pixels: int | None = None
     k: int = 5
     cohort: Cohort | None = None
     __repr__ = brief_repr
@@ -82,7 +84,7 @@ class Settings:
         if unknown:
             named = sorted(brief(name if isinstance(name, str) else type(name)) for name in unknown)[:5]
             raise ValueError(f"drop_attributes takes any of {', '.join(DROPPABLE)}; got {', '.join(named)}")
-        lowest = dict.fromkeys(("steps", "candidates", "tries", "batch"), 1) | {"k": 2}
+        lowest = dict.fromkeys(("steps", "candidates", "tries", "batch", "max_pixels"), 1) | {"k": 2}
         lowest |= dict.fromkeys(("strength", "temperature", "guidance_scale"), 0)
         for name, low in lowest.items():
             if getattr(self, name) is not None and getattr(self, name) < low:

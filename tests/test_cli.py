@@ -200,6 +200,9 @@ def test_an_interrupted_glob_goes_on_although_it_now_finds_outputs(tmp_path, pai
         (["p.png", "-o", "/dev/null"], "got a device"),
         (["p.png", "-o", "out.jp2"], "wanted a suffix out of"),
         (["p.png", "--exclude", "p*"], "none that are not left out"),
+        (["p.png", "--max-pixels", "0"], "max_pixels must be >= 1"),
+        (["p.png", "--dtype", "float16"], "take float32 or bfloat16"),
+        (["p.png", "--dtype", "float16", "--device", "cpu"], "take float32 or bfloat16"),
         (["p.png", "--boxes", "nope.csv"], "No such file"),
         (["p.png", "--boxes-format", "xyxy"], "give --boxes too"),
         (["p.png", "--only", "nope.jpg"], "found nothing there"),
@@ -559,3 +562,41 @@ def test_a_hangup_that_is_ignored_stays_ignored():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, cwd=CHECKOUT)
     assert done.stdout == "alive\n", done.stderr
+
+
+def test_outputs_keep_the_time_of_their_source_when_asked_to(tmp_path, painter):
+    for name in ("a.png", "sub/b.png"):
+        os.utime(photo(tmp_path / "in" / name), (1e9, 1.1e9))
+    words = [tmp_path / "in", "--preview", "side-by-side"]
+    assert run(*words, "-o", tmp_path / "plain") == 0
+    assert (tmp_path / "plain/a.png").stat().st_mtime > 1.2e9
+    assert run(*words, "-o", tmp_path / "out", "--keep-times") == 0
+    for name in ("a.png", "a_before_after.png", "sub/b.png"):
+        assert (tmp_path / "out" / name).stat().st_mtime == 1.1e9
+    painter.calls.clear()
+    assert run(*words, "-o", tmp_path / "out", "--keep-times") == 0
+    assert painter.calls == []
+
+
+def test_pictures_of_more_pixels_than_allowed_are_refused_and_say_how_to_go_on(tmp_path, weights, capsys):
+    photo(tmp_path / "in" / "big.png", side=40)
+    photo(tmp_path / "in" / "small.png")
+    assert run(tmp_path / "in", "--method", "blank", "--max-pixels", 24 * 24) == 1
+    out, err = capsys.readouterr()
+    assert "small.png" in out
+    assert "wanted at most 576 pixels, got 40 x 40; if you trust it, raise the limit: --max-pixels N" in err
+    assert run(tmp_path / "in", "--method", "blank", "--max-pixels", 1600) == 0
+    assert "done before" in capsys.readouterr().out
+
+
+def test_the_package_runs_as_the_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "deid_diffusion", "--help"], capture_output=True, text=True, timeout=60, cwd=CHECKOUT
+    )
+    assert (done.returncode, done.stdout) == (0, cli.usage())
+
+
+def test_the_help_of_run_names_its_options(capsys):
+    assert run("--help") == 0
+    said = capsys.readouterr().out
+    assert all(f"\n  {name}" in said for name in ("--exclude", "--keep-times", "--max-pixels", "--report"))

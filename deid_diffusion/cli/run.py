@@ -125,6 +125,8 @@ def _plan(options: argparse.Namespace) -> Any:
         planned = replace(planned, jobs=boxed)
         for note in notes:
             print(f"deid: {note}", file=sys.stderr)
+    if options.keep_times:
+        planned = replace(planned, jobs=tuple(replace(job, keep_times=True) for job in planned.jobs))
     if options.overwrite and (linked := linked_outputs(planned.jobs)):
         more = f" (and {len(linked) - 1} more like it)" if len(linked) > 1 else ""
         complain(f"{linked[0]}{more} is a hard link: this name gets the new picture, its other names keep the old", 0)
@@ -134,9 +136,11 @@ def _plan(options: argparse.Namespace) -> Any:
 def _settings(options: argparse.Namespace) -> Any:
     """The anonymizer's Settings. Unknown attributes and values out of range end here, before a weight is read."""
     from deid_diffusion.methods import find_method
+    from deid_diffusion.models.loading import check_speed
     from deid_diffusion.settings import Repulsion, Settings
 
     find_method(options.method)
+    check_speed(options.dtype, options.device)
 
     return Settings(
         steps=options.steps,
@@ -152,6 +156,7 @@ def _settings(options: argparse.Namespace) -> Any:
         method=options.method,
         threshold=options.threshold,
         k=options.k,
+        max_pixels=options.max_pixels,
     )
 
 

@@ -215,7 +215,7 @@ def _check_still(size: tuple[int, int], frames: int, name: str, max_pixels: int)
     if size[0] * size[1] > max_pixels:
         raise PictureError(
             f"{name}: wanted at most {max_pixels:,} pixels, got {size[0]} x {size[1]}; if you trust it, raise the "
-            "limit with load_picture(..., max_pixels=...)"
+            "limit: --max-pixels N, or max_pixels=N"
         )
 
 

@@ -40,6 +40,7 @@ class Job:
         name: how reports call it: its path below the input folder, with "/".
         boxes: faces to treat instead of detecting, x0 y0 x1 y1 in image pixels.
         preview_path: where to put before and after, side by side.
+        keep_times: the output gets the input's modification time.
         sha256: of the picture that the boxes were found in; the file must be this one. Empty when not known.
     """
 
@@ -50,6 +51,7 @@ class Job:
     boxes: Boxes | None = None
     preview_path: Path | None = None
     sha256: str = ""
+    keep_times: bool = False
 
 
 @dataclass(frozen=True)

@@ -120,6 +120,8 @@ def do_job(job: Job, anonymize: Callable[..., Any], settings: Any = None) -> Job
             if job.preview_path is not None:
                 job.preview_path.unlink()
             raise
+        if job.keep_times:
+            _set_time(job, source[1])
         seconds = {**result.seconds, "write": time.perf_counter() - start}
         height, width = result.image.shape[:2]
         about = {"width": width, "height": height, "sha256": digest}
@@ -229,6 +231,14 @@ def _is_source(job: Job, line: Mapping[str, Any]) -> bool:
         return bool(now)
     # A copy or a move of the whole tree gives other inodes to the same files.
     return bool(now) and known[:2] == now[:2] and line.get("picture", {}).get("sha256") == _digest(job.in_path)
+
+
+def _set_time(job: Job, modified_ns: int) -> None:
+    for path in filter(None, (job.out_path, job.preview_path)):
+        try:
+            os.utime(path, ns=(modified_ns, modified_ns))
+        except OSError as error:  # a file system without times; the picture is whole all the same
+            log.warning("%s: wanted to set its time, got %s", brief_path(path), error.strerror)
 
 
 def _size(path: Path) -> int:

@@ -187,6 +187,15 @@ def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
     return found
 
 
+def check_speed(dtype: torch.dtype | str, device: str | torch.device) -> None:
+    """Raises ValueError for float16 on a CPU: it runs, but no CPU has fast kernels for it."""
+    if as_dtype(dtype) is torch.float16 and as_device(device).type == "cpu":
+        raise ValueError(
+            "dtype float16 is for GPUs, got it with device cpu, where it takes many times as long as float32; take "
+            "float32 or bfloat16, or another device"
+        )
+
+
 def as_device(device: str | torch.device) -> torch.device:
     """A device that is there -> torch.device; ValueError for one that is not, before gigabytes are read for it."""
     try:
