@@ -199,7 +199,7 @@ def test_an_interrupted_glob_goes_on_although_it_now_finds_outputs(tmp_path, pai
         (["p.png", "--report", "clip.mp4"], "got another file"),
         (["p.png", "-o", "/dev/null"], "got a device"),
         (["p.png", "-o", "out.jp2"], "wanted a suffix out of"),
-        (["p.png", "--exclude", "p*"], "none that are not left out"),
+        (["p.png", "--exclude", "p*"], "none that is not left out (excluded)"),
         (["p.png", "--max-pixels", "0"], "max_pixels must be >= 1"),
         (["p.png", "--dtype", "float16"], "take float32 or bfloat16"),
         (["p.png", "--dtype", "float16", "--device", "cpu"], "take float32 or bfloat16"),
@@ -503,12 +503,16 @@ def test_a_second_glob_leaves_its_own_outputs_out_and_counts_them(tmp_path, pain
     for name in ("a.png", "b.png"):
         photo(tmp_path / name)
     assert run(*sorted(tmp_path.glob("*.png")), "--preview", "side-by-side") == 0
+    capsys.readouterr()
+    assert run(*sorted(tmp_path.glob("*.png"))) == 1
+    said = "a_anon.png exists already; --overwrite replaces it, -o goes elsewhere (and 1 more like it); 4 left out"
+    assert said in capsys.readouterr().err
     photo(tmp_path / "c.png")
     painter.calls.clear()
     assert run(*sorted(tmp_path.glob("*.png"))) == 1  # two exist already
     assert [call[0] for call in painter.calls] == ["c.png"]
     assert "1 of 3 pictures done" in (err := capsys.readouterr().err)
-    assert "4 left out (4 output of this tool)" in err
+    assert "4 left out (4 written by this tool)" in err
     assert not list(tmp_path.glob("*_anon_anon*"))
 
 
@@ -600,3 +604,12 @@ def test_the_help_of_run_names_its_options(capsys):
     assert run("--help") == 0
     said = capsys.readouterr().out
     assert all(f"\n  {name}" in said for name in ("--exclude", "--keep-times", "--max-pixels", "--report"))
+
+
+def test_names_cannot_do_things_to_the_terminal(tmp_path, painter, capsys):
+    photo(tmp_path / "in" / "a.png")
+    (tmp_path / "in" / "red\x1b[31m\nline.jpg").write_bytes(b"x")
+    assert run(tmp_path / "in", "-o", tmp_path / "out") == 1
+    err = capsys.readouterr().err
+    assert "deid: failed: red\\x1b[31m line.jpg\n" in err
+    assert "\x1b" not in err

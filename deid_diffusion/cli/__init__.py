@@ -110,8 +110,13 @@ def usage() -> str:
 
 def complain(message: str, code: int) -> int:
     """Writes one line to stderr and returns the exit code."""
-    print("deid: " + " ".join(message.split()), file=sys.stderr)
+    print(f"deid: {one_line(message)}", file=sys.stderr, flush=True)
     return code
+
+
+def one_line(text: str) -> str:
+    """Without line breaks, and with what else a file's name may do to a terminal spelled out."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(text.split()))
 
 
 def quieten(debug: bool) -> None:

@@ -31,13 +31,16 @@ def main(argv: list[str]) -> int:
         plan = _plan(options)
     except ValueError as error:
         return complain(str(error), 2)
+    from .show import left_out
+
     journal = Journal(plan.folder)
     if not options.overwrite:
         foreign = [result for job in plan.jobs if (result := jobs.foreign_output(job, journal))]
         if len(foreign) == len(plan.jobs):
             # Nothing to do for the model: say so at once.
             more = f" (and {len(foreign) - 1} more like it)" if len(foreign) > 1 else ""
-            return complain(foreign[0].error + more, 1)
+            skipped = f"; {left_out(plan.skipped)}" if plan.skipped else ""
+            return complain(foreign[0].error + more + skipped, 1)
     anonymize = _load(options)
     try:
         settings = _completed(settings, anonymize, plan, references, options)
@@ -86,7 +89,7 @@ def _say_failures(results: Sequence[Any]) -> bool:
     failed = [result for result in results if not result.ok or result.failed_faces]
     if len(results) > 1:
         for result in failed:
-            print(f"deid: failed: {result.job.name}", file=sys.stderr)
+            complain(f"failed: {result.job.name}", 1)
     broken = next((face["reason"] for result in results for face in result.faces if face["outcome"] == "failed"), "")
     if broken:
         complain(f"a model broke, and its faces were hidden; the first reason: {broken}", 1)

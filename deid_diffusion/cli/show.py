@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from deid_diffusion.jobs.plan import Skipped
 from deid_diffusion.jobs.run import JobResult
 
+from . import complain
+
 
 @contextmanager
 def shown(total: int) -> Iterator[Callable[[JobResult], None]]:
@@ -52,7 +54,7 @@ def print_result(result: JobResult) -> None:
     """One line: to stdout for an output, to stderr for a failure."""
     job = result.job
     if not result.ok:
-        print(f"deid: {' '.join(result.error.split())}", file=sys.stderr, flush=True)
+        complain(result.error, 1)
         return
     took = "done before" if result.earlier else f"{sum(result.seconds.values()):.1f} s"
     print(f"{job.in_path} -> {job.out_path}  {faces_in_words([result])}, {took}", flush=True)
@@ -76,7 +78,11 @@ def summary(results: Sequence[JobResult], total: int, skipped: Sequence[Skipped]
     # Of pictures that failed nothing is known: "no face found" would sound like an all-clear.
     parts = [f"{len(done)} of {total} pictures done" + (f", {faces_in_words(done)}" if done else "")]
     parts += [f"{len(results) - len(done)} failed"] if len(done) < len(results) else []
-    if skipped:
-        reasons = Counter(item.reason for item in skipped).most_common()
-        parts.append(f"{len(skipped)} left out ({', '.join(f'{count} {reason}' for reason, count in reasons[:6])})")
+    parts += [left_out(skipped)] if skipped else []
     return "; ".join([*parts, f"{seconds:.1f} s"])
+
+
+def left_out(skipped: Sequence[Skipped]) -> str:
+    """`3 left out (2 hidden, 1 excluded)`."""
+    reasons = Counter(item.reason for item in skipped).most_common()
+    return f"{len(skipped)} left out ({', '.join(f'{count} {reason}' for reason, count in reasons)})"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ..imaging.pictures import FORMATS
 from ..imaging.places import unfit_place
 from ..messages import brief_path, not_a_path
+from .journal import NAME
 
 if TYPE_CHECKING:
     from .plan import Job, Plan
@@ -35,6 +36,7 @@ def check_out(out: Path, to_picture: bool) -> None:
     check_name(out, "-o")
     if wrong := unfit_place(out):
         raise PlanError(f"{brief_path(out)}: wanted a folder or the name of a new file, got {wrong}; give another -o")
+    check_above(out, "-o")
     suffix = out.suffix.lower()
     if os.path.lexists(out):
         return
@@ -53,6 +55,13 @@ def check_name(path: Path, option: str) -> None:
         raise PlanError(
             f"{option} {brief_path(path)}: wanted a name without a dot or a blank at its end; give another"
         )
+
+
+def check_above(path: Path, option: str) -> None:
+    """Refuses what would lie below a file."""
+    above = next((folder for folder in path.absolute().parents if os.path.lexists(folder)), None)
+    if above is not None and not os.path.isdir(above):
+        raise PlanError(f"{option} {brief_path(path)}: wanted a place in a folder, got {above}, which is none")
 
 
 def check_places(jobs: Iterable[Job], journal: Path) -> None:
@@ -90,8 +99,9 @@ def check_report(report: Path, plan: Plan, read: Iterable[Path] = (), overwrite:
     if report.suffix.lower() in FORMATS:
         raise PlanError(f"{name}: wanted the name of a JSON file, got a picture's; give one such as report.json")
     check_name(report, "--report")
+    check_above(report, "--report")
     written = {_spot(place) for job in plan.jobs for place in (job.out_path, job.preview_path) if place is not None}
-    if _spot(report) in written:
+    if _spot(report) in written or report.name == NAME:
         raise PlanError(f"{name}: wanted a file of its own, got the place of an output; give one such as report.json")
     inode = _inode(report)
     if inode and inode in {_inode(path) for path in (*(job.in_path for job in plan.jobs), *read)}:

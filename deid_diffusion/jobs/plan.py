@@ -16,7 +16,7 @@ from .journal import NAME, Journal
 from .places import PlanError, check_out, check_places
 
 VIDEOS = frozenset(".mp4 .mov .m4v .avi .mkv .webm .mpg .mpeg .wmv .3gp".split())
-OUTPUT, UNREADABLE = "output of this tool", "unreadable folder"
+OUTPUT, UNREADABLE = "written by this tool", "unreadable folder"
 # HEIC needs an extra to be written, and GIF's 256 colours would change pixels off the faces.
 _INSTEAD = {".heic": ".jpg", ".heif": ".jpg", ".gif": ".png"}
 Boxes = tuple[tuple[float, float, float, float], ...]
@@ -91,6 +91,11 @@ class _Search:
     def leave(self, path: Path, reason: str) -> None:
         self.skipped.append(Skipped(path, reason))
 
+    def reasons(self) -> str:
+        """Why something was left out, in brackets; empty when nothing was."""
+        found = sorted({item.reason for item in self.skipped})
+        return f" that is not left out ({', '.join(found)})" if found else ""
+
     def excludes(self, name: Path) -> bool:
         return any(fnmatchcase(name.as_posix(), pattern) for pattern in self.exclude)
 
@@ -123,7 +128,7 @@ def plan(
     for path in [*inputs, *([out] if out is not None else [])]:
         if wrong := not_a_path(path):
             raise PlanError(f"wanted a path, got {wrong}; check it")
-    inputs = list({os.path.abspath(path): Path(path) for path in inputs}.values())
+    inputs = list({os.path.abspath(path): Path(path) for path in reversed(inputs)}.values())
     lone = len(inputs) == 1 and not os.path.isdir(inputs[0])
     if out is not None:
         check_out(out, lone and inputs[0].suffix.lower() not in VIDEOS)
@@ -144,8 +149,7 @@ def plan(
             item.path, place, own, item.name.as_posix(), preview_path=_preview(place) if previews else None
         )
     if not jobs:
-        why = ", ".join(sorted({item.reason for item in search.skipped}))
-        raise PlanError(f"wanted pictures, got none that are not left out ({why}); name others")
+        raise PlanError(f"wanted a picture to anonymize, got none{search.reasons()}; name others")
     targets = {item.target for item in found}
     ours = len(targets) == 1 and None not in targets and not to_file
     folder = targets.pop() if ours else next(iter(jobs)).parent
@@ -193,10 +197,12 @@ def pictures_in(folder: Path, target: Path | None = None, search: _Search | None
     Raises:
         PlanError: no picture there, or a folder that cannot be listed: the tree itself, or any one without `search`.
     """
-    leave = None if target is None else target.resolve()
-    pictures = sorted(_walk(folder, leave, search or _Search(), search is None))
+    leave, strict, search = None if target is None else target.resolve(), search is None, search or _Search()
+    pictures = sorted(_walk(folder, leave, search, strict))
     if not pictures:
-        raise PlanError(f"{folder}: wanted a folder with pictures ({' '.join(FORMATS)}), found none in it")
+        raise PlanError(
+            f"{folder}: wanted a folder with pictures ({' '.join(FORMATS)}), found none in it{search.reasons()}"
+        )
     return pictures
 
 
@@ -219,6 +225,8 @@ def _walk(root: Path, target: Path | None, search: _Search, strict: bool) -> Ite
                 folders.remove(name)
                 search.leave(here / name, reason)
         for name in files:
+            if name == NAME:
+                continue
             if reason := _reason_for_file(here / name, root, search, journals):
                 search.leave(here / name, reason)
             else:

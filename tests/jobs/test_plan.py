@@ -111,6 +111,8 @@ def bad_plan(name, tmp_path):
         "onto a link": ([source], tmp_path / "other.jpg"),
         "onto a link to nowhere": ([source], tmp_path / "nowhere.jpg"),
         "into a link to nowhere": ([tmp_path / "in"], tmp_path / "nowhere.jpg"),
+        "below a file": ([tmp_path / "in"], both[0] / "out"),
+        "below a device": ([source], Path("/dev/null/x.jpg")),
         "onto a pipe": ([source], tmp_path / "pipe.jpg"),
         "onto a device": ([source], Path("/dev/null")),
         "a folder onto a device": ([tmp_path / "in"], Path("/dev/null")),
@@ -146,6 +148,8 @@ def bad_plan(name, tmp_path):
         ("onto a link", "got a link"),
         ("onto a link to nowhere", "got a link"),
         ("into a link to nowhere", "got a link"),
+        ("below a file", "1.jpg, which is none"),
+        ("below a device", "/dev/null, which is none"),
         ("onto a pipe", "got a pipe"),
         ("onto a device", "got a device"),
         ("a folder onto a device", "got a device"),
@@ -186,7 +190,7 @@ def test_outputs_of_an_earlier_run_are_not_taken_for_inputs(tmp_path, known):
     planned = plan([source, output, *more])
     assert [job.in_path for job in planned.jobs] == [source, more[0]]
     names = ("a_anon.jpg", "a_anon_before_after.png", "a_anon_anon.jpg")
-    assert reasons(planned, tmp_path) == dict.fromkeys(names, "output of this tool")
+    assert reasons(planned, tmp_path) == dict.fromkeys(names, "written by this tool")
     assert (tmp_path / NAME).exists() == known
     assert not planned.keeps_journal
 
@@ -210,7 +214,7 @@ def test_folders_of_outputs_are_not_taken_for_inputs(tmp_path):
     Journal(tmp_path / "a" / "earlier").add([(photo(tmp_path / "a/earlier/sub/1.jpg"), {"state": "done"})])
     planned = plan([tmp_path / "a"], tmp_path / "new")
     assert [job.name for job in planned.jobs] == ["1.jpg"]
-    assert reasons(planned, tmp_path)["a/earlier/sub/1.jpg"] == "output of this tool"
+    assert reasons(planned, tmp_path)["a/earlier/sub/1.jpg"] == "written by this tool"
 
 
 @pytest.mark.parametrize(
@@ -236,8 +240,9 @@ def test_what_fits_a_pattern_is_left_out(tmp_path, pattern, left):
 
 def test_patterns_that_leave_nothing_are_refused(tmp_path):
     source = photo(tmp_path / "a.jpg")
-    with pytest.raises(PlanError, match=r"none that are not left out \(excluded\)"):
-        plan([source], exclude=["a.*"])
+    for path in (source, tmp_path):
+        with pytest.raises(PlanError, match=r"that is not left out \(excluded\)"):
+            plan([path], exclude=["a.*"])
 
 
 def test_two_previews_of_one_name_are_refused(tmp_path):
@@ -278,8 +283,10 @@ def bad_report(name, tmp_path):
         "input by a hard link": tmp_path / "hard.json",
         "boxes": tmp_path / "boxes.json",
         "notes": tmp_path / "notes.txt",
+        "journal": tmp_path / "out" / NAME,
         "link": tmp_path / "link.json",
         "device": Path("/dev/null"),
+        "below a file": tmp_path / "notes.txt" / "new" / "report.json",
         "folder": tmp_path / "folder.json",
         "too long": tmp_path / f"{'n' * 251}.json",
         "a dot at the end": tmp_path / "report.json.",
@@ -295,8 +302,10 @@ def bad_report(name, tmp_path):
         ("input by a hard link", "one that the run reads"),
         ("boxes", "one that the run reads"),
         ("notes", "got another file"),
+        ("journal", "place of an output"),
         ("link", "got a link"),
         ("device", "got a device"),
+        ("below a file", "notes.txt, which is none"),
         ("folder", "got a folder"),
         ("too long", "256 bytes|characters"),
         ("a dot at the end", "a dot or a blank"),

@@ -145,9 +145,9 @@ def test_a_full_disk_stops_the_run(tree, number):
 
 
 def test_a_folder_that_cannot_be_written_stops_before_the_first_picture(tree):
-    (tree.parent / "out").write_text("a file where the folder should be")
     anonymize = Inverter()
     planned = plan([tree], tree.parent / "out" / "below")
+    (tree.parent / "out").write_text("a file where the folder should be")
     with pytest.raises(JobsStopped, match="wanted to write there"):
         list(run(planned.jobs, anonymize, journal=Journal(planned.folder)))
     assert anonymize.calls == []
