@@ -546,6 +546,38 @@ def test_of_many_files_that_are_left_out_the_report_names_a_thousand(tmp_path, p
     assert (len(told["skipped"]), told["skipped_total"]) == (1000, 1200)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_a_terminal_that_is_closed_leaves_the_report(tmp_path):
+    import pty
+
+    for number in range(200):
+        photo(tmp_path / "in" / f"{number:03}.png")
+    program = f"""
+import sys, time; sys.path.insert(0, {str(CHECKOUT)!r})
+from tests.fakes import Inverter
+from deid_diffusion import cli
+from deid_diffusion.cli import run
+class Slow(Inverter):
+    def __call__(self, *given, **named):
+        time.sleep(0.1)
+        return super().__call__(*given, **named)
+run._load = lambda options: Slow()
+sys.exit(cli.main(["run", {str(tmp_path / "in")!r}, "--report", {str(tmp_path / "report.json")!r}]))
+"""
+    child, terminal = pty.fork()
+    if not child:
+        os.execv(sys.executable, [sys.executable, "-c", program])
+    said = b""
+    while b"000.png" not in said:
+        said += os.read(terminal, 1000)
+    os.close(terminal)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 129
+    told = json.loads((tmp_path / "report.json").read_text())
+    assert told["complete"] is False
+    assert told["files"]
+
+
 def test_signals_before_the_work_end_it_too_and_are_left_as_they_were(tmp_path, monkeypatch, capsys):
     def loading(options):
         os.kill(os.getpid(), signal.SIGTERM)

@@ -84,7 +84,12 @@ def signals_end() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         taken = []  # only there Python takes handlers
 
+    terminals = [stream.fileno() for stream in (sys.__stdout__, sys.__stderr__) if stream and stream.isatty()]
+
     def end(number: int, _frame: Any) -> NoReturn:
+        if number != signal.SIGTERM:
+            for stream in terminals:  # it has gone, and whatever is written to it would end the run half-way
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
         for other in taken:
             signal.signal(other, signal.SIG_IGN)  # they often come twice, and the report is still to be written
         raise Ended(number)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 NAME = ".deid-progress.jsonl"
+_DONE = {"made_with", "source", "faces", "seconds"}  # what a line about a finished output must say
 
 
 class Journal:
@@ -60,8 +61,10 @@ class Journal:
             for row in text.splitlines():
                 try:
                     line = json.loads(row)
+                    if line["state"] == "done" and not line.keys() >= _DONE:
+                        line = {"out": line["out"], "state": "begun"}
                     self._lines[line.pop("out")] = line
-                except (ValueError, KeyError, AttributeError):
+                except (ValueError, KeyError, AttributeError, TypeError):
                     continue
         return self._lines
 

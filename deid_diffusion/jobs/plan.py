@@ -210,9 +210,10 @@ def _walk(root: Path, target: Path | None, search: _Search, strict: bool) -> Ite
     journals: list[Journal] = []
 
     def fail(error: OSError) -> None:
-        if strict or Path(error.filename) == root:
-            raise PlanError(f"{error.filename}: wanted to list it, got {error.strerror}; check its permissions")
-        search.leave(Path(error.filename), f"{UNREADABLE} ({error.strerror})")
+        folder = Path(error.filename or root)
+        if strict or folder == root:
+            raise PlanError(f"{folder}: wanted to list it, got {error.strerror}; check its permissions")
+        search.leave(folder, f"{UNREADABLE} ({error.strerror})")
 
     for parent, folders, files in os.walk(root, onerror=fail):
         here = Path(parent)

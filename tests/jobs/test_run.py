@@ -95,6 +95,17 @@ def test_an_output_whose_line_was_lost_in_a_crash_is_made_again(tree):
     assert [call[0] for call in again.calls] == ["b.png"]
 
 
+@pytest.mark.parametrize("row", ['{"out": "b.png"}', '{"out": "b.png", "state": "done"}', "[1]", "7", '"x"', "{"])
+def test_an_output_whose_line_was_garbled_is_made_again(tree, row):
+    work(tree, Inverter())
+    journal = tree.parent / "out" / NAME
+    rows = [line for line in journal.read_text().splitlines() if '"b.png", "state": "done"' not in line]
+    journal.write_text("\n".join([*rows, row]))
+    again = Inverter()
+    assert all(result.ok for result in work(tree, again))
+    assert [call[0] for call in again.calls] == ["b.png"]
+
+
 def test_a_changed_input_is_made_again(tree):
     work(tree, Inverter())
     photo(tree / "b.png", side=40)
