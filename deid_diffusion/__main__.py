@@ -1,4 +1,4 @@
-"""Makes `python -m deid_diffusion` what `deid` is."""
+"""`python -m deid_diffusion` is `deid`."""
 
 from deid_diffusion.cli import main
 

@@ -87,13 +87,16 @@ def _work(plan: Any, anonymize: Any, settings: Any, journal: Any, options: argpa
 def _say_failures(results: Sequence[Any]) -> bool:
     """Names on stderr the pictures that failed or have faces on which a model broke; whether there were any."""
     failed = [result for result in results if not result.ok or result.failed_faces]
-    if len(results) > 1:
-        for result in failed:
-            complain(f"failed: {result.job.name}", 1)
-    broken = next((face["reason"] for result in results for face in result.faces if face["outcome"] == "failed"), "")
-    if broken:
+    for result in failed if len(results) > 1 else ():
+        complain(f"failed: {result.job.name}", 1)
+    if broken := _first_failure(results):
         complain(f"a model broke, and its faces were hidden; the first reason: {broken}", 1)
     return bool(failed)
+
+
+def _first_failure(results: Sequence[Any]) -> str:
+    """Why a model broke; empty when none did."""
+    return next((face["reason"] for result in results for face in result.faces if face["outcome"] == "failed"), "")
 
 
 def _say_unreadable(skipped: Sequence[Any]) -> bool:

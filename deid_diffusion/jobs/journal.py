@@ -86,7 +86,7 @@ def fingerprint(*parts: Any) -> str:
 def _plain(value: Any) -> Any:
     if isinstance(value, Enum):
         return value.value
-    if is_dataclass(value):
+    if is_dataclass(value) and not isinstance(value, type):
         holds_arrays = any(isinstance(part, np.ndarray) for part in vars(value).values())
         return str(value) if holds_arrays else asdict(value)
     return dict(value) if isinstance(value, Mapping) else value

@@ -30,6 +30,9 @@ def check_out(out: Path, to_picture: bool) -> None:
     Args:
         out: of the command line.
         to_picture: there is one input, a picture, so that it may be a picture's name.
+
+    Raises:
+        PlanError: no folder can be made there and no picture written.
     """
     if os.path.isdir(out):
         return
@@ -50,7 +53,15 @@ def check_out(out: Path, to_picture: bool) -> None:
 
 
 def check_name(path: Path, option: str) -> None:
-    """Refuses names that some file systems refuse or cut: with a dot or a blank at the end."""
+    """Refuses names that some file systems refuse or cut.
+
+    Args:
+        path: that was given.
+        option: that it was given for.
+
+    Raises:
+        PlanError: there is a dot or a blank at its end.
+    """
     if path.name.endswith((".", " ")) and path.name.strip("."):
         raise PlanError(
             f"{option} {brief_path(path)}: wanted a name without a dot or a blank at its end; give another"
@@ -58,14 +69,30 @@ def check_name(path: Path, option: str) -> None:
 
 
 def check_above(path: Path, option: str) -> None:
-    """Refuses what would lie below a file."""
+    """Refuses what would lie below a file.
+
+    Args:
+        path: that was given.
+        option: that it was given for.
+
+    Raises:
+        PlanError: what is there of its folders ends with something that is none.
+    """
     above = next((folder for folder in path.absolute().parents if os.path.lexists(folder)), None)
     if above is not None and not os.path.isdir(above):
         raise PlanError(f"{option} {brief_path(path)}: wanted a place in a folder, got {above}, which is none")
 
 
 def check_places(jobs: Iterable[Job], journal: Path) -> None:
-    """Refuses outputs and previews in the place of an input, of one another, or of what is no ordinary file."""
+    """Refuses outputs and previews in the place of an input, of one another, or of what is no ordinary file.
+
+    Args:
+        jobs: of the run.
+        journal: where its progress is kept.
+
+    Raises:
+        PlanError: there is such a place; it is named.
+    """
     jobs = tuple(jobs)
     # By inode: a link, or another spelling of the name, is the same file.
     inputs = {inode: job.in_path for job in jobs if (inode := _inode(job.in_path))}
@@ -90,8 +117,13 @@ def check_report(report: Path, plan: Plan, read: Iterable[Path] = (), overwrite:
     """Refuses a report in the place of anything that the run reads or writes, or of a file that is no report.
 
     Args:
+        report: of the command line.
+        plan: of the run.
         read: other files that the run reads: boxes, reference photos.
         overwrite: what is no report may be replaced, too.
+
+    Raises:
+        PlanError: it is in such a place.
     """
     name = f"--report {brief_path(report)}"
     if wrong := not_a_path(report) or unfit_place(report):

@@ -115,6 +115,10 @@ def plan(
     its name, so that faces do not change when files come or go.
 
     Args:
+        inputs: files and folders.
+        out: where to; None for beside the inputs.
+        seed: of the run.
+        previews: whether each job writes a preview, too.
         exclude: patterns (`fnmatch`, "*" for "/" too) of names to leave out, of files and of folders: paths below the
             input folder, with "/", or the name of a file that was named.
         overwrite: what is an output by its name may be replaced, so that it must not be named as an input, too.
@@ -141,7 +145,7 @@ def plan(
     jobs: dict[Path, Job] = {}
     # Whoever keeps its suffix has the first claim to its name.
     for item in sorted(found, key=lambda item: (_suffix(item.path) != item.path.suffix, item.path)):
-        place = item.target if to_file else _place(item, jobs)
+        place = Path(out) if to_file and out is not None else _place(item, jobs)
         if place in jobs:
             raise PlanError(f"{item.path} and {jobs[place].in_path} would both become {place}; run them one by one")
         own = seed if lone else file_seed(seed, item.name)
@@ -152,14 +156,19 @@ def plan(
         raise PlanError(f"wanted a picture to anonymize, got none{search.reasons()}; name others")
     targets = {item.target for item in found}
     ours = len(targets) == 1 and None not in targets and not to_file
-    folder = targets.pop() if ours else next(iter(jobs)).parent
+    folder = (targets.pop() if ours else None) or next(iter(jobs)).parent
     kept = sorted(jobs.values(), key=lambda job: (job.name, job.in_path))
     check_places(kept, folder / NAME)
     return Plan(tuple(kept), folder, tuple(search.skipped), ours)
 
 
 def file_seed(seed: int, name: Path) -> int:
-    """A seed for each file, 31 bits, from the user's seed and the file's name: never from its pixels."""
+    """A seed for each file, 31 bits, from the user's seed and the file's name: never from its pixels.
+
+    Args:
+        seed: of the run.
+        name: of the file below its input folder.
+    """
     # One name has two spellings in Unicode, and file systems differ in which they keep.
     text = unicodedata.normalize("NFC", name.as_posix())
     return int.from_bytes(hashlib.sha256(f"{seed}\0{text}".encode(errors="surrogateescape")).digest()[:4], "big") >> 1
@@ -193,6 +202,11 @@ def _look(path: Path, out: Path | None, several: bool, search: _Search) -> list[
 
 def pictures_in(folder: Path, target: Path | None = None, search: _Search | None = None) -> list[Path]:
     """Pictures of a tree, by suffix, without what is hidden and without the outputs in `target`; never none.
+
+    Args:
+        folder: of the tree.
+        target: where outputs go, if that is inside.
+        search: says what to leave out, and gets what is left out.
 
     Raises:
         PlanError: no picture there, or a folder that cannot be listed: the tree itself, or any one without `search`.

@@ -65,7 +65,7 @@ class JobResult:
 
 def run(
     jobs: Iterable[Job],
-    anonymize: Callable[..., Any],
+    anonymize: Any,
     settings: Any = None,
     journal: Journal | None = None,
     overwrite: bool = False,
@@ -101,6 +101,11 @@ def run(
 
 def do_job(job: Job, anonymize: Callable[..., Any], settings: Any = None) -> JobResult:
     """Reads, anonymizes and writes one picture, whole or not at all. A bad picture is a result, not an exception.
+
+    Args:
+        job: what to do.
+        anonymize: a FaceAnonymizer, or what behaves like one.
+        settings: its Settings; defaults when None.
 
     Raises:
         JobsStopped: nothing more can be written.
@@ -165,7 +170,12 @@ def _anonymized(job: Job, anonymize: Callable[..., Any], settings: Any) -> tuple
 
 
 def foreign_output(job: Job, journal: Journal | None) -> JobResult | None:
-    """A failure when something lies at the place of the output or preview that no run of ours wrote."""
+    """A failure when something lies at the place of the output or preview that no run of ours wrote.
+
+    Args:
+        job: whose output it would be.
+        journal: of what our runs wrote; None when there is none.
+    """
     preview = job.preview_path is not None and os.path.lexists(job.preview_path)
     if not os.path.lexists(job.out_path) and not preview:
         return None
@@ -184,7 +194,8 @@ def _earlier(job: Job, journal: Journal | None, made_with: str) -> JobResult | N
         return failure
     if not os.path.lexists(job.out_path):
         return None
-    line = journal.line(job.out_path)
+    line = None if journal is None else journal.line(job.out_path)
+    assert line is not None  # or it had been foreign
     # "begun": an interrupted run may or may not have finished it.
     if line["state"] == "begun" or not _is_source(job, line):
         return None

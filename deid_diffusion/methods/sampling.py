@@ -52,10 +52,14 @@ def effective_settings(pipeline: Any, settings: Settings) -> Settings:
     """The settings with the family's own values in the place of None, and the defaults where a setting says nothing.
 
     Two spellings of what gives the same pictures become the same.
+
+    Args:
+        pipeline: of any family.
+        settings: of the run.
     """
     default, family = Settings(), inspect.signature(pipeline.__call__).parameters
     steps, scale = (family[name].default for name in ("num_inference_steps", "guidance_scale"))
-    unread = ("max_pixels", "temperature" if reads_words(pipeline) else "landmark_style")
+    unread = ("max_pixels",) if reads_words(pipeline) else ("max_pixels", "landmark_style")
     unread += ("k", "cohort") if settings.method == "inpaint" else ()
     return replace(
         settings,

@@ -188,7 +188,15 @@ def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
 
 
 def check_speed(dtype: torch.dtype | str, device: str | torch.device) -> None:
-    """Raises ValueError for float16 on a CPU: it runs, but no CPU has fast kernels for it."""
+    """Refuses what runs, and takes all night: float16 on a CPU, for which it has no fast kernels.
+
+    Args:
+        dtype: a precision, or its name.
+        device: where it is to run.
+
+    Raises:
+        ValueError: float16 on a CPU; no such precision or device.
+    """
     if as_dtype(dtype) is torch.float16 and as_device(device).type == "cpu":
         raise ValueError(
             "dtype float16 is for GPUs, got it with device cpu, where it takes many times as long as float32; take "
