@@ -101,8 +101,10 @@ def check_places(jobs: Iterable[Job], journal: Path) -> None:
     taken: dict[str, Path] = {}
     for job in jobs:
         for place in filter(None, (job.out_path, job.preview_path)):
-            if hit := inputs.get(_inode(place)):
-                raise PlanError(f"{place}: wanted a new file for the output, got the input {hit}; give another -o")
+            if (inode := _inode(place)) in inputs:
+                raise PlanError(
+                    f"{place}: wanted a new file for the output, got the input {inputs[inode]}; give another -o"
+                )
             if wrong := unfit_place(place):
                 raise PlanError(
                     f"{brief_path(place)}: wanted a new name or an ordinary file, got {wrong}; give another -o, or "
