@@ -25,16 +25,16 @@ from .faces.panorama import moved, rolled, seam_off_faces
 from .faces.references import Decision, References, decide, reference_face
 from .faces.task import FaceTask, ImageAnalysis
 from .imaging.alpha import View, look
-from .imaging.pictures import Picture, PictureError, load_picture
+from .imaging.pictures import PIXEL_LIMIT, Picture, PictureError, load_picture
 from .messages import brief, brief_error, brief_path
 from .methods.identity_bank import IdentityBank
 from .methods.k_same import Cohort, fit_cohort
 from .methods.protocol import Context, TargetPolicy, find_method
-from .methods.redact import redact_face
-from .methods.sampling import candidate_count, check_settings, wanted_attributes
+from .methods.redact import Redact, redact_face
+from .methods.sampling import candidate_count, check_settings, effective_settings, wanted_attributes
 from .methods.targets import FreshTargets
 from .models.backends import use_backend
-from .models.loading import IDENTITIES, THRESHOLDS, check_id_encoder, load_with_identities
+from .models.loading import IDENTITIES, THRESHOLDS, check_id_encoder, check_speed, load_with_identities
 from .pipelines.id_encoder import embed
 from .result import AnonymizedImage
 from .settings import Settings
@@ -140,6 +140,7 @@ class FaceAnonymizer:
             ValueError: damaged weights, another family, or components, precision or device that do not fit.
             BackendError: a backend that was named cannot run here.
         """
+        check_speed(spec.dtype, spec.device)
         names = ("pipeline", "revision", "dtype", "controlnet", "preview_vae", "variant")
         given = {name: getattr(spec, name) for name in names} | components
         given = {name: value for name, value in given.items() if value is not None}
@@ -243,7 +244,8 @@ class FaceAnonymizer:
             the picture and a task for each face; decided are those that cannot be read or are to be kept.
         """
         settings = self._settings(settings, changes)
-        picture = image if isinstance(image, Picture) else load_picture(image)
+        limit = settings.max_pixels or PIXEL_LIMIT
+        picture = image if isinstance(image, Picture) else load_picture(image, limit)
         timing, roll = Timing(), 0
         with timing("detect"):
             if boxes is None and (settings.panorama or picture.panorama):
@@ -391,6 +393,14 @@ class FaceAnonymizer:
                 raise ValueError(f"{name} must be what FaceAnonymizer.embed_references makes of photos, got {got}")
         if find_method(settings.method).uses_targets:
             check_settings(self.pipeline, settings)
+
+    def resolve(self, settings: Settings | None = None) -> Settings:
+        """The settings with all that is left to the model spelled out: equal for two that give the same pictures."""
+        settings = settings or Settings()
+        if isinstance(find_method(settings.method), Redact):  # no model runs that could follow the others
+            kept = {"keep_metadata": settings.keep_metadata, "panorama": settings.panorama}
+            return Settings(method=settings.method, keep=settings.keep, only=settings.only, **kept)
+        return replace(effective_settings(self.pipeline, settings), threshold=self._same_person(settings))
 
     def embed_references(self, photos: Sequence[Photo]) -> References:
         """The people in reference photos, for `keep` and `only`; several photos of one know them better.

@@ -53,6 +53,7 @@ class Settings:
         panorama: every picture shows 360 degrees from border to border, so that faces may lie across its seam; without
             it those do that are twice as wide as high and say so (GPano).
         keep_metadata: what of the source's metadata the saved picture carries: any of `types.KEEPABLE`.
+        max_pixels: a picture of more is refused; None for 300 million.
         batch: faces a model call; None for 8, or 1 for Stable Diffusion, which needs gigabytes for each.
     """
 
@@ -76,6 +77,7 @@ class Settings:
     batch: int | None = None
     panorama: bool = False
     keep_metadata: tuple[str, ...] = ()
+    max_pixels: int | None = None
     k: int = 5
     cohort: Cohort | None = None
     __repr__ = brief_repr
@@ -90,7 +92,7 @@ class Settings:
             raise ValueError(f"drop_attributes takes any of {', '.join(DROPPABLE)}; got {', '.join(named)}")
         if not isinstance(self.keep_metadata, tuple | list) or any(n not in KEEPABLE for n in self.keep_metadata):
             raise ValueError(f"keep_metadata takes any of {', '.join(KEEPABLE)}; got {brief(self.keep_metadata)}")
-        lowest = dict.fromkeys(("steps", "candidates", "tries", "batch"), 1) | {"k": 2}
+        lowest = dict.fromkeys(("steps", "candidates", "tries", "batch", "max_pixels"), 1) | {"k": 2}
         lowest |= dict.fromkeys(("strength", "noise_scale", "guidance_scale"), 0)
         for name, low in lowest.items():
             if getattr(self, name) is not None and getattr(self, name) < low:

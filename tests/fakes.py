@@ -8,6 +8,7 @@ from PIL import Image
 from deid_diffusion.faces.references import References
 from deid_diffusion.imaging.pictures import load_picture
 from deid_diffusion.result import AnonymizedImage
+from deid_diffusion.settings import Settings
 from deid_diffusion.types import Face, FaceReport, Outcome
 
 # What weights say of their recogniser, see References.rates.
@@ -35,6 +36,9 @@ class Inverter:
 
     def check(self, settings):
         pass
+
+    def resolve(self, settings):
+        return settings or Settings()
 
     def embed_references(self, photos):
         return References(np.eye(4, dtype=np.float32)[: len(photos)], RATES)

@@ -17,6 +17,7 @@ from deid_diffusion.faces.geometry import apply, invert
 from deid_diffusion.faces.masks import make_inpaint_mask
 from deid_diffusion.faces.skin_texture import skin_texture
 from deid_diffusion.faces.task import FaceTask
+from deid_diffusion.jobs.journal import fingerprint
 from deid_diffusion.pipelines.repulsion import Repulsion
 from deid_diffusion.settings import Settings
 from deid_diffusion.types import Face, Outcome, Redaction
@@ -480,3 +481,29 @@ def test_what_the_package_exports_is_there(name):
 def test_missing_weights_say_what_was_wanted(tmp_path):
     with pytest.raises(FileNotFoundError, match="model_index.json"):
         FaceAnonymizer.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ({}, {"steps": 4, "candidates": 2, "guidance_scale": 1, "batch": 8, "threshold": 1.01}, True),
+        ({}, {"repulsion": Repulsion(scale=30), "strength": 1, "landmark_style": "dlib68", "k": 7}, True),
+        ({"drop_attributes": ("male", "age")}, {"drop_attributes": ("age", "male", "age")}, True),
+        ({"attributes": {"age": 60, "smile": 1}}, {"attributes": {"smile": 1.0, "age": 60.0}}, True),
+        ({"method": "blur"}, {"method": "blur", "steps": 9, "redact_with": "pixelate"}, True),
+        ({"method": "k-same"}, {"method": "k-same", "k": 5}, True),
+        ({}, {"steps": 3}, False),
+        ({}, {"candidates": 1}, False),
+        ({}, {"guidance_scale": 1.5}, False),
+        ({}, {"threshold": 0.5}, False),
+        ({}, {"redact_with": "blur"}, False),
+        ({}, {"drop_attributes": ("age",)}, False),
+        ({"method": "k-same"}, {"method": "k-same", "k": 7}, False),
+        ({"method": "blur"}, {"method": "pixelate"}, False),
+    ],
+)
+def test_defaults_that_are_spelled_out_are_the_same_settings(one, other, same):
+    anonymize = build(ONE)
+    prints = [fingerprint(anonymize.resolve(Settings(**given))) for given in (one, other)]
+    assert (prints[0] == prints[1]) == same
+    assert fingerprint(anonymize.resolve()) == fingerprint(anonymize.resolve(Settings()))

@@ -1,9 +1,12 @@
 import io
 import json
+import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -115,7 +118,7 @@ def test_a_folder_with_one_bad_file_is_reported_whole_and_exits_1(tmp_path, pain
     assert run(*words) == 1
     err = capsys.readouterr().err
     assert "failed: bad.jpg" in err
-    assert "1 hidden or other files left out" in err
+    assert "1 left out (1 no picture by its suffix)" in err
     assert "Traceback" not in err
     told = json.loads(report.read_text())
     assert told["complete"] is True
@@ -128,6 +131,8 @@ def test_a_folder_with_one_bad_file_is_reported_whole_and_exits_1(tmp_path, pain
     assert told["files"][1]["sha256"] is None
     assert told["files"][0]["sha256"] == sha256_of(tmp_path / "in" / "a.png")
     assert (told["files"][0]["width"], told["files"][0]["height"]) == (24, 24)
+    assert told["skipped"] == [{"path": str(tmp_path / "in/notes.txt"), "reason": "no picture by its suffix"}]
+    assert told["skipped_total"] == 1
     face = told["faces"][0]
     assert face.keys() >= {"file", "box", "outcome", "seed", "similarity", "attributes", "reason"}
     assert sum(line.startswith(' {"file"') and "outcome" in line for line in report.read_text().splitlines()) == 2
@@ -191,6 +196,14 @@ def test_an_interrupted_glob_goes_on_although_it_now_finds_outputs(tmp_path, pai
         (["p.png", "--method", "k-same", "--k", "1"], "k must be >= 2"),
         (["p.png", "-o", "p.png"], "got the input"),
         (["p.png", "--report", "p.png"], "wanted the name of a JSON file"),
+        (["p.png", "--report", "/dev/null"], "got a device"),
+        (["p.png", "--report", "clip.mp4"], "got another file"),
+        (["p.png", "-o", "/dev/null"], "got a device"),
+        (["p.png", "-o", "out.jp2"], "wanted a suffix out of"),
+        (["p.png", "--exclude", "p*"], "none that is not left out (excluded)"),
+        (["p.png", "--max-pixels", "0"], "max_pixels must be >= 1"),
+        (["p.png", "--dtype", "float16"], "take float32 or bfloat16"),
+        (["p.png", "--dtype", "float16", "--device", "cpu"], "take float32 or bfloat16"),
         (["p.png", "--boxes", "nope.csv"], "No such file"),
         (["p.png", "--boxes-format", "xyxy"], "give --boxes too"),
         (["p.png", "--only", "nope.jpg"], "found nothing there"),
@@ -382,25 +395,255 @@ def test_the_shipped_model_hides_the_astronaut(tmp_path, weights, astronaut):
     assert (after[-50:] == astronaut[-50:]).all()
 
 
-def test_a_real_ctrl_c_in_mid_batch_is_survived(tmp_path, weights, astronaut, capsys):
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_real_signal_in_mid_batch_is_survived(tmp_path, weights, astronaut, capsys, sent, code):
     count = 16  # so many that the last is not done before the signal arrives, however busy the machine
     for number in range(count):
         path = tmp_path / "in" / f"{number:02}.png"
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(astronaut[:256, 96:352]).save(path)
     # A shell that starts the tests in the background has them ignore Ctrl-C, and whatever they start inherits that.
-    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    code = f"{heed}; from deid_diffusion.cli import main; raise SystemExit(main())"
-    words = [sys.executable, "-c", code, "run", str(tmp_path / "in"), "-o", str(tmp_path / "out")]
+    heed = "import signal as s; s.signal(s.SIGINT, s.default_int_handler); s.signal(s.SIGHUP, s.SIG_DFL)"
+    program = f"{heed}; from deid_diffusion.cli import main; raise SystemExit(main())"
+    words = [sys.executable, "-c", program, "run", str(tmp_path / "in"), "-o", str(tmp_path / "out")]
+    words += ["--report", str(tmp_path / "report.json")]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=CHECKOUT)
     first = process.stdout.readline()
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
+    if sent != signal.SIGINT:
+        process.send_signal(sent)
     _, err = process.communicate(timeout=120)
-    assert process.returncode == 130, err
+    assert process.returncode == code, err
+    told = json.loads((tmp_path / "report.json").read_text())
+    assert told["complete"] is False
+    assert told["files"][0]["file"] == "00.png"
     assert "goes on where this stopped" in err
     assert first.startswith(str(tmp_path / "in" / "00.png"))
     assert [path.name for path in (tmp_path / "out").iterdir() if path.suffix == ".part"] == []
+    if sent != signal.SIGINT:
+        return
     assert run(tmp_path / "in", "-o", tmp_path / "out") == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == count
     assert "done before" in lines[0]
+
+
+def test_the_report_is_written_whatever_ends_the_run(tmp_path, painter, monkeypatch):
+    for name in ("a.png", "b.png"):
+        photo(tmp_path / "in" / name)
+
+    def torn(result):
+        raise RuntimeError("no terminal any more")
+
+    monkeypatch.setattr("deid_diffusion.cli.show.print_result", torn)
+    assert run(tmp_path / "in", "-o", tmp_path / "out", "--report", tmp_path / "report.json") == 1
+    told = json.loads((tmp_path / "report.json").read_text())
+    assert [row["file"] for row in told["files"]] == ["a.png"]
+    assert told["complete"] is False
+
+
+@pytest.fixture
+def open_folder():
+    """A folder that everybody may use. As root, who may read everything, the test goes on as nobody."""
+    folder = Path(tempfile.mkdtemp(prefix="deid-"))
+    folder.chmod(0o777)
+    root = os.geteuid() == 0
+    try:
+        if root:
+            os.seteuid(65534)
+        yield folder
+    finally:
+        if root:
+            os.seteuid(0)
+        for path in folder.rglob("closed*"):
+            path.chmod(0o700)
+        shutil.rmtree(folder)
+
+
+def test_an_unreadable_folder_is_left_out_and_said(open_folder, painter, capsys):
+    photo(open_folder / "in" / "a.png")
+    for name, mode in (("closed", 0), ("closed_to_see", 0o444)):
+        photo(open_folder / "in" / name / "b.png")
+        (open_folder / "in" / name).chmod(mode)
+    report = open_folder / "report.json"
+    assert run(open_folder / "in", "--report", report) == 1
+    err = capsys.readouterr().err
+    assert "1 left out (1 unreadable folder (Permission denied))" in err
+    assert f"failed: {open_folder / 'in/closed'}: unreadable folder" in err
+    assert "wanted to read it, got Permission denied" in err
+    told = json.loads(report.read_text())
+    assert [(row["file"], row["error"] == "") for row in told["files"]] == [
+        ("a.png", True),
+        ("closed_to_see/b.png", False),
+    ]
+    assert told["skipped"][0]["path"] == str(open_folder / "in/closed")
+    # Of the folder that was asked for nothing could be done at all.
+    (open_folder / "in").rename(open_folder / "closed")
+    (open_folder / "closed").chmod(0)
+    assert run(open_folder / "closed") == 2
+    assert run(open_folder / "closed" / "a.png") == 2
+    assert "got Permission denied" in capsys.readouterr().err
+
+
+def test_a_folder_that_becomes_unreadable_fails_its_files_only(open_folder, painter, monkeypatch):
+    for name in ("a.png", "closed/b.png", "c.png"):
+        photo(open_folder / "in" / name)
+    real = painter.__class__.__call__
+
+    def closing(self, *given, **named):
+        (open_folder / "in" / "closed").chmod(0)
+        return real(self, *given, **named)
+
+    monkeypatch.setattr(painter.__class__, "__call__", closing)
+    assert run(open_folder / "in", "--report", open_folder / "report.json") == 1
+    told = json.loads((open_folder / "report.json").read_text())
+    assert [row["file"] for row in told["files"] if row["error"]] == ["closed/b.png"]
+    assert told["complete"] is True
+
+
+def test_a_second_glob_leaves_its_own_outputs_out_and_counts_them(tmp_path, painter, capsys):
+    for name in ("a.png", "b.png"):
+        photo(tmp_path / name)
+    assert run(*sorted(tmp_path.glob("*.png")), "--preview", "side-by-side") == 0
+    capsys.readouterr()
+    assert run(*sorted(tmp_path.glob("*.png"))) == 1
+    said = "a_anon.png exists already; --overwrite replaces it, -o goes elsewhere (and 1 more like it); 4 left out"
+    assert said in capsys.readouterr().err
+    photo(tmp_path / "c.png")
+    painter.calls.clear()
+    assert run(*sorted(tmp_path.glob("*.png"))) == 1  # two exist already
+    assert [call[0] for call in painter.calls] == ["c.png"]
+    assert "1 of 3 pictures done" in (err := capsys.readouterr().err)
+    assert "4 left out (4 written by this tool)" in err
+    assert not list(tmp_path.glob("*_anon_anon*"))
+
+
+def test_a_preview_does_not_replace_somebody_elses_file(tmp_path, painter, capsys):
+    source = photo(tmp_path / "a.png")
+    mine = tmp_path / "a_anon_before_after.png"
+    mine.write_text("mine")
+    assert run(source, "--preview", "side-by-side") == 1
+    assert f"{mine} exists already" in capsys.readouterr().err
+    assert mine.read_text() == "mine"
+    assert run(source, "--preview", "side-by-side", "--overwrite") == 0
+    assert load_picture(mine)
+
+
+def test_a_hard_link_in_the_output_s_place_is_replaced_and_its_other_name_keeps_the_old(tmp_path, painter, capsys):
+    source, other = photo(tmp_path / "a.png"), photo(tmp_path / "mine.png", side=30)
+    os.link(other, tmp_path / "a_anon.png")
+    before = other.read_bytes()
+    assert run(source, "--overwrite") == 0
+    assert "a_anon.png is a hard link" in capsys.readouterr().err
+    assert other.read_bytes() == before
+    assert load_picture(tmp_path / "a_anon.png").image.shape == (24, 24, 3)
+
+
+def test_of_many_files_that_are_left_out_the_report_names_a_thousand(tmp_path, painter):
+    source = photo(tmp_path / "in" / "a.png")
+    for number in range(1200):
+        (source.parent / f"{number}.txt").touch()
+    assert run(source.parent, "--report", tmp_path / "report.json") == 0
+    told = json.loads((tmp_path / "report.json").read_text())
+    assert (len(told["skipped"]), told["skipped_total"]) == (1000, 1200)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_a_terminal_that_is_closed_leaves_the_report(tmp_path):
+    import pty
+
+    for number in range(200):
+        photo(tmp_path / "in" / f"{number:03}.png")
+    program = f"""
+import sys, time; sys.path.insert(0, {str(CHECKOUT)!r})
+from tests.fakes import Inverter
+from deid_diffusion import cli
+from deid_diffusion.cli import run
+class Slow(Inverter):
+    def __call__(self, *given, **named):
+        time.sleep(0.1)
+        return super().__call__(*given, **named)
+run._load = lambda options: Slow()
+sys.exit(cli.main(["run", {str(tmp_path / "in")!r}, "--report", {str(tmp_path / "report.json")!r}]))
+"""
+    child, terminal = pty.fork()
+    if not child:
+        os.execv(sys.executable, [sys.executable, "-c", program])
+    said = b""
+    while b"000.png" not in said:
+        said += os.read(terminal, 1000)
+    os.close(terminal)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 129
+    told = json.loads((tmp_path / "report.json").read_text())
+    assert told["complete"] is False
+    assert told["files"]
+
+
+def test_signals_before_the_work_end_it_too_and_are_left_as_they_were(tmp_path, monkeypatch, capsys):
+    def loading(options):
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("went on")
+
+    monkeypatch.setattr(run_command, "_load", loading)
+    source, before = photo(tmp_path / "p.png"), signal.getsignal(signal.SIGTERM)
+    assert run(source) == 143
+    assert capsys.readouterr().err == "deid: interrupted\n"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_hangup_that_is_ignored_stays_ignored():
+    program = (
+        "import os, signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        "from deid_diffusion.cli import signals_end\n"
+        "with signals_end(): os.kill(os.getpid(), signal.SIGHUP); print('alive')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, cwd=CHECKOUT)
+    assert done.stdout == "alive\n", done.stderr
+
+
+def test_outputs_keep_the_time_of_their_source_when_asked_to(tmp_path, painter):
+    for name in ("a.png", "sub/b.png"):
+        os.utime(photo(tmp_path / "in" / name), (1e9, 1.1e9))
+    words = [tmp_path / "in", "--preview", "side-by-side"]
+    assert run(*words, "-o", tmp_path / "plain") == 0
+    assert (tmp_path / "plain/a.png").stat().st_mtime > 1.2e9
+    assert run(*words, "-o", tmp_path / "out", "--keep-times") == 0
+    for name in ("a.png", "a_before_after.png", "sub/b.png"):
+        assert (tmp_path / "out" / name).stat().st_mtime == 1.1e9
+    painter.calls.clear()
+    assert run(*words, "-o", tmp_path / "out", "--keep-times") == 0
+    assert painter.calls == []
+
+
+def test_pictures_of_more_pixels_than_allowed_are_refused_and_say_how_to_go_on(tmp_path, weights, capsys):
+    photo(tmp_path / "in" / "big.png", side=40)
+    photo(tmp_path / "in" / "small.png")
+    assert run(tmp_path / "in", "--method", "blank", "--max-pixels", 24 * 24) == 1
+    out, err = capsys.readouterr()
+    assert "small.png" in out
+    assert "wanted at most 576 pixels, got 40 x 40; if you trust it, raise the limit: --max-pixels N" in err
+    assert run(tmp_path / "in", "--method", "blank", "--max-pixels", 1600) == 0
+    assert "done before" in capsys.readouterr().out
+
+
+def test_the_package_runs_as_the_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "deid_diffusion", "--help"], capture_output=True, text=True, timeout=60, cwd=CHECKOUT
+    )
+    assert (done.returncode, done.stdout) == (0, cli.usage())
+
+
+def test_the_help_of_run_names_its_options(capsys):
+    assert run("--help") == 0
+    said = capsys.readouterr().out
+    assert all(f"\n  {name}" in said for name in ("--exclude", "--keep-times", "--max-pixels", "--report"))
+
+
+def test_names_cannot_do_things_to_the_terminal(tmp_path, painter, capsys):
+    photo(tmp_path / "in" / "a.png")
+    (tmp_path / "in" / "red\x1b[31m\nline.jpg").write_bytes(b"x")
+    assert run(tmp_path / "in", "-o", tmp_path / "out") == 1
+    err = capsys.readouterr().err
+    assert "deid: failed: red\\x1b[31m line.jpg\n" in err
+    assert "\x1b" not in err

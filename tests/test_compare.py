@@ -119,7 +119,7 @@ def test_the_last_report_says_what_is_to_be_done(originals, painter, tmp_path, m
     files = [{"file": name} for name in os.listdir(originals)]
     versions = {"weights": dict(HASHES)}
     given = {"seed": 0} | ({"k": 5} if method == "k-same" else {})
-    settings = compare._expected_settings(method, given) | {"cohort": "2 people in 1 groups, 123"}
+    settings = compare._expected_settings(method, given) | {"cohort": "2 people in 1 groups, 123", "max_pixels": 7}
     report = {"settings": settings, "seed": 0, "files": files, "complete": True, "versions": versions} | change
     path = tmp_path / "report.json"
     path.write_text(json.dumps(report))

@@ -6,8 +6,13 @@ Nothing heavy is imported here: `deid --help` answers at once.
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
+from typing import Any, NoReturn
 
 _COMMANDS = {
     "run": "give every face of pictures and folders to somebody who does not exist",
@@ -25,8 +30,16 @@ commands:
 {commands}
 
 `deid COMMAND --help` tells more. --debug shows tracebacks and what the libraries have to say.
-Exit codes: 0 all done, 1 something failed, 2 a wrong command line, 130 interrupted.
+Exit codes: 0 all done, 1 something failed, 2 a wrong command line, 130 interrupted by Ctrl-C, 143 by SIGTERM.
 """
+
+
+class Ended(KeyboardInterrupt):
+    """A signal asks to end: as Ctrl-C does, with another exit code."""
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.code = 128 + number
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -49,9 +62,10 @@ def main(argv: list[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # file names need not be text
     try:
-        return import_module(f"deid_diffusion.cli.{argv[0]}").main(argv[1:]) or 0
-    except KeyboardInterrupt:
-        return complain("interrupted", 130)
+        with signals_end():
+            return import_module(f"deid_diffusion.cli.{argv[0]}").main(argv[1:]) or 0
+    except KeyboardInterrupt as interrupt:
+        return complain("interrupted", exit_code(interrupt))
     except BrokenPipeError:
         # The reader of our output has gone; Python would complain again while it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -62,6 +76,38 @@ def main(argv: list[str] | None = None) -> int:
         return complain(f"{error or type(error).__name__} (--debug shows where)", 1)
 
 
+@contextmanager
+def signals_end() -> Iterator[None]:
+    """While it lasts, SIGTERM and SIGHUP raise `Ended`, unless they are ignored (nohup) or have a handler already."""
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    taken = [number for name in names if signal.getsignal(number := getattr(signal, name)) is signal.SIG_DFL]
+    if threading.current_thread() is not threading.main_thread():
+        taken = []  # only there Python takes handlers
+
+    terminals = [stream.fileno() for stream in (sys.__stdout__, sys.__stderr__) if stream and stream.isatty()]
+
+    def end(number: int, _frame: Any) -> NoReturn:
+        if number != signal.SIGTERM:
+            for stream in terminals:  # it has gone, and whatever is written to it would end the run half-way
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+        for other in taken:
+            signal.signal(other, signal.SIG_IGN)  # they often come twice, and the report is still to be written
+        raise Ended(number)
+
+    try:
+        for number in taken:
+            signal.signal(number, end)
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def exit_code(interrupt: KeyboardInterrupt) -> int:
+    """130 for Ctrl-C, 128 and the number of any other signal: 143 for SIGTERM."""
+    return getattr(interrupt, "code", 128 + signal.SIGINT)
+
+
 def usage() -> str:
     """The text of `deid --help`."""
     return _USAGE.format(commands="\n".join(f"  {name:<9}{text}" for name, text in _COMMANDS.items()))
@@ -69,8 +115,13 @@ def usage() -> str:
 
 def complain(message: str, code: int) -> int:
     """Writes one line to stderr and returns the exit code."""
-    print("deid: " + " ".join(message.split()), file=sys.stderr)
+    print(f"deid: {one_line(message)}", file=sys.stderr, flush=True)
     return code
+
+
+def one_line(text: str) -> str:
+    """Without line breaks, and with what else a file's name may do to a terminal spelled out."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(text.split()))
 
 
 def quieten(debug: bool) -> None:

@@ -98,8 +98,8 @@ def _expected_settings(method: str, given: Mapping[str, int]) -> dict[str, Any]:
 
 
 def _without_cohort(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Without the cohort of k-same, which is known only when all pictures are analysed."""
-    return {name: value for name, value in settings.items() if name != "cohort"}
+    """Without the cohort of k-same, known only when all pictures are analysed, and without what changes no output."""
+    return {name: value for name, value in settings.items() if name not in ("cohort", "max_pixels")}
 
 
 def _present(method: str) -> dict[str, str]:

@@ -59,7 +59,14 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("inputs", nargs="*", type=Path, metavar="INPUT", help="picture or folder")
     add("-o", "--out", type=Path, help="output folder, or the output's name for one picture")
+    add(
+        "--exclude", action="append", default=[], metavar="PATTERN",
+        help="leave out files and folders whose path below the input fits, such as '*_anon.*' or thumbs; repeatable; "
+        "* also stands for /",
+    )  # fmt: skip
     add("--overwrite", action="store_true", help="make outputs anew that exist already; an input is never overwritten")
+    add("--keep-times", action="store_true", help="give outputs the modification time of their source")
+    add("--max-pixels", type=_natural, metavar="N", help="refuse pictures of more pixels (300 million)")
     add("--report", type=Path, metavar="FILE", help="write a JSON report, one line a face")
     add("--preview", choices=["side-by-side"], help="also write *_before_after.png; they show the source faces")
     add(
@@ -127,7 +134,7 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     add("--controlnet", metavar="NAME", help="face-landmark ControlNet: folder, or ORG/NAME[@COMMIT][/SUBFOLDER]")
     add("--landmark-style", choices=LANDMARK_STYLES, default="mediapipe", help="what it was trained on (mediapipe)")
     add("--preview-vae", metavar="NAME", help="tiny autoencoder that makes repulsion cheap; like --controlnet")
-    add("--dtype", choices=DTYPES, default="float32", help="precision of the model (float32)")
+    add("--dtype", choices=DTYPES, default="float32", help="precision of the model, float16 on a GPU only (float32)")
     add("--device", default="cpu", help="cpu, cuda, cuda:1, mps (cpu)")
     add(
         "--backend", choices=BACKENDS, default="auto",

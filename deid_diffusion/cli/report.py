@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
@@ -9,16 +10,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from deid_diffusion.imaging.places import unfit_place
 from deid_diffusion.jobs.run import JobResult
 
+SKIPPED = 1000  # rows about files that were left out
 
-def write_report(path: Path, results: Sequence[JobResult], about: Mapping[str, Any]) -> None:
+
+def write_report(
+    path: Path, results: Sequence[JobResult], about: Mapping[str, Any], skipped: Sequence[tuple[str, str]] = ()
+) -> None:
     """Writes the report, whole or not at all.
 
     Args:
         path: where to; an existing report is replaced.
         results: of the jobs that were done, in any order.
         about: what stands at its top: versions, weights, settings, whether all was done.
+        skipped: path and reason of what was left out; all are counted, and the first 1,000 named.
     """
     results = sorted(results, key=lambda result: result.job.name)
     files = [
@@ -35,8 +42,14 @@ def write_report(path: Path, results: Sequence[JobResult], about: Mapping[str, A
         for result in results
     ]
     faces = [{"file": result.job.name, **face} for result in results for face in result.faces]
+    left_out = [{"path": name, "reason": reason} for name, reason in skipped[:SKIPPED]]
+    about = {**about, "skipped_total": len(skipped)}
     parts = [f"{json.dumps(name)}: {json.dumps(value, default=str)}" for name, value in about.items()]
-    parts += [f'"{name}": {_lines(rows)}' for name, rows in (("files", files), ("faces", faces))]
+    parts += [
+        f'"{name}": {_lines(rows)}' for name, rows in (("files", files), ("faces", faces), ("skipped", left_out))
+    ]
+    if wrong := unfit_place(path):
+        raise OSError(errno.EEXIST, f"{wrong} in its place")
     part = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
         part.write_text("{\n" + ",\n".join(parts) + "\n}\n", encoding="utf-8")

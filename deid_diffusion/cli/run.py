@@ -10,12 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import complain
+from . import complain, exit_code
 from .options import parse
 
 
 def main(argv: list[str]) -> int:
-    """Returns the exit code: 0 all done, 1 something failed or had to stop, 2 nothing could be begun, 130 Ctrl-C."""
+    """Returns the exit code: 0 all done, 1 something failed or had to stop, 2 nothing could be begun, 130 Ctrl-C.
+
+    After another signal it is 128 and its number: 143 for SIGTERM.
+    """
     options = parse(argv)
     if ("help", None) in options.set:
         return _print_attributes()
@@ -28,13 +31,16 @@ def main(argv: list[str]) -> int:
         plan = _plan(options)
     except ValueError as error:
         return complain(str(error), 2)
+    from .show import left_out
+
     journal = Journal(plan.folder)
     if not options.overwrite:
         foreign = [result for job in plan.jobs if (result := jobs.foreign_output(job, journal))]
         if len(foreign) == len(plan.jobs):
             # Nothing to do for the model: say so at once.
             more = f" (and {len(foreign) - 1} more like it)" if len(foreign) > 1 else ""
-            return complain(foreign[0].error + more, 1)
+            skipped = f"; {left_out(plan.skipped)}" if plan.skipped else ""
+            return complain(foreign[0].error + more + skipped, 1)
     anonymize = _load(options)
     try:
         settings = _completed(settings, anonymize, plan, references, options)
@@ -62,13 +68,14 @@ def _work(plan: Any, anonymize: Any, settings: Any, journal: Any, options: argpa
                 show(result)
     except jobs.JobsStopped as error:
         stopped, code = str(error), 1
-    except KeyboardInterrupt:
-        stopped, code = "interrupted", 130
-    took = time.perf_counter() - start
-    if options.report:
-        _report(options, plan, anonymize, settings, results)
-    print(f"deid: {summary(results, len(plan.jobs), len(plan.skipped), took)}", file=sys.stderr)
-    failed = _say_failures(results)
+    except KeyboardInterrupt as interrupt:
+        stopped, code = "interrupted", exit_code(interrupt)
+    finally:
+        took = time.perf_counter() - start
+        if options.report:
+            _report(options, plan, anonymize, settings, results)
+    print(f"deid: {summary(results, len(plan.jobs), plan.skipped, took)}", file=sys.stderr)
+    failed = _say_failures(results) | _say_unreadable(plan.skipped)
     if stopped:
         again = "the same command without --overwrite" if options.overwrite else "the same command"
         return complain(f"{stopped}; no output is half-written, and {again} goes on where this stopped", code)
@@ -81,7 +88,7 @@ def _say_failures(results: Sequence[Any]) -> bool:
     """Names on stderr the pictures that failed or have faces on which a model broke; whether there were any."""
     failed = [result for result in results if not result.ok or result.failed_faces]
     for result in failed if len(results) > 1 else ():
-        print(f"deid: failed: {result.job.name}", file=sys.stderr)
+        complain(f"failed: {result.job.name}", 1)
     if broken := _first_failure(results):
         complain(f"a model broke, and its faces were hidden; the first reason: {broken}", 1)
     return bool(failed)
@@ -92,18 +99,31 @@ def _first_failure(results: Sequence[Any]) -> str:
     return next((face["reason"] for result in results for face in result.faces if face["outcome"] == "failed"), "")
 
 
+def _say_unreadable(skipped: Sequence[Any]) -> bool:
+    """Names on stderr the folders that could not be listed; whether there were any."""
+    from deid_diffusion.jobs.plan import UNREADABLE
+
+    unreadable = [item for item in skipped if item.reason.startswith(UNREADABLE)]
+    for item in unreadable:
+        complain(f"failed: {item.path}: {item.reason}; nothing in it was done", 1)
+    return bool(unreadable)
+
+
 def _plan(options: argparse.Namespace) -> Any:
     """What to do; every complaint is a PlanError, and nothing is written or loaded for it."""
     from dataclasses import replace
 
-    from deid_diffusion.imaging.pictures import FORMATS
+    from deid_diffusion.jobs.places import check_report, linked_outputs
     from deid_diffusion.jobs.plan import PlanError, plan
 
     from .boxes import with_boxes
 
-    planned = plan(options.inputs, options.out, options.seed, bool(options.preview))
-    if options.report and (options.report.suffix.lower() in FORMATS or options.report.is_dir()):
-        raise PlanError(f"--report {options.report}: wanted the name of a JSON file; give one such as report.json")
+    planned = plan(
+        options.inputs, options.out, options.seed, bool(options.preview), options.exclude, options.overwrite
+    )
+    if options.report:
+        boxes = [options.boxes] if options.boxes else []
+        check_report(options.report, planned, [*boxes, *options.only, *options.keep], options.overwrite)
     if options.boxes_format and not options.boxes:
         raise PlanError("--boxes-format says what the numbers of --boxes are; give --boxes too")
     if options.boxes:
@@ -111,15 +131,22 @@ def _plan(options: argparse.Namespace) -> Any:
         planned = replace(planned, jobs=boxed)
         for note in notes:
             print(f"deid: {note}", file=sys.stderr)
+    if options.keep_times:
+        planned = replace(planned, jobs=tuple(replace(job, keep_times=True) for job in planned.jobs))
+    if options.overwrite and (linked := linked_outputs(planned.jobs)):
+        more = f" (and {len(linked) - 1} more like it)" if len(linked) > 1 else ""
+        complain(f"{linked[0]}{more} is a hard link: this name gets the new picture, its other names keep the old", 0)
     return planned
 
 
 def _settings(options: argparse.Namespace) -> Any:
     """The anonymizer's Settings. Unknown attributes and values out of range end here, before a weight is read."""
     from deid_diffusion.methods import find_method
+    from deid_diffusion.models.loading import check_speed
     from deid_diffusion.settings import Repulsion, Settings
 
     find_method(options.method)
+    check_speed(options.dtype, options.device)
 
     return Settings(
         steps=options.steps,
@@ -137,6 +164,7 @@ def _settings(options: argparse.Namespace) -> Any:
         k=options.k,
         panorama=options.panorama,
         keep_metadata=options.keep_metadata,
+        max_pixels=options.max_pixels,
     )
 
 
@@ -146,9 +174,9 @@ def _references(paths: Sequence[Path]) -> list[str]:
 
     photos: list[Path] = []
     for path in paths:
-        if not path.exists():
+        if not os.path.exists(path):
             raise PlanError(f"{path}: wanted a reference photo or a folder of them, found nothing there")
-        photos += pictures_in(path) if path.is_dir() else [path]
+        photos += pictures_in(path) if os.path.isdir(path) else [path]
     return [str(photo) for photo in photos]
 
 
@@ -216,9 +244,10 @@ def _report(options: argparse.Namespace, plan: Any, anonymize: Any, settings: An
         "settings": describe(settings),
         "complete": len(results) == len(plan.jobs),
     }
+    left_out = [(str(item.path), item.reason) for item in plan.skipped]
     try:
         options.report.parent.mkdir(parents=True, exist_ok=True)
-        write_report(options.report, results, about)
+        write_report(options.report, results, about, left_out)
     except OSError as error:
         raise OSError(f"{options.report}: wanted to write the report there, got {error.strerror}") from error
 

@@ -7,7 +7,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from deid_diffusion.jobs.plan import Skipped
 from deid_diffusion.jobs.run import JobResult
+
+from . import complain
 
 
 @contextmanager
@@ -51,7 +54,7 @@ def print_result(result: JobResult) -> None:
     """One line: to stdout for an output, to stderr for a failure; and one to stderr for each notice."""
     job = result.job
     if not result.ok:
-        print(f"deid: {' '.join(result.error.split())}", file=sys.stderr, flush=True)
+        complain(result.error, 1)
         return
     took = "done before" if result.earlier else f"{sum(result.seconds.values()):.1f} s"
     print(f"{job.in_path} -> {job.out_path}  {faces_in_words([result])}, {took}", flush=True)
@@ -71,11 +74,17 @@ def faces_in_words(results: Sequence[JobResult]) -> str:
     return f"{outcomes.total()} face{'s' * (outcomes.total() != 1)}: {parts}"
 
 
-def summary(results: Sequence[JobResult], total: int, skipped: int, seconds: float) -> str:
+def summary(results: Sequence[JobResult], total: int, skipped: Sequence[Skipped], seconds: float) -> str:
     """The last line of a run."""
     done = [result for result in results if result.ok]
     # Of pictures that failed nothing is known: "no face found" would sound like an all-clear.
     parts = [f"{len(done)} of {total} pictures done" + (f", {faces_in_words(done)}" if done else "")]
     parts += [f"{len(results) - len(done)} failed"] if len(done) < len(results) else []
-    parts += [f"{skipped} hidden or other files left out"] if skipped else []
+    parts += [left_out(skipped)] if skipped else []
     return "; ".join([*parts, f"{seconds:.1f} s"])
+
+
+def left_out(skipped: Sequence[Skipped]) -> str:
+    """`3 left out (2 hidden, 1 excluded)`."""
+    reasons = Counter(item.reason for item in skipped).most_common()
+    return f"{len(skipped)} left out ({', '.join(f'{count} {reason}' for reason, count in reasons)})"

@@ -8,6 +8,7 @@ into it: those are where un-anonymized copies hide.
 from __future__ import annotations
 
 import secrets
+import stat
 import threading
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,7 @@ from .encode import encode_picture
 from .high_depth import RefusedPictureError, eight_bit
 from .mend import PNG, completed_jpeg, plain_png
 from .metadata import Metadata, read_metadata
+from .places import unfit_place
 from .profiles import told_profile
 from .refusals import unusual_kind, what_it_is
 from .strip import STRIPPED
@@ -182,6 +184,10 @@ def save_picture(
     for name, other in (("alpha", picture.alpha), ("deep", deep)):
         if other is not None and other.shape[:2] != image.shape[:2]:
             raise ValueError(f"{name} must have the image's size {image.shape[:2]}, got {other.shape[:2]}")
+    if wrong := unfit_place(path):
+        raise PictureError(
+            f"{brief_path(path)}: wanted a new or an ordinary file, got {wrong}; nothing was written: give another"
+        )
     if not path.parent.is_dir():
         raise PictureError(f"{path}: wanted an existing folder, got none at {path.parent}; make it first")
     try:
@@ -209,12 +215,15 @@ def _write_whole(path: Path, data: bytes) -> None:
 
 
 def _read(path: Path) -> bytes:
-    if path.is_dir():
-        raise PictureError(f"{path}: wanted a picture file, got a folder; name a file in it")
-    if not path.is_file():
-        raise PictureError(f"{path}: wanted a picture file, found none; check the path")
     try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise PictureError(f"{path}: wanted a picture file, got a folder; name a file in it")
+        if not stat.S_ISREG(mode):
+            raise PictureError(f"{path}: wanted a picture file, got a device or a pipe; name a file")
         data = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise PictureError(f"{path}: wanted a picture file, found none; check the path") from None
     except OSError as error:
         raise PictureError(f"{path}: wanted to read it, got {error.strerror}; check its permissions") from error
     if not data:
@@ -242,7 +251,7 @@ def _check_still(size: tuple[int, int], frames: int, name: str, max_pixels: int)
     if size[0] * size[1] > max_pixels:
         raise PictureError(
             f"{name}: wanted at most {max_pixels:,} pixels, got {size[0]} x {size[1]}; if you trust it, raise the "
-            "limit with load_picture(..., max_pixels=...)"
+            "limit: --max-pixels N, or max_pixels=N"
         )
 
 

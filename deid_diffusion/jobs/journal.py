@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 NAME = ".deid-progress.jsonl"
+_DONE = {"made_with", "source", "faces", "seconds"}  # what a line about a finished output must say
 
 
 class Journal:
@@ -56,12 +57,14 @@ class Journal:
     def _read(self) -> dict[str, dict[str, Any]]:
         if self._lines is None:
             self._lines = {}
-            text = self.path.read_text(encoding="utf-8", errors="replace") if self.path.is_file() else ""
+            text = self.path.read_text(encoding="utf-8", errors="replace") if os.path.isfile(self.path) else ""
             for row in text.splitlines():
                 try:
                     line = json.loads(row)
+                    if line["state"] == "done" and not line.keys() >= _DONE:
+                        line = {"out": line["out"], "state": "begun"}
                     self._lines[line.pop("out")] = line
-                except (ValueError, KeyError, AttributeError):
+                except (ValueError, KeyError, AttributeError, TypeError):
                     continue
         return self._lines
 
@@ -72,11 +75,10 @@ def describe(settings: Any) -> dict[str, Any]:
 
 
 def fingerprint(*parts: Any) -> str:
-    """A short hash that changes with any setting, reference person, version, seed or box."""
+    """A short hash that changes with any setting, reference person, version, seed or box; 1 and 1.0 are one."""
     digest = hashlib.sha256()
     for part in parts:
-        if is_dataclass(part):
-            part = describe(part)
+        part = _one_spelling(describe(part) if is_dataclass(part) else part)
         digest.update(json.dumps(part, sort_keys=True, default=str).encode() + b"\0")
     return digest.hexdigest()[:16]
 
@@ -88,3 +90,12 @@ def _plain(value: Any) -> Any:
         holds_arrays = any(isinstance(part, np.ndarray) for part in vars(value).values())
         return str(value) if holds_arrays else asdict(value)
     return dict(value) if isinstance(value, Mapping) else value
+
+
+def _one_spelling(value: Any) -> Any:
+    """Whole numbers as int, at any depth."""
+    if isinstance(value, Mapping):
+        return {name: _one_spelling(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_one_spelling(part) for part in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -6,21 +6,28 @@ import hashlib
 import os
 import unicodedata
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from ..imaging.pictures import FORMATS
 from ..messages import not_a_path
-from .journal import Journal
+from .journal import NAME, Journal
+from .places import PlanError, check_out, check_places
 
 VIDEOS = frozenset(".mp4 .mov .m4v .avi .mkv .webm .mpg .mpeg .wmv .3gp".split())
+OUTPUT, UNREADABLE = "written by this tool", "unreadable folder"
 # HEIC needs an extra to be written, and GIF's 256 colours would change pixels off the faces.
 _INSTEAD = {".heic": ".jpg", ".heif": ".jpg", ".gif": ".png"}
 Boxes = tuple[tuple[float, float, float, float], ...]
 
 
-class PlanError(ValueError):
-    """What was asked for cannot be begun; nothing was written."""
+@dataclass(frozen=True)
+class Skipped:
+    """What was found and left out, and why: "hidden", "excluded" and the like, or what the system says of a folder."""
+
+    path: Path
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,7 @@ class Job:
         name: how reports call it: its path below the input folder, with "/".
         boxes: faces to treat instead of detecting, x0 y0 x1 y1 in image pixels.
         preview_path: where to put before and after, side by side.
+        keep_times: the output gets the input's modification time.
         sha256: of the picture that the boxes were found in; the file must be this one. Empty when not known.
     """
 
@@ -43,6 +51,7 @@ class Job:
     boxes: Boxes | None = None
     preview_path: Path | None = None
     sha256: str = ""
+    keep_times: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,14 +61,14 @@ class Plan:
     Attributes:
         jobs: in the order of their names.
         folder: where the journal lies: the output folder, or where the first output goes.
-        skipped: what was found in input folders and is hidden, a link to a folder or to nowhere, or
-            no picture by its suffix.
+        skipped: what was found and is left out: hidden, a link to a folder or to nowhere, no picture by its suffix,
+            excluded, an output of this tool, or a folder that cannot be listed.
         keeps_journal: the output folder is this tool's own; elsewhere the journal goes when all is done.
     """
 
     jobs: tuple[Job, ...]
     folder: Path
-    skipped: tuple[Path, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
     keeps_journal: bool = False
 
 
@@ -72,7 +81,33 @@ class _Found:
     target: Path | None
 
 
-def plan(inputs: Sequence[Path], out: Path | None = None, seed: int = 0, previews: bool = False) -> Plan:
+@dataclass(frozen=True)
+class _Search:
+    """What is looked for in the inputs, and what was left out so far."""
+
+    exclude: tuple[str, ...] = ()
+    skipped: list[Skipped] = field(default_factory=list)
+
+    def leave(self, path: Path, reason: str) -> None:
+        self.skipped.append(Skipped(path, reason))
+
+    def reasons(self) -> str:
+        """Why something was left out, in brackets; empty when nothing was."""
+        found = sorted({item.reason for item in self.skipped})
+        return f" that is not left out ({', '.join(found)})" if found else ""
+
+    def excludes(self, name: Path) -> bool:
+        return any(fnmatchcase(name.as_posix(), pattern) for pattern in self.exclude)
+
+
+def plan(
+    inputs: Sequence[Path],
+    out: Path | None = None,
+    seed: int = 0,
+    previews: bool = False,
+    exclude: Sequence[str] = (),
+    overwrite: bool = False,
+) -> Plan:
     """Turns files and folders into jobs.
 
     `photo.jpg` goes to `photo_anon.jpg` beside it, or to `out`, a file or a folder; a folder's tree is mirrored in
@@ -84,37 +119,47 @@ def plan(inputs: Sequence[Path], out: Path | None = None, seed: int = 0, preview
         out: where to; None for beside the inputs.
         seed: of the run.
         previews: whether each job writes a preview, too.
+        exclude: patterns (`fnmatch`, "*" for "/" too) of names to leave out, of files and of folders: paths below the
+            input folder, with "/", or the name of a file that was named.
+        overwrite: what is an output by its name may be replaced, so that it must not be named as an input, too.
 
     Raises:
-        PlanError: no such input, a video, a folder without pictures, an output that would overwrite an input.
+        PlanError: no such input, a video, a folder without pictures, an output that would overwrite an input or that
+            would be written into anything but an ordinary file.
     """
     if not inputs:
         raise PlanError("wanted pictures or folders, got none; name at least one")
     for path in [*inputs, *([out] if out is not None else [])]:
         if wrong := not_a_path(path):
             raise PlanError(f"wanted a path, got {wrong}; check it")
-    inputs = list(dict.fromkeys(Path(path) for path in inputs))
-    lone = len(inputs) == 1 and not inputs[0].is_dir()
-    to_file = out is not None and lone and out.suffix.lower() in FORMATS and not out.is_dir()
-    if out is not None and not to_file and out.exists() and not out.is_dir():
+    inputs = list({os.path.abspath(path): Path(path) for path in reversed(inputs)}.values())
+    lone = len(inputs) == 1 and not os.path.isdir(inputs[0])
+    if out is not None:
+        check_out(out, lone and inputs[0].suffix.lower() not in VIDEOS)
+    to_file = out is not None and lone and out.suffix.lower() in FORMATS and not os.path.isdir(out)
+    if out is not None and not to_file and os.path.exists(out) and not os.path.isdir(out):
         raise PlanError(f"{out}: wanted a folder, got a file; give -o a folder, or one picture and a picture's name")
-    skipped: list[Path] = []
-    found = [item for path in inputs for item in _look(path, out, len(inputs) > 1, skipped)]
+    search = _Search(tuple(pattern.rstrip("/") for pattern in exclude))
+    found = [item for path in inputs for item in _look(path, out, len(inputs) > 1, search)]
+    found = _without_outputs_of_others(found, search, overwrite)
     jobs: dict[Path, Job] = {}
     # Whoever keeps its suffix has the first claim to its name.
     for item in sorted(found, key=lambda item: (_suffix(item.path) != item.path.suffix, item.path)):
         place = Path(out) if to_file and out is not None else _place(item, jobs)
         if place in jobs:
             raise PlanError(f"{item.path} and {jobs[place].in_path} would both become {place}; run them one by one")
-        preview = place.with_name(f"{place.stem}_before_after.png") if previews else None
         own = seed if lone else file_seed(seed, item.name)
-        jobs[place] = Job(item.path, place, own, item.name.as_posix(), preview_path=preview)
+        jobs[place] = Job(
+            item.path, place, own, item.name.as_posix(), preview_path=_preview(place) if previews else None
+        )
+    if not jobs:
+        raise PlanError(f"wanted a picture to anonymize, got none{search.reasons()}; name others")
     targets = {item.target for item in found}
     ours = len(targets) == 1 and None not in targets and not to_file
     folder = (targets.pop() if ours else None) or next(iter(jobs)).parent
-    kept = sorted(_without_own_outputs(jobs, Journal(folder), skipped), key=lambda job: (job.name, job.in_path))
-    _check_inputs_are_safe(kept)
-    return Plan(tuple(kept), folder, tuple(skipped), ours)
+    kept = sorted(jobs.values(), key=lambda job: (job.name, job.in_path))
+    check_places(kept, folder / NAME)
+    return Plan(tuple(kept), folder, tuple(search.skipped), ours)
 
 
 def file_seed(seed: int, name: Path) -> int:
@@ -129,11 +174,17 @@ def file_seed(seed: int, name: Path) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}\0{text}".encode(errors="surrogateescape")).digest()[:4], "big") >> 1
 
 
-def _look(path: Path, out: Path | None, several: bool, skipped: list[Path]) -> list[_Found]:
-    """The pictures of one input; what is left out goes to `skipped`."""
-    if not path.exists():
-        raise PlanError(f"{path}: wanted a picture or a folder, found nothing there; check the path")
-    if not path.is_dir():
+def _look(path: Path, out: Path | None, several: bool, search: _Search) -> list[_Found]:
+    """The pictures of one input; what is left out is noted in `search`."""
+    try:
+        path.stat()
+    except OSError as error:
+        got = "found nothing there" if isinstance(error, FileNotFoundError) else f"got {error.strerror}"
+        raise PlanError(f"{path}: wanted a picture or a folder, {got}; check the path") from None
+    if not os.path.isdir(path):
+        if search.excludes(Path(path.name)):
+            search.leave(path, "excluded")
+            return []
         if path.suffix.lower() in VIDEOS:
             raise PlanError(f"{path}: wanted pictures, got a video, which is not supported yet; leave it out")
         return [_Found(path, Path(path.name), out)]
@@ -145,47 +196,78 @@ def _look(path: Path, out: Path | None, several: bool, skipped: list[Path]) -> l
         raise PlanError(f"{path}: wanted an output folder of its own, got the input folder; give -o another one")
     # Two folders mirrored into one keep their names apart.
     prefix = Path(label) if several and out is not None else Path()
-    pictures = pictures_in(path, target, skipped)
+    pictures = pictures_in(path, target, search)
     return [_Found(picture, prefix / picture.relative_to(path), target) for picture in pictures]
 
 
-def pictures_in(folder: Path, target: Path | None = None, skipped: list[Path] | None = None) -> list[Path]:
+def pictures_in(folder: Path, target: Path | None = None, search: _Search | None = None) -> list[Path]:
     """Pictures of a tree, by suffix, without what is hidden and without the outputs in `target`; never none.
 
     Args:
         folder: of the tree.
         target: where outputs go, if that is inside.
-        skipped: gets what is left out.
+        search: says what to leave out, and gets what is left out.
 
     Raises:
-        PlanError: no picture there, or a folder that cannot be listed.
+        PlanError: no picture there, or a folder that cannot be listed: the tree itself, or any one without `search`.
     """
-    leave = None if target is None else target.resolve()
-    pictures = sorted(_walk(folder, leave, [] if skipped is None else skipped))
+    leave, strict, search = None if target is None else target.resolve(), search is None, search or _Search()
+    pictures = sorted(_walk(folder, leave, search, strict))
     if not pictures:
-        raise PlanError(f"{folder}: wanted a folder with pictures ({' '.join(FORMATS)}), found none in it")
+        raise PlanError(
+            f"{folder}: wanted a folder with pictures ({' '.join(FORMATS)}), found none in it{search.reasons()}"
+        )
     return pictures
 
 
-def _walk(folder: Path, target: Path | None, skipped: list[Path]) -> Iterable[Path]:
+def _walk(root: Path, target: Path | None, search: _Search, strict: bool) -> Iterable[Path]:
+    journals: list[Journal] = []
 
     def fail(error: OSError) -> None:
-        raise PlanError(f"{error.filename}: wanted to list it, got {error.strerror}; check its permissions")
+        folder = Path(error.filename or root)
+        if strict or folder == root:
+            raise PlanError(f"{folder}: wanted to list it, got {error.strerror}; check its permissions")
+        search.leave(folder, f"{UNREADABLE} ({error.strerror})")
 
-    for parent, folders, files in os.walk(folder, onerror=fail):
+    for parent, folders, files in os.walk(root, onerror=fail):
         here = Path(parent)
+        # Outputs of an earlier run, into a folder of the tree. The tree itself may be one: that is what was asked for.
+        journals += [Journal(here)] if NAME in files and here != root else []
         for name in list(folders):
             if (here / name).resolve() == target:
                 folders.remove(name)
-            elif name.startswith(".") or (here / name).is_symlink():
+            elif reason := _reason_for_folder(here / name, root, search):
                 folders.remove(name)
-                skipped.append(here / name)
+                search.leave(here / name, reason)
         for name in files:
-            # A link to nowhere is a file here, too.
-            if name.startswith(".") or Path(name).suffix.lower() not in FORMATS or not (here / name).exists():
-                skipped.append(here / name)
+            if name == NAME:
+                continue
+            if reason := _reason_for_file(here / name, root, search, journals):
+                search.leave(here / name, reason)
             else:
                 yield here / name
+
+
+def _reason_for_folder(path: Path, root: Path, search: _Search) -> str:
+    """Why a folder is left out; empty when it is not."""
+    if path.name.startswith("."):
+        return "hidden"
+    if search.excludes(path.relative_to(root)):
+        return "excluded"
+    return "link to a folder" if os.path.islink(path) else ""
+
+
+def _reason_for_file(path: Path, root: Path, search: _Search, journals: Sequence[Journal]) -> str:
+    """Why a file is left out; empty when it is not."""
+    if path.name.startswith("."):
+        return "hidden"
+    if path.suffix.lower() not in FORMATS:
+        return "no picture by its suffix"
+    if search.excludes(path.relative_to(root)):
+        return "excluded"
+    if os.path.islink(path) and not os.path.exists(path):
+        return "link to nowhere"
+    return OUTPUT if any(_is_output(path, journal) for journal in journals) else ""
 
 
 def _suffix(path: Path) -> str:
@@ -201,23 +283,36 @@ def _place(item: _Found, taken: Collection[Path]) -> Path:
     return folder / f"{item.path.name}{mark}{suffix}" if place in taken and suffix != item.path.suffix else place
 
 
-def _without_own_outputs(jobs: dict[Path, Job], journal: Journal, skipped: list[Path]) -> list[Job]:
-    """Leaves out inputs that an interrupted run wrote: `deid run *.jpg` finds them the second time."""
-    ours = {place for place in jobs if journal.line(place) is not None}
-    skipped += [job.in_path for job in jobs.values() if job.in_path in ours]
-    return [job for job in jobs.values() if job.in_path not in ours]
+def _preview(place: Path) -> Path:
+    return place.with_name(f"{place.stem}_before_after.png")
 
 
-def _check_inputs_are_safe(jobs: Iterable[Job]) -> None:
-    # By inode: a link, or another spelling of the name, is the same file.
-    inputs = {_inode(job.in_path): job.in_path for job in jobs}
-    for job in jobs:
-        for place in filter(None, (job.out_path, job.preview_path)):
-            hit = inputs.get(_inode(place)) if place.exists() else None
-            if hit is not None:
-                raise PlanError(f"{place}: wanted a new file for the output, got the input {hit}; give another -o")
+def _without_outputs_of_others(found: Sequence[_Found], search: _Search, overwrite: bool) -> list[_Found]:
+    """Leaves out inputs that an earlier run wrote for others of them: `deid run *.jpg` finds them the second time."""
+    wrote: dict[str, Path] = {}
+    itself: set[str] = set()  # they would be written onto themselves, which is refused later
+    for item in found:
+        usual = _place(item, ())
+        other = usual.with_name(f"{item.path.name}{usual.stem.removeprefix(item.path.stem)}{usual.suffix}")
+        places = [os.path.abspath(place) for name in (usual, other) for place in (name, _preview(name))]
+        wrote |= dict.fromkeys(places, item.path)
+        itself |= {os.path.abspath(item.path)} & set(places)
+    kept = []
+    for item in found:
+        place = os.path.abspath(item.path)
+        source = None if place in itself else wrote.get(place)
+        if source is None:
+            kept.append(item)
+        elif overwrite and not _is_output(item.path, Journal(item.path.parent)):
+            raise PlanError(
+                f"{item.path}: wanted a picture to anonymize, got the output of {source}, and --overwrite replaces "
+                "nothing that was named; leave it out, e.g. by --exclude '*_anon.*'"
+            )
+        else:
+            search.leave(item.path, OUTPUT)
+    return kept
 
 
-def _inode(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_dev, status.st_ino
+def _is_output(path: Path, journal: Journal) -> bool:
+    line = journal.line(path)
+    return line is not None and line["state"] != "failed"

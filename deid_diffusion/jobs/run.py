@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..imaging.pictures import Picture, PictureError, save_picture
+from ..imaging.places import unfit_place
 from ..messages import brief_error, brief_path
 from ..weight_files import sha256_of
 from .journal import Journal, fingerprint
@@ -40,6 +42,7 @@ class JobResult:
             not taken over as it was; empty when it failed.
         error: why nothing was written; empty when something was.
         earlier: an earlier run had finished it.
+        source: size in bytes, modification time in ns and inode of the input that was read; empty when it failed.
     """
 
     job: Job
@@ -48,6 +51,7 @@ class JobResult:
     picture: Mapping[str, Any] = field(default_factory=dict)
     error: str = ""
     earlier: bool = False
+    source: tuple[int, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -80,7 +84,7 @@ def run(
     Raises:
         JobsStopped: nothing more can be written; what is finished stays.
     """
-    made_with = fingerprint(settings, anonymize.versions())
+    made_with = fingerprint(anonymize.resolve(settings), anonymize.versions())
     waiting = []
     for job in jobs:
         earlier = None if overwrite else _earlier(job, journal, made_with)
@@ -108,21 +112,26 @@ def do_job(job: Job, anonymize: Callable[..., Any], settings: Any = None) -> Job
         JobsStopped: nothing more can be written.
     """
     try:
-        # Before it is read: boxes must never be filed under the hash of what was copied over it meanwhile.
-        digest = _digest(job.in_path)
-        if job.sha256 not in ("", digest):
-            raise PictureError(f"{job.in_path}: was changed since its boxes were read; run it again without --boxes")
-        result = anonymize(job.in_path, seed=job.seed, boxes=job.boxes, settings=settings)
+        if wrong := unfit_place(job.out_path):
+            raise PictureError(f"{brief_path(job.out_path)}: wanted an ordinary file to replace, got {wrong}")
+        result, digest, source = _anonymized(job, anonymize, settings)
         start = time.perf_counter()
         job.out_path.parent.mkdir(parents=True, exist_ok=True)
         if job.preview_path is not None:
             both = np.asarray(result.preview())
             save_picture(Picture(both), both, job.preview_path)
-        result.save(job.out_path)
+        try:
+            result.save(job.out_path)
+        except Exception:
+            if job.preview_path is not None:
+                job.preview_path.unlink()
+            raise
+        if job.keep_times:
+            _set_time(job, source[1])
         seconds = {**result.seconds, "write": time.perf_counter() - start}
         height, width = result.image.shape[:2]
         about = {"width": width, "height": height, "sha256": digest, "notices": list(result.notices)}
-        return JobResult(job, tuple(face.to_json() for face in result.faces), seconds, about)
+        return JobResult(job, tuple(face.to_json() for face in result.faces), seconds, about, source=source)
     except Exception as error:
         name = brief_path(job.in_path)
         log.debug("%s failed", name, exc_info=True)
@@ -132,33 +141,64 @@ def do_job(job: Job, anonymize: Callable[..., Any], settings: Any = None) -> Job
         return JobResult(job, error=str(error) if said else f"{name}: {type(error).__name__}: {brief_error(error)}")
 
 
+def _anonymized(job: Job, anonymize: Callable[..., Any], settings: Any) -> tuple[Any, str, tuple[int, ...]]:
+    """The finished picture, the sha256 and the state of the file that it was made from.
+
+    Somebody may be copying into the folder: what changes while it is worked on is read anew, once.
+
+    Raises:
+        PictureError: it cannot be read, it goes on changing, or it is not the picture that the boxes are of.
+    """
+    for again in (True, False):
+        # Before it is read: neither boxes nor the journal may take what was copied over it for what was read.
+        source, digest = _source(job), _digest(job.in_path)
+        if job.sha256 not in ("", digest):
+            raise PictureError(f"{job.in_path}: was changed since its boxes were read; run it again without --boxes")
+        try:
+            result = anonymize(job.in_path, seed=job.seed, boxes=job.boxes, settings=settings)
+        except PictureError:
+            if again and source != _source(job):
+                continue
+            raise
+        if source and (source, digest) == (_source(job), _digest(job.in_path)):
+            return result, digest, source
+        if job.boxes is not None:
+            break  # they are of the picture that was there before
+    raise PictureError(
+        f"{brief_path(job.in_path)}: wanted a file that stays as it is while it is worked on, got one that was "
+        "changed or moved; nothing was written: run the same command again when it is whole"
+    )
+
+
 def foreign_output(job: Job, journal: Journal | None) -> JobResult | None:
-    """A failure when something lies at the output's place that no run of ours wrote.
+    """A failure when something lies at the place of the output or preview that no run of ours wrote.
 
     Args:
         job: whose output it would be.
         journal: of what our runs wrote; None when there is none.
     """
-    if not job.out_path.exists():
+    preview = job.preview_path is not None and os.path.lexists(job.preview_path)
+    if not os.path.lexists(job.out_path) and not preview:
         return None
     line = journal.line(job.out_path) if journal is not None else None
     if line is None or line["state"] == "failed":
-        return JobResult(job, error=f"{job.out_path} exists already; --overwrite replaces it, -o goes elsewhere")
-    if line.get("size", job.out_path.stat().st_size) != job.out_path.stat().st_size:
+        there = job.out_path if os.path.lexists(job.out_path) else job.preview_path
+        return JobResult(job, error=f"{there} exists already; --overwrite replaces it, -o goes elsewhere")
+    if os.path.lexists(job.out_path) and line.get("size", _size(job.out_path)) != _size(job.out_path):
         return JobResult(job, error=f"{job.out_path} was changed since it was written; --overwrite replaces it")
     return None
 
 
 def _earlier(job: Job, journal: Journal | None, made_with: str) -> JobResult | None:
     """The result of an earlier run, a failure when the output is not to be touched, None when there is work to do."""
-    if not job.out_path.exists():
-        return None
     if failure := foreign_output(job, journal):
         return failure
+    if not os.path.lexists(job.out_path):
+        return None
     line = None if journal is None else journal.line(job.out_path)
     assert line is not None  # or it had been foreign
     # "begun": an interrupted run may or may not have finished it.
-    if line["state"] == "begun" or not job.in_path.exists() or line["source"] != _source(job):
+    if line["state"] == "begun" or not _is_source(job, line):
         return None
     if line["made_with"] != fingerprint(made_with, job.seed, job.boxes):
         return JobResult(job, error=f"{job.out_path} was made with other settings; --overwrite makes it anew")
@@ -171,8 +211,8 @@ def _line(result: JobResult, made_with: str) -> dict[str, Any]:
     return {
         "state": "done",
         "made_with": fingerprint(made_with, job.seed, job.boxes),
-        "source": _source(job),
-        "size": job.out_path.stat().st_size,
+        "source": list(result.source),
+        "size": _size(job.out_path),
         "faces": list(result.faces),
         "picture": dict(result.picture),
         "seconds": {stage: round(value, 4) for stage, value in result.seconds.items()},
@@ -187,9 +227,38 @@ def _digest(path: Path) -> str:
         return ""
 
 
-def _source(job: Job) -> list[int]:
-    status = Path(job.in_path).stat()
-    return [status.st_size, status.st_mtime_ns]
+def _source(job: Job) -> tuple[int, ...]:
+    """Size, modification time and inode of the input; empty for one that is gone or out of reach."""
+    try:
+        status = os.stat(job.in_path)
+    except OSError:
+        return ()
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def _is_source(job: Job, line: Mapping[str, Any]) -> bool:
+    """Whether the input is the file that a finished line of the journal is of."""
+    known, now = tuple(line["source"]), _source(job)
+    if known == now:
+        return bool(now)
+    # A copy or a move of the whole tree gives other inodes to the same files.
+    return bool(now) and known[:2] == now[:2] and line.get("picture", {}).get("sha256") == _digest(job.in_path)
+
+
+def _set_time(job: Job, modified_ns: int) -> None:
+    for path in filter(None, (job.out_path, job.preview_path)):
+        try:
+            os.utime(path, ns=(modified_ns, modified_ns))
+        except OSError as error:  # a file system without times; the picture is whole all the same
+            log.warning("%s: wanted to set its time, got %s", brief_path(path), error.strerror)
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; -1 for one that is gone or out of reach."""
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return -1
 
 
 def _note(journal: Journal, lines: Mapping[Path, Mapping[str, Any]]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -62,6 +64,30 @@ def candidate_count(pipeline: Any, settings: Settings) -> int:
         settings: of the run.
     """
     return settings.candidates or (1 if reads_words(pipeline) else 2)
+
+
+def effective_settings(pipeline: Any, settings: Settings) -> Settings:
+    """The settings with the family's own values in the place of None, and the defaults where a setting says nothing.
+
+    Two spellings of what gives the same pictures become the same.
+
+    Args:
+        pipeline: of any family.
+        settings: of the run.
+    """
+    default, family = Settings(), inspect.signature(pipeline.__call__).parameters
+    steps, scale = (family[name].default for name in ("num_inference_steps", "guidance_scale"))
+    unread = ("max_pixels",) if reads_words(pipeline) else ("max_pixels", "landmark_style")
+    unread += ("k", "cohort") if settings.method == "inpaint" else ()
+    return replace(
+        settings,
+        steps=steps if settings.steps is None else settings.steps,
+        guidance_scale=scale if settings.guidance_scale is None else settings.guidance_scale,
+        candidates=candidate_count(pipeline, settings),
+        batch=batch_size(pipeline, settings),
+        drop_attributes=tuple(sorted({*settings.drop_attributes})),
+        **{name: getattr(default, name) for name in unread},
+    )
 
 
 def wanted_attributes(analysis: FaceAnalysis, settings: Settings) -> Attributes:

@@ -206,6 +206,23 @@ def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
     return found
 
 
+def check_speed(dtype: torch.dtype | str, device: str | torch.device) -> None:
+    """Refuses what runs, and takes all night: float16 on a CPU, for which it has no fast kernels.
+
+    Args:
+        dtype: a precision, or its name.
+        device: where it is to run.
+
+    Raises:
+        ValueError: float16 on a CPU; no such precision or device.
+    """
+    if as_dtype(dtype) is torch.float16 and as_device(device).type == "cpu":
+        raise ValueError(
+            "dtype float16 is for GPUs, got it with device cpu, where it takes many times as long as float32; take "
+            "float32 or bfloat16, or another device"
+        )
+
+
 def as_device(device: str | torch.device) -> torch.device:
     """A device, or its name -> torch.device, before gigabytes are read for it.
 

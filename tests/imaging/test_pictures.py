@@ -1,4 +1,5 @@
 import io
+import os
 import struct
 import subprocess
 import sys
@@ -400,6 +401,29 @@ def test_places_that_cannot_be_written_are_named(tmp_path, name, message):
     with pytest.raises(PictureError, match=message):
         save_picture(Picture(scene()), scene(), tmp_path / name)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file.txt", "folder.png"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs pipes and links")
+def test_neither_links_nor_pipes_nor_devices_are_written(tmp_path):
+    other = written(tmp_path / "other.png", b"somebody else's")
+    (tmp_path / "link.png").symlink_to(other)
+    (tmp_path / "nowhere.png").symlink_to(tmp_path / "new.png")
+    (tmp_path / "device.png").symlink_to("/dev/null")
+    os.mkfifo(tmp_path / "pipe.png")
+    before = sorted(tmp_path.iterdir())
+    for name in ("link.png", "nowhere.png", "device.png", "pipe.png"):
+        with pytest.raises(PictureError, match=r"got a (link|pipe); nothing was written"):
+            save_picture(Picture(scene()), scene(), tmp_path / name)
+    assert sorted(tmp_path.iterdir()) == before
+    assert other.read_bytes() == b"somebody else's"
+    assert (tmp_path / "link.png").is_symlink()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs pipes")
+def test_a_pipe_is_no_picture(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(PictureError, match="got a device or a pipe"):
+        load_picture(tmp_path / "pipe.png")
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that not even root may write to")

@@ -1,8 +1,11 @@
 import os
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from deid_diffusion.jobs.journal import NAME, Journal
+from deid_diffusion.jobs.places import check_report, linked_outputs
 from deid_diffusion.jobs.plan import PlanError, file_seed, plan
 
 from ..fakes import photo
@@ -47,7 +50,7 @@ def test_a_tree_is_mirrored_and_what_is_no_picture_is_counted(tmp_path):
     (tree / "loop").symlink_to(tree)
     planned = plan([tree], tree / "out")
     assert outputs(planned, tree / "out") == {"a.jpg": "a.jpg", "deep/er/b.png": "deep/er/b.png"}
-    left_out = {path.name for path in planned.skipped}
+    left_out = {item.path.name for item in planned.skipped}
     assert left_out == {".hidden.jpg", ".cache", "notes.txt", "clip.mp4", "gone.jpg", "loop"}
     assert planned.folder == tree / "out"
     assert planned.keeps_journal
@@ -88,6 +91,13 @@ def bad_plan(name, tmp_path):
     (tmp_path / "link.jpg").symlink_to(source)
     os.link(source, tmp_path / "hard.jpg")
     both = [photo(tmp_path / "x" / "1.jpg"), photo(tmp_path / "y" / "1.jpg")]
+    (tmp_path / "other.jpg").symlink_to(both[0])
+    (tmp_path / "nowhere.jpg").symlink_to(tmp_path / "nothing.jpg")
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "a.jpg").symlink_to(both[0])
+    (tmp_path / "folders" / "a.jpg").mkdir(parents=True)
+    (tmp_path / "z").symlink_to(tmp_path / "x")
+    os.mkfifo(tmp_path / "pipe.jpg")
     return {
         "nothing": ([], None),
         "no such file": ([tmp_path / "nope.jpg"], None),
@@ -98,7 +108,26 @@ def bad_plan(name, tmp_path):
         "onto itself by a hard link": ([source], tmp_path / "hard.jpg"),
         "folder onto itself": ([tmp_path / "in"], tmp_path / "in"),
         "file into its own folder": ([source], tmp_path / "in"),
-        "onto another input": ([source, photo(tmp_path / "in" / "a_anon.jpg")], None),
+        "onto a link": ([source], tmp_path / "other.jpg"),
+        "onto a link to nowhere": ([source], tmp_path / "nowhere.jpg"),
+        "into a link to nowhere": ([tmp_path / "in"], tmp_path / "nowhere.jpg"),
+        "below a file": ([tmp_path / "in"], both[0] / "out"),
+        "below a device": ([source], Path("/dev/null/x.jpg")),
+        "onto a pipe": ([source], tmp_path / "pipe.jpg"),
+        "onto a device": ([source], Path("/dev/null")),
+        "a folder onto a device": ([tmp_path / "in"], Path("/dev/null")),
+        "a link among the outputs": ([tmp_path / "in"], tmp_path / "linked"),
+        "a folder among the outputs": ([tmp_path / "in"], tmp_path / "folders"),
+        "too long": ([photo(tmp_path / f"{'n' * 250}.jpg")], None),
+        "too long a name": ([source], tmp_path / f"{'n' * 252}.jpg"),
+        "a NUL": ([source], tmp_path / "a\0.jpg"),
+        "a dot at the end": ([source], tmp_path / "other.jpg."),
+        "a blank at the end": ([source], tmp_path / "other.jpg "),
+        "another suffix": ([source], tmp_path / "out.jp2"),
+        "another suffix in capitals": ([source], tmp_path / "out.PDF"),
+        "a folder with a picture's name": ([tmp_path / "in"], tmp_path / "out.jpg"),
+        "two spellings onto one": ([tmp_path / "x", tmp_path / "z"], tmp_path / "out"),
+        "itself and another": ([both[0], both[1]], tmp_path / "y"),
         "two onto one": (both, tmp_path / "out"),
         "out is a file": ([tmp_path / "in"], both[0]),
     }[name]
@@ -112,11 +141,30 @@ def bad_plan(name, tmp_path):
         ("no pictures", "found none in it"),
         ("video", "not supported yet"),
         ("onto itself", "got the input"),
-        ("onto itself by a link", "got the input"),
+        ("onto itself by a link", "got a link"),
         ("onto itself by a hard link", "got the input"),
         ("folder onto itself", "got the input folder"),
         ("file into its own folder", "got the input"),
-        ("onto another input", "got the input"),
+        ("onto a link", "got a link"),
+        ("onto a link to nowhere", "got a link"),
+        ("into a link to nowhere", "got a link"),
+        ("below a file", "1.jpg, which is none"),
+        ("below a device", "/dev/null, which is none"),
+        ("onto a pipe", "got a pipe"),
+        ("onto a device", "got a device"),
+        ("a folder onto a device", "got a device"),
+        ("a link among the outputs", "got a link"),
+        ("a folder among the outputs", "got a folder"),
+        ("too long", "a name of 259 bytes"),
+        ("too long a name", "wanted a path"),
+        ("a NUL", "wanted a path"),
+        ("a dot at the end", "a dot or a blank"),
+        ("a blank at the end", "a dot or a blank"),
+        ("another suffix", r"out of \.jpg .*, got \.jp2"),
+        ("another suffix in capitals", r"got \.pdf"),
+        ("a folder with a picture's name", "got the name of a picture"),
+        ("two spellings onto one", "would both become"),
+        ("itself and another", "got the input|would both become"),
         ("two onto one", "would both become"),
         ("out is a file", "wanted a folder"),
     ],
@@ -129,10 +177,160 @@ def test_what_cannot_be_begun_is_refused_before_anything_is_written(tmp_path, na
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_outputs_of_an_interrupted_run_are_not_taken_for_inputs(tmp_path):
+def reasons(planned, root):
+    return {item.path.relative_to(root).as_posix(): item.reason for item in planned.skipped}
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_outputs_of_an_earlier_run_are_not_taken_for_inputs(tmp_path, known):
     source, output = photo(tmp_path / "a.jpg"), photo(tmp_path / "a_anon.jpg")
-    Journal(tmp_path).add([(output, {"state": "done"})])
-    planned = plan([source, output])
-    assert [job.in_path for job in planned.jobs] == [source]
-    assert (tmp_path / NAME).exists()
+    more = [photo(tmp_path / name) for name in ("b.jpg", "a_anon_before_after.png", "a_anon_anon.jpg")]
+    if known:
+        Journal(tmp_path).add([(output, {"state": "done"})])
+    planned = plan([source, output, *more])
+    assert [job.in_path for job in planned.jobs] == [source, more[0]]
+    names = ("a_anon.jpg", "a_anon_before_after.png", "a_anon_anon.jpg")
+    assert reasons(planned, tmp_path) == dict.fromkeys(names, "written by this tool")
+    assert (tmp_path / NAME).exists() == known
     assert not planned.keeps_journal
+
+
+def test_a_picture_that_was_named_is_not_overwritten_for_its_name(tmp_path):
+    source, output = photo(tmp_path / "a.jpg"), photo(tmp_path / "a_anon.jpg")
+    with pytest.raises(PlanError, match=r"got the output of .*--exclude"):
+        plan([source, output], overwrite=True)
+    planned = plan([source, output], overwrite=True, exclude=["*_anon.*"])
+    assert [job.in_path for job in planned.jobs] == [source]
+    Journal(tmp_path).add([(output, {"state": "done"})])
+    assert [job.in_path for job in plan([source, output], overwrite=True).jobs] == [source]
+
+
+def test_folders_of_outputs_are_not_taken_for_inputs(tmp_path):
+    for name in ("a/1.jpg", "a_anon/1.jpg", "b/1.jpg", "b_anon/1.jpg"):
+        photo(tmp_path / name)
+    planned = plan(sorted(path for path in tmp_path.iterdir() if path.is_dir()))
+    assert [job.in_path.parent.name for job in planned.jobs] == ["a", "b"]
+    assert set(reasons(planned, tmp_path)) == {"a_anon/1.jpg", "b_anon/1.jpg"}
+    Journal(tmp_path / "a" / "earlier").add([(photo(tmp_path / "a/earlier/sub/1.jpg"), {"state": "done"})])
+    planned = plan([tmp_path / "a"], tmp_path / "new")
+    assert [job.name for job in planned.jobs] == ["1.jpg"]
+    assert reasons(planned, tmp_path)["a/earlier/sub/1.jpg"] == "written by this tool"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "left"),
+    [
+        ("*.png", ["a.jpg", "sub/a_anon.jpg", "thumbs/c.jpg"]),
+        ("*_anon.*", ["a.jpg", "b.png", "thumbs/c.jpg"]),
+        ("thumbs", ["a.jpg", "b.png", "sub/a_anon.jpg"]),
+        ("thumbs/", ["a.jpg", "b.png", "sub/a_anon.jpg"]),
+        ("sub/*", ["a.jpg", "b.png", "thumbs/c.jpg"]),
+        ("[ab].*", ["sub/a_anon.jpg", "thumbs/c.jpg"]),
+        ("A.JPG", ["a.jpg", "b.png", "sub/a_anon.jpg", "thumbs/c.jpg"]),
+    ],
+)
+def test_what_fits_a_pattern_is_left_out(tmp_path, pattern, left):
+    for name in ("a.jpg", "b.png", "sub/a_anon.jpg", "thumbs/c.jpg"):
+        photo(tmp_path / "in" / name)
+    planned = plan([tmp_path / "in"], tmp_path / "out", exclude=[pattern])
+    assert [job.name for job in planned.jobs] == left
+    assert set(reasons(planned, tmp_path).values()) <= {"excluded"}
+    assert (len(left) == 4) == (not planned.skipped)
+
+
+def test_patterns_that_leave_nothing_are_refused(tmp_path):
+    source = photo(tmp_path / "a.jpg")
+    for path in (source, tmp_path):
+        with pytest.raises(PlanError, match=r"that is not left out \(excluded\)"):
+            plan([path], exclude=["a.*"])
+
+
+def test_two_previews_of_one_name_are_refused(tmp_path):
+    photo(tmp_path / "in" / "a.jpg")
+    photo(tmp_path / "in" / "a.png")
+    assert len(plan([tmp_path / "in"]).jobs) == 2
+    with pytest.raises(PlanError, match="would both become .*a_before_after.png"):
+        plan([tmp_path / "in"], previews=True)
+    photo(tmp_path / "in" / "a.png").rename(tmp_path / "in" / "a_before_after.png")
+    with pytest.raises(PlanError, match="would both become .*a_before_after.png"):
+        plan([tmp_path / "in"], previews=True)
+
+
+def test_a_link_in_the_place_of_the_journal_is_refused(tmp_path):
+    photo(tmp_path / "in" / "a.jpg")
+    (tmp_path / "in_anon").mkdir()
+    (tmp_path / "in_anon" / NAME).symlink_to("/dev/null")
+    with pytest.raises(PlanError, match="got a link"):
+        plan([tmp_path / "in"])
+
+
+def test_the_place_of_a_folder_with_a_suffix_may_be_made_before(tmp_path):
+    source = photo(tmp_path / "a.jpg")
+    (tmp_path / "out.v2").mkdir()
+    assert plan([source], tmp_path / "out.v2").jobs[0].out_path == tmp_path / "out.v2" / "a.jpg"
+    assert plan([source], tmp_path / "2024.05.17").jobs[0].out_path == tmp_path / "2024.05.17" / "a.jpg"
+
+
+def bad_report(name, tmp_path):
+    (tmp_path / "link.json").symlink_to(tmp_path / "elsewhere.json")
+    os.link(tmp_path / "in" / "a.jpg", tmp_path / "hard.json")
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "folder.json").mkdir()
+    return {
+        "output": tmp_path / "out" / "b",
+        "preview": tmp_path / "in" / ".." / "out" / "a_before_after.png",
+        "input": tmp_path / "in" / "b",
+        "input by a hard link": tmp_path / "hard.json",
+        "boxes": tmp_path / "boxes.json",
+        "notes": tmp_path / "notes.txt",
+        "journal": tmp_path / "out" / NAME,
+        "link": tmp_path / "link.json",
+        "device": Path("/dev/null"),
+        "below a file": tmp_path / "notes.txt" / "new" / "report.json",
+        "folder": tmp_path / "folder.json",
+        "too long": tmp_path / f"{'n' * 251}.json",
+        "a dot at the end": tmp_path / "report.json.",
+    }[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("output", "place of an output"),
+        ("preview", "a picture's|place of an output"),
+        ("input", "one that the run reads"),
+        ("input by a hard link", "one that the run reads"),
+        ("boxes", "one that the run reads"),
+        ("notes", "got another file"),
+        ("journal", "place of an output"),
+        ("link", "got a link"),
+        ("device", "got a device"),
+        ("below a file", "notes.txt, which is none"),
+        ("folder", "got a folder"),
+        ("too long", "256 bytes|characters"),
+        ("a dot at the end", "a dot or a blank"),
+    ],
+)
+def test_a_report_takes_nobodys_place(tmp_path, name, said):
+    photo(tmp_path / "in" / "a.jpg")
+    photo(tmp_path / "in" / "b.png").rename(tmp_path / "in" / "b")
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text("{}")
+    planned = plan([tmp_path / "in" / "a.jpg", tmp_path / "in" / "b"], tmp_path / "out", previews=True)
+    planned = replace(planned, jobs=(planned.jobs[0], replace(planned.jobs[1], out_path=tmp_path / "out" / "b")))
+    with pytest.raises(PlanError, match=said):
+        check_report(bad_report(name, tmp_path), planned, [boxes])
+
+
+def test_an_earlier_report_and_an_empty_file_are_replaced(tmp_path):
+    planned = plan([photo(tmp_path / "a.jpg")])
+    for text in ("", '{\n"versions": {}}', '{"versions": {}}', '{\n  "versions"'):
+        (tmp_path / "report.json").write_text(text)
+        check_report(tmp_path / "report.json", planned)
+
+
+def test_outputs_that_are_hard_links_are_named(tmp_path):
+    source, other = photo(tmp_path / "a.jpg"), photo(tmp_path / "mine.jpg")
+    assert linked_outputs(plan([source]).jobs) == []
+    os.link(other, tmp_path / "a_anon.jpg")
+    assert linked_outputs(plan([source]).jobs) == [tmp_path / "a_anon.jpg"]

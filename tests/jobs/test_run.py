@@ -1,5 +1,7 @@
 import errno
 import json
+import os
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -95,6 +97,17 @@ def test_an_output_whose_line_was_lost_in_a_crash_is_made_again(tree):
     assert [call[0] for call in again.calls] == ["b.png"]
 
 
+@pytest.mark.parametrize("row", ['{"out": "b.png"}', '{"out": "b.png", "state": "done"}', "[1]", "7", '"x"', "{"])
+def test_an_output_whose_line_was_garbled_is_made_again(tree, row):
+    work(tree, Inverter())
+    journal = tree.parent / "out" / NAME
+    rows = [line for line in journal.read_text().splitlines() if '"b.png", "state": "done"' not in line]
+    journal.write_text("\n".join([*rows, row]))
+    again = Inverter()
+    assert all(result.ok for result in work(tree, again))
+    assert [call[0] for call in again.calls] == ["b.png"]
+
+
 def test_a_changed_input_is_made_again(tree):
     work(tree, Inverter())
     photo(tree / "b.png", side=40)
@@ -145,9 +158,9 @@ def test_a_full_disk_stops_the_run(tree, number):
 
 
 def test_a_folder_that_cannot_be_written_stops_before_the_first_picture(tree):
-    (tree.parent / "out").write_text("a file where the folder should be")
     anonymize = Inverter()
     planned = plan([tree], tree.parent / "out" / "below")
+    (tree.parent / "out").write_text("a file where the folder should be")
     with pytest.raises(JobsStopped, match="wanted to write there"):
         list(run(planned.jobs, anonymize, journal=Journal(planned.folder)))
     assert anonymize.calls == []
@@ -191,3 +204,95 @@ def test_what_was_not_taken_over_is_said_and_reported(tmp_path, capsys):
     write_report(tmp_path / "report.json", results, {})
     (file,) = json.loads((tmp_path / "report.json").read_text())["files"]
     assert file["notices"] == [said]
+
+
+class Meddler(Inverter):
+    """Lets somebody do something to the files while a picture is worked on: after it was read, or before."""
+
+    def __init__(self, name, meddle, times=1, early=False):
+        super().__init__()
+        self.name, self.meddle, self.times, self.early = name, meddle, times, early
+
+    def __call__(self, image, *given, **named):
+        meant = image.name == self.name and self.times > 0
+        self.times -= meant
+        if meant and self.early:
+            self.meddle(image)
+        result = super().__call__(image, *given, **named)
+        if meant and not self.early:
+            self.meddle(image)
+        return result
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_an_input_that_vanishes_while_it_is_worked_on_is_one_failure(tree, early):
+    results = work(tree, Meddler("b.png", lambda path: path.unlink(), early=early))
+    assert [result.ok for result in results] == [True, False, True]
+    assert "found none" in results[1].error
+    assert not (tree.parent / "out" / "b.png").exists()
+
+
+def test_an_input_that_vanishes_before_its_turn_is_one_failure(tree):
+    results = work(tree, Meddler("a.png", lambda path: shutil.rmtree(tree / "sub")))
+    assert [result.ok for result in results] == [True, True, False]
+    assert all(result.earlier == result.ok for result in work(tree, Inverter()))
+
+
+def test_an_input_replaced_while_it_is_worked_on_is_done_anew(tree):
+    meddler = Meddler("b.png", lambda path: photo(path, side=40))
+    assert all(result.ok for result in work(tree, meddler))
+    assert load_picture(tree.parent / "out" / "b.png").image.shape == (40, 40, 3)
+    assert [call[0] for call in meddler.calls].count("b.png") == 2
+    again = Inverter()
+    assert all(result.earlier for result in work(tree, again))
+
+
+def replaced_in_secret(path):
+    """Other bytes, by another inode, of the same size and time."""
+    before = path.stat()
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1  # in the checksum of the last chunk, which no decoder minds
+    path.with_name("new").write_bytes(data)
+    os.replace(path.with_name("new"), path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def touched(path):
+    os.utime(path, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns + 10**9))
+
+
+@pytest.mark.parametrize("meddle", [replaced_in_secret, touched])
+def test_an_input_that_goes_on_changing_fails_and_is_done_by_the_next_run(tree, meddle):
+    result = work(tree, Meddler("b.png", meddle, times=9))[1]
+    assert "wanted a file that stays as it is" in result.error
+    assert not (tree.parent / "out" / "b.png").exists()
+    again = Inverter()
+    assert all(result.ok for result in work(tree, again))
+    assert [call[0] for call in again.calls] == ["b.png"]
+
+
+def test_bytes_exchanged_between_two_runs_are_not_done_before(tree):
+    work(tree, Inverter())
+    replaced_in_secret(tree / "b.png")
+    again = Inverter()
+    work(tree, again)
+    assert [call[0] for call in again.calls] == ["b.png"]
+
+
+def test_a_tree_that_was_moved_is_done_before(tree):
+    work(tree, Inverter())
+    shutil.copytree(tree, tree.parent / "copy")  # keeps times, as cp -p and rsync do
+    shutil.rmtree(tree)
+    (tree.parent / "copy").rename(tree)
+    again = Inverter()
+    assert all(result.earlier for result in work(tree, again))
+    assert again.calls == []
+
+
+def test_boxes_are_not_used_on_a_picture_that_came_in_their_place(tree):
+    job = replace(plan([tree / "b.png"], tree.parent / "out.png").jobs[0], boxes=((2.0, 2.0, 10.0, 10.0),))
+    meddler = Meddler("b.png", lambda path: photo(path, side=40))
+    [result] = run([job], meddler)
+    assert "wanted a file that stays as it is" in result.error
+    assert len(meddler.calls) == 1
+    assert not job.out_path.exists()

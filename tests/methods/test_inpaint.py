@@ -339,14 +339,18 @@ def check_refused(door: str, place: Path, capsys, how: dict, message: str) -> No
     assert not (place / "photo_anon.png").exists()
 
 
-@pytest.mark.parametrize("door", ["library", "command line"])
-def test_half_precision_that_the_cpu_lacks(folders, weights, tmp_path, capsys, monkeypatch, door):
+def test_half_precision_that_the_cpu_lacks(folders, weights, monkeypatch):
     def refuse(*_args, **_options):
-        raise RuntimeError("not implemented for 'Half'")
+        raise RuntimeError("not implemented for 'BFloat16'")
 
     monkeypatch.setattr(torch.nn.functional, "conv2d", refuse)
-    how = {"model": folders["sd"], "dtype": "float16"}
-    check_refused(door, tmp_path, capsys, how, "this CPU cannot run torch.float16")
+    with pytest.raises(ValueError, match="this CPU cannot run torch.bfloat16"):
+        FaceAnonymizer.from_pretrained(folders["sd"], dtype="bfloat16")
+
+
+def test_half_precision_that_no_cpu_runs_fast_is_refused_by_the_library():
+    with pytest.raises(ValueError, match="take float32 or bfloat16"):
+        FaceAnonymizer.from_pretrained(dtype="float16")
 
 
 @pytest.mark.parametrize("door", ["library", "command line"])
