@@ -52,7 +52,7 @@ def deep_tiff(image: Image.Image, data: bytes) -> np.ndarray:
 
 def deep_png(image: Image.Image, data: bytes) -> np.ndarray:
     """As `deep_tiff`, from a PNG; not turned."""
-    # Only whole chunks and an end: OpenCV waits forever for the rest of a PNG that is cut or garbled.
+    # Only whole chunks and an end: OpenCV makes room for whatever a garbled PNG says will come.
     parts = [png_chunk(name, body) for name, body in png_chunks(data) if name in (b"IHDR", b"tRNS", b"IDAT")]
     array = _opencv(b"".join([PNG, *parts, png_chunk(b"IEND", b"")]))
     if array is None or array.dtype != np.uint16 or not _agree(array, image):
