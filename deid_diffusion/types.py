@@ -36,7 +36,16 @@ _Named = TypeVar("_Named", bound=Enum)
 
 
 def member(kind: type[_Named], value: Any, name: str) -> _Named:
-    """The member of an enumeration that a user named, by itself or by its value; ValueError for none."""
+    """The member of an enumeration that a user named.
+
+    Args:
+        kind: the enumeration.
+        value: a member, or the value of one.
+        name: of the argument, for the error.
+
+    Raises:
+        ValueError: it has none like this.
+    """
     for choice in kind:
         if value is choice or (isinstance(value, str) and value == choice.value):
             return choice

@@ -34,7 +34,12 @@ class Window:
         return steps or [min(int(self.start * num_steps), num_steps - 1)]
 
     def active(self, step: int, num_steps: int) -> bool:
-        """Whether it acts at step `step` (from 0) of `num_steps`."""
+        """Whether it acts at a step.
+
+        Args:
+            step: its number, from 0.
+            num_steps: how many there are.
+        """
         return step in self.steps(num_steps)
 
     def step_size(self, num_steps: int) -> float:
@@ -127,7 +132,13 @@ def as_energies(values: Sequence[Energy | Function]) -> list[Energy]:
 
 
 def repel(rule: Repulsion, id_encoder: torch.nn.Module, source: torch.Tensor) -> Energy:
-    """The energy that is high while a face is like its source (B, D), averaged over shifted views."""
+    """The energy that is high while a face is like its source, averaged over shifted views.
+
+    Args:
+        rule: scale, window, margin and views.
+        id_encoder: the network whose logits are the embedding.
+        source: (B, D) embeddings of the sources.
+    """
 
     def function(x0: torch.Tensor) -> torch.Tensor:
         views = shifted_views(x0.shape[-1], rule.views)
@@ -137,12 +148,17 @@ def repel(rule: Repulsion, id_encoder: torch.nn.Module, source: torch.Tensor) ->
 
 
 def attract(id_encoder: torch.nn.Module, target: torch.Tensor) -> Energy:
-    """The energy that is high while a face is unlike its target (B, D)."""
+    """The energy that is high while a face is unlike its target.
+
+    Args:
+        id_encoder: the network whose logits are the embedding.
+        target: (B, D) embeddings.
+    """
     return Energy(lambda x0: 1 - F.cosine_similarity(embed(id_encoder, x0), target, dim=-1))
 
 
 def smooth(gradient: torch.Tensor, sigma: float) -> torch.Tensor:
-    """(B, C, S, S) without what is finer than `sigma` pixels.
+    """(B, C, S, S), pixels -> (B, C, S, S) without what is finer than `sigma` pixels.
 
     Fine steps are seen by the one network that they came from, and the next step takes them for noise. Coarse ones,
     of the size of a brow, are shape and shade: they stay, and other recognisers see them, too.

@@ -89,7 +89,13 @@ class StableDiffusionFaceInpaintPipeline(
     def encode_texts(
         self, prompts: Sequence[str], device: torch.device | str, clip_skip: int | None = None
     ) -> tuple[torch.Tensor, None]:
-        """Texts -> (B, T, C) token features, and no pooled text."""
+        """Texts -> (B, T, C) token features, and no pooled text.
+
+        Args:
+            prompts: B texts.
+            device: where the encoder runs.
+            clip_skip: layers left out at its end; None for none.
+        """
         words = self.maybe_convert_prompt(list(prompts), self.tokenizer)
         hidden = None if clip_skip is None else -1 - clip_skip
         text, _ = encode(self.tokenizer, self.text_encoder, words, device, hidden)
@@ -99,5 +105,9 @@ class StableDiffusionFaceInpaintPipeline(
         return text, None
 
     def added_conditions(self, pooled: None, size: int) -> dict[str, torch.Tensor]:
-        """No conditions but words."""
+        """None beside the words, where SDXL has (B, P) and (B, 6).
+
+        Args:
+            pooled, size: not read; SDXL has a use for them.
+        """
         return {}

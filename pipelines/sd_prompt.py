@@ -39,7 +39,11 @@ SKIN = ((55, "very light"), (41, "light"), (28, "medium"), (10, "tan"), (-30, "b
 
 
 def read_attributes(attributes: Any, batch: int) -> list[Values]:
-    """One mapping for all, one a face, (B, 2A) of `attribute_vector`, or None -> one checked mapping a face."""
+    """One mapping for all, one a face, (B, 2A) of `attribute_vector`, or None -> one checked mapping a face.
+
+    Raises:
+        ValueError: another number of faces, an unknown name, or a value out of range.
+    """
     if isinstance(attributes, torch.Tensor):
         if attributes.shape != (batch, 2 * len(FIELDS)):
             raise ValueError(f"attributes must be ({batch}, {2 * len(FIELDS)}), got {tuple(attributes.shape)}")
@@ -87,7 +91,15 @@ def skin_words(known: Mapping[str, float]) -> list[str]:
 
 
 def write_prompts(prompt: str | Sequence[str] | None, values: Sequence[Values]) -> list[str]:
-    """The caller's words (one for all or one a face), then what the attributes say."""
+    """The caller's words, then what the attributes say: one text a face.
+
+    Args:
+        prompt: one for all, one a face, or None.
+        values: of each face, in real units.
+
+    Raises:
+        ValueError: another number of prompts than faces.
+    """
     given = [prompt] * len(values) if prompt is None or isinstance(prompt, str) else list(prompt)
     if len(given) != len(values):
         raise ValueError(f"need one prompt, or one a face: got {len(given)} for {len(values)} faces")
@@ -121,7 +133,12 @@ def encode(
 
 @contextmanager
 def lora_scaled(text_encoders: Sequence[torch.nn.Module | None], scale: float | None) -> Iterator[None]:
-    """Text encoders with the weight of their LoRA layers set to `scale`; None leaves them as they are."""
+    """Text encoders with their LoRA layers at another weight, for as long as it is open.
+
+    Args:
+        text_encoders: None among them are left out.
+        scale: the weight; None leaves them as they are.
+    """
     scaled = [model for model in text_encoders if model is not None and scale is not None and USE_PEFT_BACKEND]
     for model in scaled:
         scale_lora_layers(model, scale)
@@ -163,6 +180,9 @@ class PromptEncoder:
 
         Returns:
             prompt_embeds and negative_prompt_embeds; for SDXL then both pooled ones. None without guidance.
+
+        Raises:
+            ValueError: another number of negative prompts than of faces.
         """
         device = device or self._execution_device
         encoders = [getattr(self, name, None) for name in ("text_encoder", "text_encoder_2")]

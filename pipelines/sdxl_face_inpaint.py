@@ -97,7 +97,13 @@ class StableDiffusionXLFaceInpaintPipeline(
     def encode_texts(
         self, prompts: Sequence[str], device: torch.device | str, clip_skip: int | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Texts -> (B, T, C) token features of both encoders, and the pooled text (B, P)."""
+        """Texts -> (B, T, C) token features of both encoders, and the pooled text (B, P).
+
+        Args:
+            prompts: B texts.
+            device: where the encoders run.
+            clip_skip: layers left out at their end; None for none.
+        """
         texts, hidden = [], -2 - (clip_skip or 0)
         for tokenizer, encoder in (
             (self.tokenizer, self.text_encoder),
@@ -113,7 +119,12 @@ class StableDiffusionXLFaceInpaintPipeline(
         return text, pooled
 
     def added_conditions(self, pooled: torch.Tensor, size: int) -> dict[str, torch.Tensor]:
-        """SDXL's pooled text (B, P) and sizes (B, 6), in the unet's dtype."""
+        """SDXL's pooled text (B, P) and sizes (B, 6), in the unet's dtype.
+
+        Args:
+            pooled: (B, P).
+            size: side of the crop in pixels.
+        """
         # Original size, corner of the cut, target size: a whole picture, not cut (Podell et al. 2023, 2.2).
         pooled = pooled.to(self._execution_device, self.unet.dtype)
         sizes = pooled.new_tensor([size, size, 0, 0, size, size]).expand(len(pooled), 6)

@@ -55,7 +55,16 @@ def detector_from_spec(spec: str) -> FaceDetector:
 
 
 class YuNetDetector:
-    """YuNet through OpenCV, five landmarks, milliseconds a picture."""
+    """YuNet through OpenCV, five landmarks, milliseconds a picture.
+
+    Args:
+        path: the ONNX file of OpenCV's model zoo.
+        threshold: confidence in [0, 1] from which a face counts.
+        longest_side: pixels that larger pictures are shrunk to.
+
+    Raises:
+        EvaluationError: there is no such file.
+    """
 
     measured: tuple[int, ...] = (0, 1, 2, 3, 4)
     same_as_pipeline = False
@@ -102,6 +111,9 @@ class DlibDetector:
 
     From ordinary packages (extra `eval`), independent of the pipeline; blind to faces under about 80 px and to
     strong turns. The predictor reads eye corners and the base of the nose; the mouth is placed from the mean face.
+
+    Args:
+        hog_side, cnn_side: pixels that the longest side of larger pictures is shrunk to, for HOG and for the CNN.
     """
 
     name = "dlib"

@@ -60,7 +60,13 @@ class FaceSet:
     keys: list[str]
 
     def draw(self, count: int, generator: torch.Generator, train: bool = True) -> torch.Tensor:
-        """Numbers of `count` faces, by weight, with replacement."""
+        """(B,) int64 numbers of faces, drawn by weight, with replacement.
+
+        Args:
+            count: B.
+            generator: on the CPU.
+            train: from the training split; False for the hold-out.
+        """
         weight = self.weight.cpu() * (self.train.cpu() == train)
         return torch.multinomial(weight, count, replacement=True, generator=generator)
 

@@ -65,7 +65,13 @@ def trunk_features(network: ResNetForImageClassification, images: torch.Tensor) 
 
 @torch.no_grad()
 def fill_pool(network: ResNetForImageClassification, faces: FaceSet, options: HeadOptions) -> Batch:
-    """One batch of `pool` augmented crops, whose images are the trunk's maps."""
+    """One batch of `pool` augmented crops, whose images are the trunk's maps.
+
+    Args:
+        network: the estimator, whose trunk is run.
+        faces: to draw from.
+        options: size of the pool and of its batches, seed.
+    """
     generator = torch.Generator().manual_seed(options.seed)
     parts = []
     for start in range(0, options.pool, options.batch):
