@@ -224,13 +224,14 @@ class FaceInpaintPipeline(Sampler, DiffusionPipeline):
             raise ValueError(
                 f"landmarks must be ({batch}, {len(POINTS)}, 2) or ({batch}, 478, 2), got {tuple(points.shape)}"
             )
-        if not isinstance(attributes, torch.Tensor):
+        if isinstance(attributes, torch.Tensor):
+            scaled = attributes
+        else:
             one = attributes if attributes is not None else {}
-            rows = [one] * batch if isinstance(one, Mapping) else list(one)
-            attributes = attribute_vector(rows)
-        if attributes.shape != (batch, 2 * len(FIELDS)):
-            raise ValueError(f"attributes must be ({batch}, {2 * len(FIELDS)}), got {tuple(attributes.shape)}")
-        vector = condition_vector(attributes.to(crop), identity, self.identity_dim)
+            scaled = attribute_vector([one] * batch if isinstance(one, Mapping) else list(one))
+        if scaled.shape != (batch, 2 * len(FIELDS)):
+            raise ValueError(f"attributes must be ({batch}, {2 * len(FIELDS)}), got {tuple(scaled.shape)}")
+        vector = condition_vector(scaled.to(crop), identity, self.identity_dim)
         maps = landmark_maps(points, self.size, factor)
         covered = F.avg_pool2d((mask > 0).to(crop), factor)
         context = torch.cat([fold(erase(crop, mask), factor), covered, maps], dim=1)

@@ -2,15 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image
 
-Images = (
+Images: TypeAlias = (
     Image.Image | np.ndarray | torch.Tensor | Sequence[Image.Image] | Sequence[np.ndarray] | Sequence[torch.Tensor]
 )
+
+Rows = TypeVar("Rows", bound=torch.Tensor | None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +120,7 @@ def read_init(init_image: Images, crops: Crops) -> torch.Tensor:
     return torch.where(crops.mask > 0, face, crops.image)
 
 
-def repeat(value: torch.Tensor | None, times: int) -> torch.Tensor | None:
+def repeat(value: Rows, times: int) -> Rows:
     """(B, ...) -> (B * times, ...), copies side by side; None stays None."""
     return value if value is None or times == 1 else value.repeat_interleave(times, dim=0)
 

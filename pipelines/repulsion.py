@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ class Window:
     start: float
     stop: float
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 <= self.start <= self.stop <= 1:
             raise ValueError(f"need 0 <= start <= stop <= 1, got start={self.start}, stop={self.stop}")
         if not 0 <= self.scale < float("inf"):
@@ -72,7 +72,7 @@ class Repulsion(Window):
     through_unet: bool = False
     views: int = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if not -1 <= self.margin <= 1:
             raise ValueError(f"margin is a cosine in [-1, 1], got {self.margin}")
@@ -128,7 +128,7 @@ def as_repulsion(value: Repulsion | Mapping[str, Any] | None) -> Repulsion:
 
 def as_energies(values: Sequence[Energy | Function]) -> list[Energy]:
     """Energies as they are, bare functions with the default scale and window."""
-    return [value if hasattr(value, "function") else Energy(value) for value in values]
+    return [cast("Energy", value) if hasattr(value, "function") else Energy(value) for value in values]
 
 
 def repel(rule: Repulsion, id_encoder: torch.nn.Module, source: torch.Tensor) -> Energy:

@@ -16,6 +16,12 @@ Callback = Callable[[Any, int, torch.Tensor, dict[str, torch.Tensor]], Mapping[s
 class Sampler:
     """Mixin of the pipelines: their state during a call, the start, and the one loop."""
 
+    # Of the pipeline that it becomes a part of.
+    scheduler: Any
+    progress_bar: Callable[..., Any]
+    _execution_device: torch.device
+    _callback_tensor_inputs: Sequence[str]
+
     _guidance_scale = 1.0
     _num_timesteps = 0
     _interrupt = False

@@ -1,7 +1,7 @@
 """The call that every Stable Diffusion face pipeline shares: the embedded model's arguments, and a prompt."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -21,11 +21,19 @@ from .sd_guider import IdentityBranchGuidance
 from .sd_landmarks import draw_landmarks
 from .sd_prompt import PromptEncoder, read_attributes, write_prompts
 
-ImageEmbeds = torch.Tensor | Sequence[torch.Tensor]
+ImageEmbeds: TypeAlias = torch.Tensor | Sequence[torch.Tensor]
 
 
 class FaceInpaintCall(FaceDenoiser, PromptEncoder, Sampler):
     """Mixin of the pipelines: reads the arguments, runs the sampler, gives the known pixels back."""
+
+    # Of the pipeline that it becomes a part of.
+    id_encoder: Any
+    image_encoder: Any
+    feature_extractor: Any
+    image_processor: Any
+    maybe_free_model_hooks: Callable[[], None]
+    added_conditions: Callable[[Any, int], dict[str, Any]]
 
     @torch.no_grad()
     def __call__(
@@ -239,15 +247,16 @@ class FaceInpaintCall(FaceDenoiser, PromptEncoder, Sampler):
             crops: what they are for.
         """
         texts, pooled = embeds[:2], [*embeds[2:], None, None][:2]
-        branches = []
+        branches: list[Branch | None] = []
         # The identity branch has no words of its own.
         for number, images in zip((0, 1, 1), faces, strict=True):
-            if texts[number] is None:
+            text = texts[number]
+            if text is None:
                 branches.append(None)
                 continue
             added = self.added_conditions(pooled[number], crops.image.shape[-1])
             added |= {} if images is None else {"image_embeds": list(images)}
-            branches.append(Branch(texts[number].to(self._execution_device, self.unet.dtype), added))
+            branches.append(Branch(text.to(self._execution_device, self.unet.dtype), added))
         return branches
 
     def prepare_scene(
@@ -277,7 +286,8 @@ class FaceInpaintCall(FaceDenoiser, PromptEncoder, Sampler):
             control = draw_landmarks(points, crops.image.shape[-1], style, outline).to(crops.image)
         cells = F.max_pool2d(crops.mask, self.vae_scale_factor)
         parts = (crops.image, crops.mask, cells, self.encode_pixels(hole), control)
-        return Scene(*(repeat(part, copies) for part in parts), control_scale, attention)
+        crop, inside, cells, known, control = (repeat(part, copies) for part in parts)
+        return Scene(crop, inside, cells, known, control, control_scale, attention)
 
     def prepare_energies(
         self,

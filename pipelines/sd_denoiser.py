@@ -1,7 +1,7 @@
 """The model call of the Stable Diffusion family: branches through unet and ControlNet, and x0 as a picture."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -53,6 +53,16 @@ class Scene:
 class FaceDenoiser:
     """Mixin of the pipelines: their networks."""
 
+    # Of the pipeline that it becomes a part of.
+    unet: Any
+    vae: Any
+    preview_vae: Any
+    controlnet: Any
+    scheduler: Any
+    enable_xformers_memory_efficient_attention: Callable[[], None]
+    _execution_device: torch.device
+    _guidance_scale: float
+
     def denoiser(self, scene: Scene, branches: Sequence[Branch | None], guider: Any, kind: str) -> Model:
         """(x, level) -> x0, both (B, L, S/8, S/8): the branches' outputs by `guidance_scale`, or by the guider.
 
@@ -69,7 +79,7 @@ class FaceDenoiser:
             return [self.forward_unet(scaled, level.t, scene, branch) for branch in wanted]
 
         if guider is None:
-            output = with_cfg(network, *branches[:2], lambda: self._guidance_scale)
+            output = with_cfg(network, branches[0], branches[1], lambda: self._guidance_scale)
         else:
             output = with_guider(network, branches, guider, self.unet)
         return lambda x, level: x0_from(output(x, level), x, level.a, level.s, kind)

@@ -1,6 +1,7 @@
 """Generates a new face in an erased crop with any Stable Diffusion 1 checkpoint: a custom Diffusers pipeline."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, DiffusionPipeline, UNet2DConditionModel
@@ -101,7 +102,8 @@ class StableDiffusionFaceInpaintPipeline(
         text, _ = encode(self.tokenizer, self.text_encoder, words, device, hidden)
         if hidden is not None:
             # transformers 5 has the norm on the model itself, 4 one below.
-            text = getattr(self.text_encoder, "text_model", self.text_encoder).final_layer_norm(text)
+            model: Any = getattr(self.text_encoder, "text_model", self.text_encoder)
+            text = model.final_layer_norm(text)
         return text, None
 
     def added_conditions(self, pooled: None, size: int) -> dict[str, torch.Tensor]:

@@ -1,7 +1,7 @@
 """Puts attributes into words, and words into what a unet with text conditioning reads."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -100,14 +100,28 @@ def write_prompts(prompt: str | Sequence[str] | None, values: Sequence[Values]) 
     Raises:
         ValueError: another number of prompts than faces.
     """
-    given = [prompt] * len(values) if prompt is None or isinstance(prompt, str) else list(prompt)
-    if len(given) != len(values):
-        raise ValueError(f"need one prompt, or one a face: got {len(given)} for {len(values)} faces")
     # Bare attributes {} say only "portrait photo of a person", which the caller's own words say better.
     return [
         ", ".join(filter(None, (text, describe(v) if v or not text else "")))
-        for text, v in zip(given, values, strict=True)
+        for text, v in zip(one_a_face(prompt, len(values), "prompt"), values, strict=True)
     ]
+
+
+def one_a_face(texts: str | Sequence[str] | None, faces: int, name: str) -> list[str]:
+    """One text for all, one a face, or None for empty ones -> one a face.
+
+    Args:
+        texts: as a caller gave them.
+        faces: how many there are.
+        name: of the argument, for the error.
+
+    Raises:
+        ValueError: another number of texts than faces.
+    """
+    found = [texts or ""] * faces if texts is None or isinstance(texts, str) else list(texts)
+    if len(found) != faces:
+        raise ValueError(f"need one {name}, or one a face: got {len(found)} for {faces} faces")
+    return found
 
 
 def encode(
@@ -152,6 +166,11 @@ def lora_scaled(text_encoders: Sequence[torch.nn.Module | None], scale: float | 
 class PromptEncoder:
     """Mixin of the pipelines: texts to embeds, by the `encode_texts` that each has."""
 
+    # Of the pipeline that it becomes a part of.
+    addition_embed_type: str | None
+    encode_texts: Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
+    _execution_device: torch.device
+
     def encode_prompt(
         self,
         prompt: str | Sequence[str] | None = None,
@@ -191,12 +210,7 @@ class PromptEncoder:
                 prompts = [prompt or ""] if prompt is None or isinstance(prompt, str) else list(prompt)
                 prompt_embeds, pooled_prompt_embeds = self.encode_texts(prompts, device, clip_skip)
             if do_classifier_free_guidance and negative_prompt_embeds is None:
-                one = negative_prompt is None or isinstance(negative_prompt, str)
-                texts = [negative_prompt or ""] * len(prompt_embeds) if one else list(negative_prompt)
-                if len(texts) != len(prompt_embeds):
-                    raise ValueError(
-                        f"need one negative_prompt, or one a face: got {len(texts)} for {len(prompt_embeds)} faces"
-                    )
+                texts = one_a_face(negative_prompt, len(prompt_embeds), "negative_prompt")
                 negative_prompt_embeds, negative_pooled_prompt_embeds = self.encode_texts(texts, device, clip_skip)
         if not do_classifier_free_guidance:
             negative_prompt_embeds = negative_pooled_prompt_embeds = None
