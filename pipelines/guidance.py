@@ -43,7 +43,7 @@ def with_guider(network: Network, branches: Sequence[Any], guider: Any, unet: to
     Args:
         network: raw outputs of the branches that are asked for.
         branches: in the order that the guider names its inputs.
-        guider: a diffusers guider, told the step before each call.
+        guider: a diffusers guider; its state is set before each call.
         unet: what the guider may put hooks on.
     """
 

@@ -31,7 +31,7 @@ def prediction_kind(scheduler: Any) -> str:
     """What the scheduler takes the unet's output for: one of `KINDS`.
 
     Raises:
-        ValueError: a scheduler whose x0 cannot be told.
+        ValueError: a scheduler whose x0 is not known.
     """
     name = type(scheduler).__name__
     if hasattr(scheduler, "precondition_inputs"):

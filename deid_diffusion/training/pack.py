@@ -15,10 +15,10 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
 from transformers import ResNetForImageClassification
 
-from deid_diffusion.faces.attribute_classifiers import FILE as PROBES
+from deid_diffusion.faces.attribute_classifiers import FILE as CLASSIFIERS
 from deid_diffusion.faces.estimator import FaceEstimator
 from deid_diffusion.faces.face_shape import EXPRESSION_NAMES, FaceShape
-from deid_diffusion.faces.ood_score import FILE as LIKENESS
+from deid_diffusion.faces.ood_score import FILE as OOD_SCORE
 from deid_diffusion.faces.ood_score import OODScore, pooled
 from deid_diffusion.faces.skin import LIGHT_NAMES, read_light
 from deid_diffusion.methods.identity_bank import MATCHED, IdentityBank
@@ -157,9 +157,9 @@ def pack_estimator(options: Options, faces: FaceSet) -> FaceEstimator:
     shutil.copy(run / "training.json", folder)
     classifiers = Path(options.labels).with_suffix(".safetensors")
     if options.labels and classifiers.exists():
-        shutil.copy(classifiers, folder / PROBES)
+        shutil.copy(classifiers, folder / CLASSIFIERS)
     estimator = FaceEstimator.from_pretrained(folder)
-    fit_ood_score(estimator, faces).save(folder / LIKENESS)
+    fit_ood_score(estimator, faces).save(folder / OOD_SCORE)
     write_hashes(folder)
     return estimator
 
