@@ -32,7 +32,6 @@ class FaceInpaintPipeline(Sampler, DiffusionPipeline):
 
     model_cpu_offload_seq = "id_encoder->unet"
     _optional_components = ["id_encoder"]  # noqa: RUF012  (diffusers reads it as a class list)
-    _callback_tensor_inputs = ["latents", "x0"]  # noqa: RUF012
 
     def __init__(
         self,

@@ -20,8 +20,8 @@ class Sampler:
     scheduler: Any
     progress_bar: Callable[..., Any]
     _execution_device: torch.device
-    _callback_tensor_inputs: Sequence[str]
 
+    _callback_tensor_inputs = ["latents", "x0"]  # noqa: RUF012  (diffusers reads it as a class list)
     _guidance_scale = 1.0
     _num_timesteps = 0
     _interrupt = False

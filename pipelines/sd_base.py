@@ -27,6 +27,9 @@ ImageEmbeds: TypeAlias = torch.Tensor | Sequence[torch.Tensor]
 class FaceInpaintCall(FaceDenoiser, PromptEncoder, Sampler):
     """Mixin of the pipelines: reads the arguments, runs the sampler, gives the known pixels back."""
 
+    # Small, and used between unet forwards: moving them would move the unet too, at every step.
+    _exclude_from_cpu_offload = ["id_encoder", "preview_vae"]  # noqa: RUF012
+    _optional_components = ["controlnet", "image_encoder", "feature_extractor", "id_encoder", "preview_vae"]  # noqa: RUF012
     # Of the pipeline that it becomes a part of.
     id_encoder: Any
     image_encoder: Any

@@ -48,10 +48,6 @@ class StableDiffusionFaceInpaintPipeline(
     """
 
     model_cpu_offload_seq = "text_encoder->image_encoder->unet->vae"
-    # Small, and used between unet forwards: moving them would move the unet too, at every step.
-    _exclude_from_cpu_offload = ["id_encoder", "preview_vae"]  # noqa: RUF012
-    _optional_components = ["controlnet", "image_encoder", "feature_extractor", "id_encoder", "preview_vae"]  # noqa: RUF012
-    _callback_tensor_inputs = ["latents", "x0"]  # noqa: RUF012
     addition_embed_type = None
 
     def __init__(

@@ -49,10 +49,6 @@ class StableDiffusionXLFaceInpaintPipeline(
     """
 
     model_cpu_offload_seq = "text_encoder->text_encoder_2->image_encoder->unet->vae"
-    # Small, and used between unet forwards: moving them would move the unet too, at every step.
-    _exclude_from_cpu_offload = ["id_encoder", "preview_vae"]  # noqa: RUF012
-    _optional_components = ["controlnet", "image_encoder", "feature_extractor", "id_encoder", "preview_vae"]  # noqa: RUF012
-    _callback_tensor_inputs = ["latents", "x0"]  # noqa: RUF012
     addition_embed_type = "text_time"
 
     def __init__(

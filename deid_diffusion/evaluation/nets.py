@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from deid_diffusion.evaluation.detectors import sha256
 from deid_diffusion.evaluation.results import EvaluationError
 from deid_diffusion.evaluation.runtimes import load_net, to_batch
 from deid_diffusion.evaluation.warp import crop_box, square_box
 from deid_diffusion.types import Face
+from deid_diffusion.weight_files import sha256_of
 
 KINDS = ("age_gender", "expression", "landmarks", "pose", "features")
 POSE_ZOOM = 1.2  # of the face's square: where mirrored portraits got the least different angles
@@ -74,7 +74,7 @@ class FaceNets:
                 if not needed.is_file():
                     raise EvaluationError(f"no file for net {kind}: {needed}")
         self._nets = {kind: load_net(path) for kind, path in given.items()}
-        self.hashes = {kind: sha256(_weights(path)) for kind, path in given.items()}
+        self.hashes = {kind: sha256_of(_weights(path)) for kind, path in given.items()}
         self.names = {kind: path.name.split(".")[0] for kind, path in given.items()}
 
     def __contains__(self, kind: str) -> bool:

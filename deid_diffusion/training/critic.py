@@ -15,7 +15,7 @@ class Critic(torch.nn.Module):
     With the features given, there is little to learn: it sees what is wrong with a face after hundreds of crops, not
     hundreds of thousands.
 
-    Beside them, one head on the bare pixels: frozen networks were made to see through what makes skin look generated.
+    Beside them, one head on the bare pixels: frozen networks were made to see through what makes skin look painted.
 
     Args:
         channels: of each feature map that it gets.

@@ -33,7 +33,7 @@ from deid_diffusion.training.data import Batch, Jitter, augmented_batch, load_fa
 from deid_diffusion.training.inpaint import Examples, make_examples, noised, predict, velocity_error
 from deid_diffusion.training.losses import PerceptualLoss
 from deid_diffusion.training.rollout import patch_colour_error, sample_rollout, shifted
-from deid_diffusion.training.run import RunOptions, begin, option, recipe, run_command, run_training, write_json
+from deid_diffusion.training.run import RunOptions, begin, option, recipe, run_command, run_training, save_trained
 from deid_diffusion.training.teachers import FrozenTeachers
 
 CRITIC = "critic.safetensors"
@@ -321,11 +321,10 @@ def train(options: Options) -> dict[str, Any]:
 
     metrics = run_training(pair, loss_of, options, accelerator) | {"options": recipe(options)}
     if accelerator.is_main_process:
-        pair.student.half().save_pretrained(out / "unet", max_shard_size="15MB")
+        save_trained(pair.student, out / "unet", metrics)
         scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=options.shift)
         scheduler.save_pretrained(out / "scheduler")
         save_file(pair.critic.state_dict(), out / CRITIC)
-        write_json(metrics, out / "training.json")
     return metrics
 
 

@@ -30,7 +30,7 @@ from deid_diffusion.training.run import (
     recipe,
     run_command,
     run_training,
-    write_json,
+    save_trained,
 )
 
 AGE, MALE, GLASSES, FACIAL_HAIR = (ATTRIBUTE_NAMES.index(name) for name in ("age", "male", "glasses", "facial_hair"))
@@ -166,9 +166,8 @@ def train(options: Options) -> dict[str, Any]:
     if hand:
         metrics |= evaluate_on_hand_labels(network, faces, hand)
     if accelerator.is_main_process:
-        network.half().save_pretrained(out / "network", max_shard_size="15MB")
+        save_trained(network, out / "network", metrics)
         faces.shape.save(out / "face_shape.safetensors")
-        write_json(metrics, out / "training.json")
     return metrics
 
 

@@ -29,7 +29,7 @@ from deid_diffusion.training.estimator import (
     load_labelled_faces,
     widened,
 )
-from deid_diffusion.training.run import begin, option, recipe, run_command, run_training, write_json
+from deid_diffusion.training.run import begin, option, recipe, run_command, run_training, save_trained
 
 log = logging.getLogger(__name__)
 
@@ -104,10 +104,9 @@ def train(options: HeadOptions) -> dict[str, Any]:
     if hand:
         metrics |= evaluate_on_hand_labels(network, faces, hand)
     if accelerator.is_main_process:
-        network.half().save_pretrained(out / "network", max_shard_size="15MB")
+        save_trained(network, out / "network", metrics)
         # Identity banks are written in the terms of the face shape, so it stays the one that the estimator came with.
         shutil.copy(Path(options.start).parent / "face_shape.safetensors", out)
-        write_json(metrics, out / "training.json")
     return metrics
 
 

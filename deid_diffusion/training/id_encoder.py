@@ -24,7 +24,7 @@ from deid_diffusion.training.run import (
     recipe,
     run_command,
     run_training,
-    write_json,
+    save_trained,
 )
 
 # Half-finished samples are soft and noisy; they must be recognised as well as photos.
@@ -95,8 +95,7 @@ def train(options: Options) -> dict[str, Any]:
     done = run_training(id_encoder, loss_of, options, accelerator)
     metrics = done | evaluate_id_encoder(id_encoder, faces, options.seed) | {"options": recipe(options)}
     if accelerator.is_main_process:
-        id_encoder.half().save_pretrained(out / "id_encoder", max_shard_size="15MB")
-        write_json(metrics, out / "training.json")
+        save_trained(id_encoder, out / "id_encoder", metrics)
     return metrics
 
 

@@ -30,7 +30,7 @@ from deid_diffusion.training.run import (
     recipe,
     run_command,
     run_training,
-    write_json,
+    save_trained,
 )
 
 FOLD = 4
@@ -236,9 +236,8 @@ def train(options: Options) -> dict[str, Any]:
 
     metrics = run_training(unet, loss_of, options, accelerator) | {"options": recipe(options)}
     if accelerator.is_main_process:
-        unet.half().save_pretrained(out / "unet", max_shard_size="15MB")
+        save_trained(unet, out / "unet", metrics)
         FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=3.0).save_pretrained(out / "scheduler")
-        write_json(metrics, out / "training.json")
     return metrics
 
 

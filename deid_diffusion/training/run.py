@@ -305,3 +305,15 @@ def write_json(values: dict[str, Any], path: Path) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
+
+
+def save_trained(network: Any, folder: Path, metrics: dict[str, Any]) -> None:
+    """Writes a network in half precision, which it is in afterwards, and its metrics beside the folder.
+
+    Args:
+        network: a model of diffusers or transformers.
+        folder: for the network; `training.json` comes into the one around it.
+        metrics: by name.
+    """
+    network.half().save_pretrained(folder, max_shard_size="15MB")
+    write_json(metrics, folder.parent / "training.json")
