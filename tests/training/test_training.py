@@ -284,7 +284,7 @@ def test_six_commands_make_weights_that_the_anonymizer_loads(data, features, tmp
     assert anonymize.hashes["identities.safetensors"]
     assert len(anonymize.bank.embedding) == 6
     assert set(anonymize.estimator.classifiers.weights) == {"glasses"}
-    assert float(anonymize.estimator.likeness.ood_score(anonymize.estimator.states(torch.zeros(1, 3, 256, 256)))) > 0
+    assert float(anonymize.estimator.ood.ood_score(anonymize.estimator.states(torch.zeros(1, 3, 256, 256)))) > 0
     assert str(tmp_path) not in "".join(path.read_text() for path in (out / "face256").rglob("config.json"))
     assert "attribute_classifiers.safetensors" in (out / "face_estimator" / "SHA256SUMS").read_text()
     assert FaceEstimator.from_pretrained(out / "face_estimator").landmarks(
