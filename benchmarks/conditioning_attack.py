@@ -1,9 +1,9 @@
-"""Who recognises people from what their new face is told: landmarks, attributes, texture; without a pixel.
+"""Who recognises people from what their new face is conditioned on: landmarks, attributes, texture; without a pixel.
 
     python benchmarks/conditioning_attack.py neutral/ --gallery smiling/ --yunet yunet.onnx
 
 Both folders hold one photo a person under the same name. An attacker knows both photos of half of the people, learns
-from them which directions tell people apart (linear discriminants on principal components, their number chosen within
+from them which directions distinguish people (linear discriminants on principal components, their number chosen within
 that half), and names the other half: probes from the first folder among the faces of the second. Averaged over random
 halves.
 """
@@ -72,22 +72,22 @@ def features(seen: Seen, estimator: FaceEstimator) -> dict[str, np.ndarray]:
     analysis = seen.analysis
     canonical = analysis.placement.unplace(analysis.landmarks)
     values = analysis.attributes.quantize().to_dict()
-    told = {name: np.array([values[n] for n in names if n in values]) for name, names in GROUPS.items()}
+    given = {name: np.array([values[n] for n in names if n in values]) for name, names in GROUPS.items()}
     points = estimator.target_points(analysis, analysis.attributes.quantize()).ravel()
     exact = np.array([v for _, v in sorted(analysis.attributes.to_dict().items())])
     attributes = np.array([values[name] for name in ATTRIBUTE_NAMES if name in values])
     kept = np.array([values[name] for name in ATTRIBUTE_NAMES if name in values and name not in DROPPABLE])
     return {
         "raw: 478 landmarks, pose removed": canonical.ravel(),
-        f"raw: the painter's {len(POINTS)} points, pose removed": canonical[list(POINTS)].ravel(),
-        "read: attributes, unquantized": exact,
-        f"told: {len(POINTS)} points, average person": points,
-        "told: attributes": attributes,
-        "told: points and attributes": np.concatenate([points, attributes]),
-        "told with everything dropped that can be": np.concatenate([points, kept]),
-        **{f"attribute alone: {name}": row for name, row in told.items() if len(row)},
+        f"raw: the generator's {len(POINTS)} points, pose removed": canonical[list(POINTS)].ravel(),
+        "estimated: attributes, unquantized": exact,
+        f"given: {len(POINTS)} points, average person": points,
+        "given: attributes": attributes,
+        "given: points and attributes": np.concatenate([points, attributes]),
+        "given, with every attribute dropped that can be": np.concatenate([points, kept]),
+        **{f"attribute alone: {name}": row for name, row in given.items() if len(row)},
         "texture of the skin alone": seen.texture,
-        "told: all of these": np.concatenate([points, attributes, seen.texture]),
+        "given: all of these": np.concatenate([points, attributes, seen.texture]),
     }
 
 

@@ -1,4 +1,4 @@
-"""Paints held-out crops again and again, each time with another wish: what the tables of the model card need."""
+"""Generates faces in held-out crops under one condition after another: what the tables of the model card need."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from deid_diffusion.types import Face
 
 @dataclass(eq=False)
 class Studio:
-    """People whose crops are read once, and painted as often as wanted.
+    """People whose crops are read once, and generated as often as wanted.
 
     Attributes:
         anonymize: the model.
@@ -46,14 +46,14 @@ class Studio:
 
     @torch.no_grad()
     def embed(self, crops: np.ndarray) -> np.ndarray:
-        """(B, S, S, 3) uint8 -> (B, D) unit norm, by the guide."""
+        """(B, S, S, 3) uint8 -> (B, D) unit norm, by the identity encoder."""
         return embed(self.anonymize.pipeline.id_encoder, as_unit(crops)).numpy()
 
     def target(self, face: FaceTask, seed: int) -> Target:
         """Who this face becomes by default."""
         return self.anonymize.bank.choose(face.wanted, face.embedding, seed)
 
-    def paint(
+    def generate(
         self,
         settings: Settings,
         changes: Mapping[str, Any] | None = None,
@@ -66,7 +66,7 @@ class Studio:
             settings: steps, repulsion, noise_scale.
             changes: attributes to set.
             targets: who each becomes; by default the bank's choice for its number and the seed.
-            seed: of noise and choice; equal seeds differ in nothing but the wish.
+            seed: of noise and choice; equal seeds differ in nothing but what is asked for.
         """
         out: list[np.ndarray] = []
         faces = [replace(face, wanted=face.wanted.with_changes(changes or {})) for face in self.ready]
@@ -75,8 +75,8 @@ class Studio:
             part, becoming = faces[start : start + 8], targets[start : start + 8]
             seeds = [seed * 1000 + start + n for n in range(len(part))]
             meshes = target_meshes(self.anonymize.estimator, part, becoming)
-            painted = sample(self.anonymize.pipeline, part, becoming, meshes, seeds, settings)
-            out += [blended(face.crop, image) for face, image in zip(part, painted, strict=True)]
+            generated = sample(self.anonymize.pipeline, part, becoming, meshes, seeds, settings)
+            out += [blended(face.crop, image) for face, image in zip(part, generated, strict=True)]
         return np.stack(out)
 
     def where(self, number: int) -> Face:

@@ -58,10 +58,10 @@ def targets_table(studio: Studio, judges: list[Judge], settings: Settings) -> tu
     count = len(studio.ready)
     own = [studio.target(face, 1000 + n) for n, face in enumerate(studio.ready)]
     shared = [own[n - n % 2] for n in range(count)]  # neighbours get one target
-    once = studio.paint(settings, targets=shared)
-    again = studio.paint(settings, targets=own[1:] + own[:1])
+    once = studio.generate(settings, targets=shared)
+    again = studio.generate(settings, targets=own[1:] + own[:1])
     draws = [[studio.target(face, 1000 * draw + n) for n, face in enumerate(studio.ready)] for draw in range(2, 6)]
-    others = [studio.paint(settings, targets=targets, seed=draw) for draw, targets in enumerate(draws)]
+    others = [studio.generate(settings, targets=targets, seed=draw) for draw, targets in enumerate(draws)]
     originals = np.stack([face.crop.image for face in studio.ready])
     lines = [
         "| judge | two sources, one target | one source, two targets | two of each | generated pairs distinguished |",
@@ -101,15 +101,15 @@ def bank_table(
     cost = np.stack([bank.mismatch(face.wanted)[numbers] for face in places] * rounds)
     place, person = linear_sum_assignment(cost)
     where = place % len(places)
-    painted = Studio(studio.anonymize, [places[n] for n in where])
+    generated = Studio(studio.anonymize, [places[n] for n in where])
     targets = [bank.target(int(n)) for n in numbers[person]]
-    crops = painted.paint(settings, targets=targets)
+    crops = generated.generate(settings, targets=targets)
     originals = np.stack([face.crop.image for face in places])
     elsewhere = off_diagonal(where[:, None] != where[None])
     lines = ["| judge | people of the bank | pairs | distinguished |", "|---|---|---|---|"]
     found: dict[str, Any] = {}
     for judge in judges:
-        after = seen_by(judge, painted, crops)
+        after = seen_by(judge, generated, crops)
         threshold = far_threshold(seen_by(judge, studio, originals))
         alike = off_diagonal(after @ after.T)[elsewhere]
         found[judge.name] = {"distinguished": float((alike < threshold).mean()), "threshold": threshold}
@@ -133,7 +133,7 @@ def repulsion_table(studio: Studio, judges: list[Judge], steps: int) -> tuple[li
             for through in (False, True) if strength else (False,):
                 settings = Settings(steps=steps, repulsion=Repulsion(scale=strength, through_unet=through))
                 start = time.perf_counter()
-                crops = studio.paint(settings, targets=targets)
+                crops = studio.generate(settings, targets=targets)
                 row = {
                     "target": who, "strength": strength,
                     "gradient": "through the unet" if through else "detached" if strength else "none",
@@ -195,17 +195,17 @@ def main() -> None:
     bank, bank_numbers = bank_table(studio, judges, Settings(steps=options.steps), options.bank or 2 * count)
     print("\n".join(bank), flush=True)
     fewer = Studio(anonymize, studio.ready[: options.people])
-    push, push_numbers = repulsion_table(fewer, judges, options.steps)
-    print("\n".join(push))
+    guidance, guidance_numbers = repulsion_table(fewer, judges, options.steps)
+    print("\n".join(guidance))
     (options.out / "targets.md").write_text("\n".join(who) + "\n")
     (options.out / "bank.md").write_text("\n".join(bank) + "\n")
-    (options.out / "repulsion.md").write_text("\n".join(push) + "\n")
-    plot(push_numbers, ["identity encoder", *(judge.name for judge in judges)], options.out / "repulsion.png")
-    numbers = {"people": count, "targets": who_numbers, "bank": bank_numbers, "repulsion": push_numbers}
+    (options.out / "repulsion.md").write_text("\n".join(guidance) + "\n")
+    plot(guidance_numbers, ["identity encoder", *(judge.name for judge in judges)], options.out / "repulsion.png")
+    numbers = {"people": count, "targets": who_numbers, "bank": bank_numbers, "repulsion": guidance_numbers}
     (options.out / "identity.json").write_text(json.dumps(numbers, indent=2))
     once = np.concatenate([face.crop.image for face in studio.ready[:8]], 1)
-    twice = np.concatenate(list(studio.paint(Settings(steps=options.steps))[:8]), 1)
-    Image.fromarray(np.concatenate([once, twice])).save(options.out / "sheet.png")
+    twice = np.concatenate(list(studio.generate(Settings(steps=options.steps))[:8]), 1)
+    Image.fromarray(np.concatenate([once, twice])).save(options.out / "sample_grid.png")
 
 
 if __name__ == "__main__":

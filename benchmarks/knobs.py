@@ -4,8 +4,8 @@
         --people 24 --out out/knobs
 
 Row: the attribute that is set, from its low to its high value. Column: what changed, by networks that the pipeline
-does not hold, in standard deviations of that measurement over the untouched crops. A good table is a diagonal. Same
-noise, same target, no repulsion: nothing but the wish differs.
+does not hold, in standard deviations of that measurement over the source crops. A good table is a diagonal. Same
+noise, same target, no repulsion: nothing but the attribute differs.
 """
 
 from __future__ import annotations
@@ -48,21 +48,21 @@ SETTINGS = {
 
 
 class LooksJudge:
-    """Glasses and facial hair, by probes on the hold-out hand labels: no training label was made from these.
+    """Glasses and facial hair, by classifiers fitted on the hold-out hand labels, which made no training label.
 
-    It sees edges, texture and colour, and none of the reader's features.
+    It sees edges, texture and colour, and none of the face estimator's features.
     """
 
     def __init__(self, folder: Path):
         faces, hand = load_faces(folder), HandLabels.load(HAND)
-        rows, probes = hand.rows_of(faces.keys), {}
+        rows, classifiers = hand.rows_of(faces.keys), {}
         for name in HAND_LABELLED:
             region = REGIONS[name]
             kept = hand.holdout & (rows >= 0) & np.isfinite(hand.values[name])
             found = plain_features(faces, torch.from_numpy(rows[kept]), region)
             target = torch.from_numpy(hand.values[name][kept])
-            probes[name] = fit_on_raw_columns(found, partial(fit_calibrated, target=target, decay=region.decay))
-        self.classifiers = AttributeClassifiers(probes)
+            classifiers[name] = fit_on_raw_columns(found, partial(fit_calibrated, target=target, decay=region.decay))
+        self.classifiers = AttributeClassifiers(classifiers)
 
     def __call__(self, crops: np.ndarray, meshes: np.ndarray) -> dict[str, np.ndarray]:
         """(N, S, S, 3) uint8, (N, 478, 2) -> (N,) probabilities of each."""
@@ -118,7 +118,9 @@ def main() -> None:
     parser.add_argument("--net", action="append", default=[], help="landmarks=, age_gender= and expression=FILE")
     parser.add_argument("--people", type=int, default=24, help="how many (24)")
     parser.add_argument("--steps", type=int, default=4, help="denoising steps (4)")
-    parser.add_argument("--out", type=Path, default=Path("out/knobs"), help="folder for table, numbers and sheet")
+    parser.add_argument(
+        "--out", type=Path, default=Path("out/knobs"), help="folder for table, numbers and sample grid"
+    )
     options = parser.parse_args()
     nets = FaceNets(NetOptions.from_specs(tuple(options.net)))
     if missing := {"landmarks", "age_gender", "expression"} - {kind for kind in nets.names}:
@@ -132,7 +134,7 @@ def main() -> None:
     spread = table_of(originals, studio, nets, judge).std(0)
     response, strips = [], [originals[:8]]
     for name, values in SETTINGS.items():
-        pair = [studio.paint(settings, {name: value}) for value in values]
+        pair = [studio.generate(settings, {name: value}) for value in values]
         strips += [crops[:8] for crops in pair]
         low, high = (table_of(crops, studio, nets, judge) for crops in pair)
         response.append((high - low).mean(0) / spread)
@@ -147,7 +149,7 @@ def main() -> None:
     (options.out / "response.json").write_text(json.dumps({"people": options.people, "response": numbers}, indent=2))
     Image.fromarray(np.concatenate([np.concatenate(list(row), 1) for row in strips])).resize(
         (1024, 128 * len(strips))
-    ).save(options.out / "sheet.png")
+    ).save(options.out / "sample_grid.png")
     print(text)
 
 

@@ -1,4 +1,4 @@
-"""How well does the guide tell reference people from strangers? Calibrates `--except` and `--only`, and tests them.
+"""How well does the identity encoder know reference people? Calibrates `--except` and `--only`, and tests them.
 
     python benchmarks/references.py congress/probe congress/gallery --calibrate 75 --test london/neutral london/smiling
     python benchmarks/references.py ... --write weights/face256     # puts the rates into its thresholds.json
@@ -35,7 +35,7 @@ class Photos:
 
     Attributes:
         embedding: (P, 2, D) unit norm.
-        male: (P,) bool, as the reader takes them.
+        male: (P,) bool, as the face estimator takes them.
         dark: (P,) bool, skin L below DARK.
         skipped: how many people had no readable pair.
     """

@@ -96,7 +96,7 @@ def face_call(dtype: torch.dtype):
     return lambda: unet(inputs, 500.0, None, class_labels=vector, return_dict=False)[0]
 
 
-def push_call(size: int, dtype: torch.dtype):
+def guidance_call(size: int, dtype: torch.dtype):
     """What repulsion adds to a step: decode x0 by TAESD, embed it, and go back to x0. Random weights."""
     from diffusers import AutoencoderTiny
 
@@ -106,15 +106,15 @@ def push_call(size: int, dtype: torch.dtype):
     from deid_diffusion.training.run import integers
 
     tiny = AutoencoderTiny.from_config(FACTS["taesd"]["preview_vae"]).to(dtype).eval()
-    guide = build_resnet(integers(Options().widths), 256).eval()
+    id_encoder = build_resnet(integers(Options().widths), 256).eval()
 
-    def push():
+    def guidance():
         x0 = torch.zeros(1, 4, size // 8, size // 8, requires_grad=True)
         with torch.enable_grad():
-            energy = embed(guide, tiny.decode(x0.to(dtype)).sample.float()).sum()
+            energy = embed(id_encoder, tiny.decode(x0.to(dtype)).sample.float()).sum()
         return torch.autograd.grad(energy, x0)[0]
 
-    return push
+    return guidance
 
 
 def measure(what: str, dtype: str, size: int, repeats: int) -> tuple[float, float]:
@@ -122,7 +122,7 @@ def measure(what: str, dtype: str, size: int, repeats: int) -> tuple[float, floa
     makers = {
         "sd15": lambda: sd_call(sd_unet("cpu", DTYPES[dtype]), size, DTYPES[dtype]),
         "face256": lambda: face_call(DTYPES[dtype]),
-        "repulsion": lambda: push_call(size, DTYPES[dtype]),
+        "repulsion": lambda: guidance_call(size, DTYPES[dtype]),
     }
     call, times = makers[what](), []
     with torch.no_grad():

@@ -25,7 +25,7 @@ from deid_diffusion.settings import Settings
 STAGES = ("detect", "read", "inpaint", "verify", "composite")
 
 
-def crowd(faces: int) -> np.ndarray:
+def portrait_grid(faces: int) -> np.ndarray:
     """A grid of the same portrait, `faces` times."""
     portrait = astronaut()[0:256, 96:352]
     across = int(np.ceil(np.sqrt(faces)))
@@ -55,8 +55,8 @@ def unet_forward(anonymize: FaceAnonymizer, repeats: int) -> float:
 
 
 def stages(anonymize: FaceAnonymizer, faces: int, settings: Settings, repeats: int) -> dict[str, float]:
-    """Median seconds by stage. The threshold is to accept everything, so that nobody is painted in a second round."""
-    picture, rows = crowd(faces), []
+    """Median seconds by stage. The threshold accepts everything, so that nobody is generated in a second round."""
+    picture, rows = portrait_grid(faces), []
     for _ in range(repeats):
         result = anonymize(picture, settings=settings)
         if len(result.faces) != faces:
@@ -89,14 +89,14 @@ def main() -> None:
     parser.add_argument("--json", help="write the figures to this file")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--steps", type=int, help="denoising steps (the default of deid run)")
-    parser.add_argument("--candidates", type=int, help="faces painted for each one (the default of deid run)")
+    parser.add_argument("--candidates", type=int, help="faces generated for each one (the default of deid run)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads, 0 for torch's choice")
     parser.add_argument("--backend", default="auto", help="what runs the unet; the unit is torch's forward always")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
     anonymize = FaceAnonymizer.from_pretrained(backend=options.backend)
-    anonymize(crowd(1))
+    anonymize(portrait_grid(1))
     unit = unet_forward(anonymize, options.repeats)
     print(
         f"one unet forward: {unit * 1e3:.0f} ms on {torch.get_num_threads()} threads; below, in unet forwards a face\n"

@@ -386,7 +386,11 @@ class FaceAnonymizer:
         return fit_cohort(faces(), settings.k, self._same_person(settings))
 
     def check(self, settings: Settings) -> None:
-        """Raises ValueError for settings that the loaded pipeline cannot follow."""
+        """Refuses settings that the loaded pipeline cannot follow.
+
+        Raises:
+            ValueError: there is one.
+        """
         for name in ("keep", "only"):
             if not isinstance(getattr(settings, name), References | None):
                 got = brief(getattr(settings, name))

@@ -75,7 +75,7 @@ def not_a_path(path: Any) -> str:
 
 
 def as_numbers(value: Any) -> np.ndarray | None:
-    """An array of float64, or None for what is none: NumPy's own error holds the text that is no number."""
+    """A float64 array of any shape, or None for what is none: NumPy's own error holds the text that is no number."""
     try:
         return np.asarray(value, dtype=np.float64)
     except Exception:

@@ -104,7 +104,11 @@ class Settings:
 
 
 def check_attributes(values: Mapping[str, float]) -> None:
-    """Raises ValueError on a name or value that no attribute has."""
+    """Refuses a name or a value that no attribute has.
+
+    Raises:
+        ValueError: there is one.
+    """
     if not isinstance(values, Mapping):
         raise ValueError(f"attributes must be values by name, got {brief(values)}")
     for name, value in values.items():

@@ -38,7 +38,16 @@ _Named = TypeVar("_Named", bound=Enum)
 
 
 def member(kind: type[_Named], value: Any, name: str) -> _Named:
-    """The member of an enumeration that a user named, by itself or by its value; ValueError for none."""
+    """The member of an enumeration that a user named.
+
+    Args:
+        kind: the enumeration.
+        value: a member, or the value of one.
+        name: of the argument, for the error.
+
+    Raises:
+        ValueError: it has none like this.
+    """
     for choice in kind:
         if value is choice or (isinstance(value, str) and value == choice.value):
             return choice
@@ -104,10 +113,10 @@ class FaceReport:
         face: where it was.
         outcome: REPLACED, REDACTED, FAILED (hidden, as a model broke), or KEPT for a person the user asked to keep.
         seed: what this face's noise and target were drawn from; it follows from the picture's seed and the try.
-        similarity: cosine in [-1, 1] of the result to its source by the guide recogniser; None when not measured.
+        similarity: cosine in [-1, 1] of the result to its source by the identity encoder; None when not measured.
         reason: why it was not replaced; for REPLACED empty, or what the face was averaged from.
         attributes: the values the new face was asked to have, by name.
-        tries: in how many rounds faces were painted for this one.
+        tries: in how many rounds faces were generated for this one.
         borderline: it was hidden, but may be a person to leave alone; the reason says how similar it is.
     """
 

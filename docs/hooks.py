@@ -31,8 +31,6 @@ INCLUDED = {
     "reporting.md": "SECURITY.md",
 }
 PAGES = {path: page for page, path in INCLUDED.items()} | {"README.md": "index.md"}
-# Sections of the README that have become pages.
-MOVED = {"README.md#measured": "measured.md", "README.md#train-it-yourself": "how-to/training.md"}
 LINK = re.compile(r"(\[(?:[^\[\]]|\[[^\]]*\])*\])\(([^()\s]+)\)")
 
 
@@ -67,12 +65,12 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         if not path or ":" in target:
             return found[0]
         path = posixpath.normpath(posixpath.join(home, path))
-        place = MOVED.get(f"{path}#{anchor}") or PAGES.get(path) or path.removeprefix("docs/")
+        place = PAGES.get(path) or path.removeprefix("docs/")
         if place.startswith("notebooks/"):
             place = place.replace(".ipynb", ".md")
         if files.get_file_from_path(place) is None:
             return label[1:-1]
-        keep = anchor and f"{path}#{anchor}" not in MOVED and path != "README.md"
+        keep = anchor and path != "README.md"
         return f"{label}({posixpath.relpath(place, posixpath.dirname(uri) or '.')}{f'#{anchor}' if keep else ''})"
 
     return LINK.sub(moved, markdown)

@@ -77,7 +77,11 @@ def attribute_vector(attributes: Sequence[Mapping[str, float | None]]) -> torch.
 
 
 def condition_vector(attributes: torch.Tensor, identity: torch.Tensor | None, identity_dim: int) -> torch.Tensor:
-    """(B, 2A), (B, D) or None -> (B, 2A + D + 1): attributes, unit-norm identity times sqrt(D), its validity bit."""
+    """(B, 2A), (B, D) or None -> (B, 2A + D + 1): attributes, unit-norm identity times sqrt(D), its validity bit.
+
+    Raises:
+        ValueError: `identity` is not (B, `identity_dim`).
+    """
     batch = attributes.shape[0]
     if identity is None:
         tail = attributes.new_zeros(batch, identity_dim + 1)
@@ -108,7 +112,7 @@ def fold(image: torch.Tensor, factor: int) -> torch.Tensor:
 
 
 def unfold(folded: torch.Tensor, factor: int) -> torch.Tensor:
-    """The inverse of `fold`."""
+    """(B, C factor^2, S/factor, S/factor) -> (B, C, S, S): the inverse of `fold`."""
     return F.pixel_shuffle(folded, factor)
 
 

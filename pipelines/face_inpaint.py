@@ -32,7 +32,6 @@ class FaceInpaintPipeline(Sampler, DiffusionPipeline):
 
     model_cpu_offload_seq = "id_encoder->unet"
     _optional_components = ["id_encoder"]  # noqa: RUF012  (diffusers reads it as a class list)
-    _callback_tensor_inputs = ["latents", "x0"]  # noqa: RUF012
 
     def __init__(
         self,
@@ -170,6 +169,9 @@ class FaceInpaintPipeline(Sampler, DiffusionPipeline):
     def prepare_images(self, image: Images, mask_image: Images) -> Crops:
         """Crops and masks in any accepted form, on the pipeline's device.
 
+        Args:
+            image, mask_image: as `__call__` takes them.
+
         Raises:
             ValueError: another size than the model's, or what `inputs.read_crops` refuses.
         """
@@ -181,7 +183,11 @@ class FaceInpaintPipeline(Sampler, DiffusionPipeline):
         return crops
 
     def check_components(self) -> None:
-        """Raises ValueError for a scheduler that the unet was not trained for."""
+        """Refuses a scheduler that the unet was not trained for.
+
+        Raises:
+            ValueError: it is none for rectified flow.
+        """
         if not hasattr(self.scheduler, "sigmas") or "shift" not in self.scheduler.config:
             raise ValueError(
                 f"needs a rectified-flow scheduler such as FlowMatchEulerDiscreteScheduler, "
@@ -196,7 +202,16 @@ class FaceInpaintPipeline(Sampler, DiffusionPipeline):
         attributes: torch.Tensor | Sequence[Mapping[str, float]] | Mapping[str, float] | None,
         identity: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The unet's extra channels (B, 48 + 1 + K, S/4, S/4) and condition vector (B, C)."""
+        """The unet's extra channels (B, 48 + 1 + K, S/4, S/4) and condition vector (B, C).
+
+        Args:
+            crop: (B, 3, S, S) in [-1, 1].
+            mask: (B, 1, S, S), above 0 where the crop is not to be seen.
+            landmarks, attributes, identity: as `__call__` takes them.
+
+        Raises:
+            ValueError: shapes, names or values that do not fit.
+        """
         batch, factor = len(crop), self.config.fold_factor
         if landmarks is None:
             points = crop.new_full((batch, len(POINTS), 2), float("nan"))
@@ -208,20 +223,26 @@ class FaceInpaintPipeline(Sampler, DiffusionPipeline):
             raise ValueError(
                 f"landmarks must be ({batch}, {len(POINTS)}, 2) or ({batch}, 478, 2), got {tuple(points.shape)}"
             )
-        if not isinstance(attributes, torch.Tensor):
+        if isinstance(attributes, torch.Tensor):
+            scaled = attributes
+        else:
             one = attributes if attributes is not None else {}
-            rows = [one] * batch if isinstance(one, Mapping) else list(one)
-            attributes = attribute_vector(rows)
-        if attributes.shape != (batch, 2 * len(FIELDS)):
-            raise ValueError(f"attributes must be ({batch}, {2 * len(FIELDS)}), got {tuple(attributes.shape)}")
-        vector = condition_vector(attributes.to(crop), identity, self.identity_dim)
+            scaled = attribute_vector([one] * batch if isinstance(one, Mapping) else list(one))
+        if scaled.shape != (batch, 2 * len(FIELDS)):
+            raise ValueError(f"attributes must be ({batch}, {2 * len(FIELDS)}), got {tuple(scaled.shape)}")
+        vector = condition_vector(scaled.to(crop), identity, self.identity_dim)
         maps = landmark_maps(points, self.size, factor)
         covered = F.avg_pool2d((mask > 0).to(crop), factor)
         context = torch.cat([fold(erase(crop, mask), factor), covered, maps], dim=1)
         return context.to(self.unet.dtype), vector.to(self.unet.dtype)
 
     def drop_condition(self, context: torch.Tensor, vector: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The same surroundings without landmarks, attributes and identity, for classifier-free guidance."""
+        """The same surroundings without landmarks, attributes and identity, for classifier-free guidance.
+
+        Args:
+            context: (B, 48 + 1 + K, S/4, S/4), the unet's extra channels.
+            vector: (B, C) condition vector, all of which is dropped.
+        """
         context = context.clone()
         context[:, 3 * self.config.fold_factor**2 + 1 :] = 0
         return context, torch.zeros_like(vector)

@@ -38,7 +38,14 @@ def with_cfg(network: Network, cond: Any, uncond: Any, scale: Callable[[], float
 
 
 def with_guider(network: Network, branches: Sequence[Any], guider: Any, unet: torch.nn.Module) -> Model:
-    """A diffusers guider's combination of as many branches as it wants at a step -> (x, level) -> one raw output."""
+    """A diffusers guider's combination of as many branches as it wants at a step -> (x, level) -> one raw output.
+
+    Args:
+        network: raw outputs of the branches that are asked for.
+        branches: in the order that the guider names its inputs.
+        guider: a diffusers guider; its state is set before each call.
+        unet: what the guider may put hooks on.
+    """
 
     def guided(x: torch.Tensor, level: Level) -> torch.Tensor:
         guider.set_state(step=level.step, num_inference_steps=level.num_steps, timestep=level.t)
@@ -95,5 +102,11 @@ def with_energies(
 
 
 def with_known(model: Model, known: torch.Tensor, mask: torch.Tensor) -> Model:
-    """x0 as it is known wherever the mask (B, 1, S, S) is 0."""
+    """x0 as it is known wherever the mask is 0.
+
+    Args:
+        model: gives x0.
+        known: (B, C, S, S), x0 where it is known.
+        mask: (B, 1, S, S), above 0 where the model decides.
+    """
     return lambda x, level: torch.where(mask > 0, model(x, level), known)

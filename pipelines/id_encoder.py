@@ -11,7 +11,11 @@ SIDE = 128
 
 
 def encoder_view(images: torch.Tensor, shift: tuple[int, int] = (0, 0)) -> torch.Tensor:
-    """(B, 3, S, S) in [-1, 1] -> (B, 3, 128, 128): the middle three quarters, moved by `shift` crop pixels (x, y)."""
+    """(B, 3, S, S) in [-1, 1] -> (B, 3, 128, 128): the middle three quarters, moved by `shift` crop pixels (x, y).
+
+    Raises:
+        ValueError: the shifted view leaves the crop.
+    """
     size = images.shape[-1]
     side = int(size * WINDOW)
     x = (size - side) // 2 + shift[0]
@@ -30,7 +34,12 @@ def embed(id_encoder: torch.nn.Module, images: torch.Tensor, shift: tuple[int, i
 
 
 def shifted_views(size: int, count: int) -> list[tuple[int, int]]:
-    """Shifts (x, y) of `count` views of a crop of `size` pixels: none, the four diagonals, and round again."""
+    """Shifts (x, y) of the views of a crop: none, the four diagonals, and round again.
+
+    Args:
+        size: side of the crop in pixels; a shift is a 32nd of it.
+        count: how many views.
+    """
     reach = size // 32
     shifts = [(0, 0), (reach, reach), (-reach, reach), (reach, -reach), (-reach, -reach)]
     return [shifts[number % len(shifts)] for number in range(count)]

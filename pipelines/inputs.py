@@ -2,15 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image
 
-Images = (
+Images: TypeAlias = (
     Image.Image | np.ndarray | torch.Tensor | Sequence[Image.Image] | Sequence[np.ndarray] | Sequence[torch.Tensor]
 )
+
+Rows = TypeVar("Rows", bound=torch.Tensor | None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,17 +67,22 @@ def as_tensor(images: Images, channels: int, name: str = "image") -> torch.Tenso
 
 
 def to_unit(images: torch.Tensor) -> torch.Tensor:
-    """[0, 1] or, where a value is below 0, [-1, 1] -> [0, 1]."""
+    """(B, 3, S, S) in [0, 1] or, where a value is below 0, [-1, 1] -> [0, 1]."""
     return images / 2 + 0.5 if images.min() < 0 else images
 
 
 def to_signed(images: torch.Tensor) -> torch.Tensor:
-    """[0, 1] or, where a value is below 0, [-1, 1] -> [-1, 1]."""
+    """(B, 3, S, S) in [0, 1] or, where a value is below 0, [-1, 1] -> [-1, 1]."""
     return images if images.min() < 0 else images * 2 - 1
 
 
 def read_crops(image: Images, mask_image: Images, multiple: int, device: torch.device | str = "cpu") -> Crops:
-    """Reads `image` and `mask_image` in any form that `as_tensor` takes; a mask of at least 0.5 means replace.
+    """Reads crops and masks in any form that `as_tensor` takes; a mask of at least 0.5 means replace.
+
+    Args:
+        image, mask_image: B crops, and one mask for each.
+        multiple: what the side must be a multiple of, in pixels.
+        device: where they go.
 
     Raises:
         ValueError: not square, a side that is no multiple of `multiple`, sizes or counts that differ, out of range.
@@ -98,6 +105,10 @@ def read_crops(image: Images, mask_image: Images, multiple: int, device: torch.d
 def read_init(init_image: Images, crops: Crops) -> torch.Tensor:
     """A generated face -> (B, 3, S, S) in [-1, 1] on the crops' device, with the crops' own pixels around it.
 
+    Args:
+        init_image: B faces in any form that `as_tensor` takes.
+        crops: what they go into.
+
     Raises:
         ValueError: other sizes or counts than the crops'.
     """
@@ -109,7 +120,7 @@ def read_init(init_image: Images, crops: Crops) -> torch.Tensor:
     return torch.where(crops.mask > 0, face, crops.image)
 
 
-def repeat(value: torch.Tensor | None, times: int) -> torch.Tensor | None:
+def repeat(value: Rows, times: int) -> Rows:
     """(B, ...) -> (B * times, ...), copies side by side; None stays None."""
     return value if value is None or times == 1 else value.repeat_interleave(times, dim=0)
 

@@ -7,7 +7,12 @@ SIGMA_DATA = 0.5
 
 
 def scale_input(latents: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    """x_t = (1 - t) x0 + t eps, brought to unit variance (c_in of Karras et al. 2022, table 1, on this schedule)."""
+    """x_t = (1 - t) x0 + t eps, brought to unit variance (c_in of Karras et al. 2022, table 1, on this schedule).
+
+    Args:
+        latents: x_t, (B, C, S, S).
+        t: noise levels in [0, 1], (B, 1, 1, 1) or a scalar.
+    """
     return latents / (t**2 + (SIGMA_DATA * (1 - t)) ** 2).sqrt()
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ class Window:
     start: float
     stop: float
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 <= self.start <= self.stop <= 1:
             raise ValueError(f"need 0 <= start <= stop <= 1, got start={self.start}, stop={self.stop}")
         if not 0 <= self.scale < float("inf"):
@@ -34,7 +34,12 @@ class Window:
         return steps or [min(int(self.start * num_steps), num_steps - 1)]
 
     def active(self, step: int, num_steps: int) -> bool:
-        """Whether it acts at step `step` (from 0) of `num_steps`."""
+        """Whether it acts at a step.
+
+        Args:
+            step: its number, from 0.
+            num_steps: how many there are.
+        """
         return step in self.steps(num_steps)
 
     def step_size(self, num_steps: int) -> float:
@@ -67,7 +72,7 @@ class Repulsion(Window):
     through_unet: bool = False
     views: int = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if not -1 <= self.margin <= 1:
             raise ValueError(f"margin is a cosine in [-1, 1], got {self.margin}")
@@ -123,11 +128,17 @@ def as_repulsion(value: Repulsion | Mapping[str, Any] | None) -> Repulsion:
 
 def as_energies(values: Sequence[Energy | Function]) -> list[Energy]:
     """Energies as they are, bare functions with the default scale and window."""
-    return [value if hasattr(value, "function") else Energy(value) for value in values]
+    return [cast("Energy", value) if hasattr(value, "function") else Energy(value) for value in values]
 
 
 def repel(rule: Repulsion, id_encoder: torch.nn.Module, source: torch.Tensor) -> Energy:
-    """The energy that is high while a face is like its source (B, D), averaged over shifted views."""
+    """The energy that is high while a face is like its source, averaged over shifted views.
+
+    Args:
+        rule: scale, window, margin and views.
+        id_encoder: the network whose logits are the embedding.
+        source: (B, D) embeddings of the sources.
+    """
 
     def function(x0: torch.Tensor) -> torch.Tensor:
         views = shifted_views(x0.shape[-1], rule.views)
@@ -137,12 +148,17 @@ def repel(rule: Repulsion, id_encoder: torch.nn.Module, source: torch.Tensor) ->
 
 
 def attract(id_encoder: torch.nn.Module, target: torch.Tensor) -> Energy:
-    """The energy that is high while a face is unlike its target (B, D)."""
+    """The energy that is high while a face is unlike its target.
+
+    Args:
+        id_encoder: the network whose logits are the embedding.
+        target: (B, D) embeddings.
+    """
     return Energy(lambda x0: 1 - F.cosine_similarity(embed(id_encoder, x0), target, dim=-1))
 
 
 def smooth(gradient: torch.Tensor, sigma: float) -> torch.Tensor:
-    """(B, C, S, S) without what is finer than `sigma` pixels.
+    """(B, C, S, S), pixels -> (B, C, S, S) without what is finer than `sigma` pixels.
 
     Fine steps are seen by the one network that they came from, and the next step takes them for noise. Coarse ones,
     of the size of a brow, are shape and shade: they stay, and other recognisers see them, too.

@@ -16,6 +16,12 @@ Callback = Callable[[Any, int, torch.Tensor, dict[str, torch.Tensor]], Mapping[s
 class Sampler:
     """Mixin of the pipelines: their state during a call, the start, and the one loop."""
 
+    # Of the pipeline that it becomes a part of.
+    scheduler: Any
+    progress_bar: Callable[..., Any]
+    _execution_device: torch.device
+
+    _callback_tensor_inputs = ["latents", "x0"]  # noqa: RUF012  (diffusers reads it as a class list)
     _guidance_scale = 1.0
     _num_timesteps = 0
     _interrupt = False
@@ -50,7 +56,17 @@ class Sampler:
         names: Sequence[str],
         rows: Mapping[str, Any],
     ) -> None:
-        """Raises ValueError on what would fail later with a worse message; `rows` has one row a face, or None."""
+        """Refuses what would fail later with a worse message.
+
+        Args:
+            batch: B, number of crops.
+            num_inference_steps, num_images_per_prompt, strength, generator: as `__call__` takes them.
+            names: tensors that the callback is to get.
+            rows: by argument, what must have one row a crop; None is not looked at.
+
+        Raises:
+            ValueError: one of them is out of range, or of another length.
+        """
         counts = {"num_inference_steps": num_inference_steps, "num_images_per_prompt": num_images_per_prompt}
         for name, value in counts.items():
             if value < 1:
@@ -69,7 +85,16 @@ class Sampler:
                 raise ValueError(f"need one {name} a face, got {len(value)} for {batch} faces")
 
     def set_timesteps(self, num_inference_steps: int, strength: float, **options: Any) -> torch.Tensor:
-        """Sets the schedule, and gives the timesteps that are run: the last `strength` of them, as img2img does."""
+        """Sets the schedule, and gives the (T,) timesteps that are run: the last share of them, as img2img does.
+
+        Args:
+            num_inference_steps: steps of the whole schedule.
+            strength: share of them that is run, in (0, 1].
+            **options: for the scheduler's `set_timesteps`.
+
+        Raises:
+            ValueError: no step is left.
+        """
         self.scheduler.set_timesteps(num_inference_steps, device=self._execution_device, **options)
         skipped = num_inference_steps - int(num_inference_steps * strength)
         if skipped == num_inference_steps:
@@ -82,7 +107,16 @@ class Sampler:
         latents: torch.Tensor | None,
         generator: torch.Generator | list[torch.Generator] | None,
     ) -> torch.Tensor:
-        """Noise of that shape, float32: the caller's own `latents`, or drawn."""
+        """Noise (B, C, S, S), float32, on the pipeline's device: the caller's own, or drawn.
+
+        Args:
+            shape: of the noise.
+            latents: (B, C, S, S) to take, or None to draw.
+            generator: one, or one a face.
+
+        Raises:
+            ValueError: `latents` have another shape.
+        """
         if latents is None:
             return randn_tensor(tuple(shape), generator=generator, device=self._execution_device, dtype=torch.float32)
         if tuple(latents.shape) != tuple(shape):

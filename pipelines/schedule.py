@@ -31,7 +31,7 @@ def prediction_kind(scheduler: Any) -> str:
     """What the scheduler takes the unet's output for: one of `KINDS`.
 
     Raises:
-        ValueError: a scheduler whose x0 cannot be told.
+        ValueError: a scheduler whose x0 is not known.
     """
     name = type(scheduler).__name__
     if hasattr(scheduler, "precondition_inputs"):
@@ -58,13 +58,26 @@ def add_noise(scheduler: Any, x0: torch.Tensor, noise: torch.Tensor, t: torch.Te
 
 
 def levels(scheduler: Any, t: torch.Tensor, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Signal a and noise s at timestep `t`, two scalars: the scheduler is asked, its formula is not copied."""
+    """Signal a and noise s at a timestep, each a scalar: the scheduler is asked, its formula is not copied.
+
+    Args:
+        scheduler: whose schedule is set.
+        t: one of its timesteps.
+        like: a tensor of the dtype and device wanted.
+    """
     one, zero = like.new_ones(1, 1, 1, 1), like.new_zeros(1, 1, 1, 1)
     return add_noise(scheduler, one, zero, t).squeeze(), add_noise(scheduler, zero, one, t).squeeze()
 
 
 def x0_from(output: torch.Tensor, x: torch.Tensor, a: torch.Tensor, s: torch.Tensor, kind: str) -> torch.Tensor:
-    """The unet's output at x = a x0 + s eps -> the x0 it stands for."""
+    """The unet's output at x = a x0 + s eps -> the x0 it stands for.
+
+    Args:
+        output: (B, C, S, S).
+        x: (B, C, S, S) noisy latents.
+        a, s: signal and noise, scalars.
+        kind: one of `KINDS`.
+    """
     if kind == "sample":
         return output
     if kind == "flow_prediction":  # v = eps - x0, a = 1 - s
@@ -77,7 +90,14 @@ def x0_from(output: torch.Tensor, x: torch.Tensor, a: torch.Tensor, s: torch.Ten
 
 
 def output_from(x0: torch.Tensor, x: torch.Tensor, a: torch.Tensor, s: torch.Tensor, kind: str) -> torch.Tensor:
-    """The inverse of `x0_from`: what the unet would have said, had it meant this x0."""
+    """The inverse of `x0_from`: what the unet would have said, had it meant this x0.
+
+    Args:
+        x0: (B, C, S, S).
+        x: (B, C, S, S) noisy latents.
+        a, s: signal and noise, scalars.
+        kind: one of `KINDS`.
+    """
     if kind == "sample":
         return x0
     if kind == "flow_prediction":

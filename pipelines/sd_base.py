@@ -1,7 +1,7 @@
 """The call that every Stable Diffusion face pipeline shares: the embedded model's arguments, and a prompt."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -21,11 +21,22 @@ from .sd_guider import IdentityBranchGuidance
 from .sd_landmarks import draw_landmarks
 from .sd_prompt import PromptEncoder, read_attributes, write_prompts
 
-ImageEmbeds = torch.Tensor | Sequence[torch.Tensor]
+ImageEmbeds: TypeAlias = torch.Tensor | Sequence[torch.Tensor]
 
 
 class FaceInpaintCall(FaceDenoiser, PromptEncoder, Sampler):
     """Mixin of the pipelines: reads the arguments, runs the sampler, gives the known pixels back."""
+
+    # Small, and used between unet forwards: moving them would move the unet too, at every step.
+    _exclude_from_cpu_offload = ["id_encoder", "preview_vae"]  # noqa: RUF012
+    _optional_components = ["controlnet", "image_encoder", "feature_extractor", "id_encoder", "preview_vae"]  # noqa: RUF012
+    # Of the pipeline that it becomes a part of.
+    id_encoder: Any
+    image_encoder: Any
+    feature_extractor: Any
+    image_processor: Any
+    maybe_free_model_hooks: Callable[[], None]
+    added_conditions: Callable[[Any, int], dict[str, Any]]
 
     @torch.no_grad()
     def __call__(
@@ -198,7 +209,16 @@ class FaceInpaintCall(FaceDenoiser, PromptEncoder, Sampler):
     def image_conditions(
         self, wanted: ImageEmbeds | None, source: ImageEmbeds | None, guider: Any, batch: int
     ) -> tuple[list[torch.Tensor] | None, ...]:
-        """IP-Adapter embeds for the cond, uncond and identity branches; three None without an adapter."""
+        """IP-Adapter embeds for the cond, uncond and identity branches; three None without an adapter.
+
+        Args:
+            wanted, source: (B, N, D) an adapter, `ip_adapter_image_embeds` and `source_image_embeds` of `__call__`.
+            guider: a diffusers guider, or None.
+            batch: B.
+
+        Raises:
+            ValueError: embeds that are missing, or without an adapter, or of other shapes.
+        """
         wanted, source = ([v] if isinstance(v, torch.Tensor) else v for v in (wanted, source))
         branches = 0 if guider is None else len(guider._input_predictions)
         if branches > 2 and source is None:
@@ -230,15 +250,16 @@ class FaceInpaintCall(FaceDenoiser, PromptEncoder, Sampler):
             crops: what they are for.
         """
         texts, pooled = embeds[:2], [*embeds[2:], None, None][:2]
-        branches = []
+        branches: list[Branch | None] = []
         # The identity branch has no words of its own.
         for number, images in zip((0, 1, 1), faces, strict=True):
-            if texts[number] is None:
+            text = texts[number]
+            if text is None:
                 branches.append(None)
                 continue
             added = self.added_conditions(pooled[number], crops.image.shape[-1])
             added |= {} if images is None else {"image_embeds": list(images)}
-            branches.append(Branch(texts[number].to(self._execution_device, self.unet.dtype), added))
+            branches.append(Branch(text.to(self._execution_device, self.unet.dtype), added))
         return branches
 
     def prepare_scene(
@@ -251,7 +272,15 @@ class FaceInpaintCall(FaceDenoiser, PromptEncoder, Sampler):
         control_scale: float = 1.0,
         attention: Mapping[str, Any] | None = None,
     ) -> Scene:
-        """What is around the faces, each crop `copies` times: (B * copies, ...)."""
+        """What is around the faces, each crop `copies` times: (B * copies, ...).
+
+        Args:
+            crops: B crops and their masks.
+            copies: how often each.
+            landmarks, style, outline: see `draw_landmarks`; None draws nothing.
+            control_scale: weight of the ControlNet.
+            attention: the unet's `cross_attention_kwargs`.
+        """
         # Inpainting unets were trained on a grey hole; a plain one has this blended in, so the fill is smooth.
         hole = crops.image * (1 - crops.mask) if self.inpaints else erase(crops.image, crops.mask)
         control = None
@@ -260,7 +289,8 @@ class FaceInpaintCall(FaceDenoiser, PromptEncoder, Sampler):
             control = draw_landmarks(points, crops.image.shape[-1], style, outline).to(crops.image)
         cells = F.max_pool2d(crops.mask, self.vae_scale_factor)
         parts = (crops.image, crops.mask, cells, self.encode_pixels(hole), control)
-        return Scene(*(repeat(part, copies) for part in parts), control_scale, attention)
+        crop, inside, cells, known, control = (repeat(part, copies) for part in parts)
+        return Scene(crop, inside, cells, known, control, control_scale, attention)
 
     def prepare_energies(
         self,
@@ -271,7 +301,16 @@ class FaceInpaintCall(FaceDenoiser, PromptEncoder, Sampler):
         target: torch.Tensor | None,
         energies: Sequence[Energy | Function],
     ) -> list[Energy]:
-        """All that moves a prediction, with the identity encoder in float32 whatever the pipeline runs in."""
+        """All that moves a prediction, with the identity encoder in float32 whatever the pipeline runs in.
+
+        Args:
+            crops: B crops of the people to hide.
+            copies: how often each.
+            repulsion: scale 0 for none.
+            source: (B, D) embeddings of those people; None reads them from the crops.
+            target: (B, D) to be drawn to, or None.
+            energies: the caller's own.
+        """
         guides, id_encoder = as_energies(energies), in_float32(self.id_encoder)
         if target is not None:
             guides.append(attract(id_encoder, repeat(target.to(crops.image), copies)))
@@ -281,7 +320,17 @@ class FaceInpaintCall(FaceDenoiser, PromptEncoder, Sampler):
         return guides
 
     def finish(self, latents: torch.Tensor, scene: Scene, unit: torch.Tensor, output_type: str) -> Any:
-        """Latents -> pictures of the type asked for, the crops' own pixels (B, 3, S, S) in [0, 1] around the mask."""
+        """Latents -> pictures of the type asked for, with the crops' own pixels around the mask.
+
+        Args:
+            latents: (B, L, S/8, S/8).
+            scene: says where pixels were replaced.
+            unit: (B, 3, S, S) the crops in [0, 1].
+            output_type: "pil", "np" or "pt".
+
+        Raises:
+            RuntimeError: numbers that overflowed.
+        """
         pixels = self.decode_latents(latents, self.vae).clamp(-1, 1) / 2 + 0.5
         if not pixels.isfinite().all():
             raise RuntimeError(f"need finite pixels, got NaN from {self.unet.dtype}; load with dtype=torch.bfloat16")
@@ -290,7 +339,11 @@ class FaceInpaintCall(FaceDenoiser, PromptEncoder, Sampler):
 
     @torch.no_grad()
     def embed_image(self, images: Images) -> torch.Tensor:
-        """Pictures in any form `image` takes -> (B, 1, D) IP-Adapter embeds of the plain adapters (not "plus")."""
+        """Pictures in any form `image` takes -> (B, 1, D) IP-Adapter embeds of the plain adapters (not "plus").
+
+        Raises:
+            ValueError: no IP-Adapter is loaded.
+        """
         if self.image_encoder is None or self.feature_extractor is None:
             raise ValueError("embed_image needs image_encoder and feature_extractor; call load_ip_adapter(...) first")
         pixels = (to_unit(as_tensor(images, channels=3)) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()

@@ -10,11 +10,14 @@ from .schedule import prediction_kind
 
 
 def check_components(pipe: Any, encodes: bool = True) -> None:
-    """Raises ValueError with what was wanted, what came, and what to do, when components are not one family.
+    """Refuses components that are not of one family.
 
     Args:
         pipe: of the Stable Diffusion family.
         encodes: whether it must read texts; False where all embeds are given.
+
+    Raises:
+        ValueError: what was wanted, what came, and what to do.
     """
     for name, component in pipe.components.items():
         needless = name in pipe._optional_components or (not encodes and name.startswith(("text_enc", "tokenizer")))
@@ -45,7 +48,15 @@ def check_components(pipe: Any, encodes: bool = True) -> None:
 
 
 def check_family(pipe: Any, encodes: bool) -> None:
-    """Raises ValueError for words that are not as wide as the unet reads them, or other extra conditions."""
+    """Refuses words that are not as wide as the unet reads them, and other extra conditions.
+
+    Args:
+        pipe: of the Stable Diffusion family.
+        encodes: whether it must read texts.
+
+    Raises:
+        ValueError: they differ.
+    """
     wants, kind = pipe.unet.config.cross_attention_dim, pipe.unet.config.get("addition_embed_type")
     if kind != pipe.addition_embed_type:
         family = {"text_time": "an SDXL unet: use StableDiffusionXLFaceInpaintPipeline (pipeline='sdxl')"}
@@ -61,7 +72,15 @@ def check_family(pipe: Any, encodes: bool) -> None:
 
 
 def check_controlnet(control: Any, unet: Any, latent: int) -> None:
-    """A ControlNet is a copy of the unet's first half: widths and words must agree."""
+    """A ControlNet is a copy of the unet's first half: widths and words must agree.
+
+    Args:
+        control, unet: configs of both.
+        latent: channels of the latents.
+
+    Raises:
+        ValueError: they differ.
+    """
     for name, wants in (
         ("cross_attention_dim", unet.cross_attention_dim),
         ("block_out_channels", unet.block_out_channels),
@@ -78,7 +97,15 @@ def check_controlnet(control: Any, unet: Any, latent: int) -> None:
 
 
 def check_precision(dtype: torch.dtype, device: torch.device) -> None:
-    """Raises when this processor has no convolution in this precision."""
+    """Refuses a precision in which this processor has no convolution.
+
+    Args:
+        dtype: the unet's.
+        device: where it runs; GPUs are not tried.
+
+    Raises:
+        ValueError: it has none.
+    """
     if dtype == torch.float32 or torch.device(device).type != "cpu":
         return
     try:
@@ -90,7 +117,16 @@ def check_precision(dtype: torch.dtype, device: torch.device) -> None:
 
 
 def check_identity(pipe: Any, repulsion: Repulsion, identity: torch.Tensor | None) -> None:
-    """Repulsion and target identity need the identity encoder."""
+    """Repulsion and target identity need the identity encoder.
+
+    Args:
+        pipe: of the Stable Diffusion family.
+        repulsion: scale 0 needs none.
+        identity: (B, D), or None.
+
+    Raises:
+        ValueError: there is no identity encoder, or D is not its own.
+    """
     wanted = [] if identity is None else ["identity"]
     if repulsion.scale > 0:
         wanted.append("repulsion")
@@ -102,7 +138,15 @@ def check_identity(pipe: Any, repulsion: Repulsion, identity: torch.Tensor | Non
 
 
 def check_landmarks(pipe: Any, landmarks: Any) -> None:
-    """Landmarks need somebody to read them."""
+    """Landmarks need a ControlNet that reads them.
+
+    Args:
+        pipe: of the Stable Diffusion family.
+        landmarks: None needs nothing.
+
+    Raises:
+        ValueError: there is none.
+    """
     if landmarks is not None and pipe.controlnet is None:
         raise ValueError(
             "landmarks need a face-landmark ControlNet; load with controlnet=..., or pass landmarks=None and leave "
@@ -121,6 +165,9 @@ def check_embeds(
         words: what the embeds would stand in for, None or empty where it was not given.
         given: embeds and pooled embeds, or None.
         branch: "" or "negative_".
+
+    Raises:
+        ValueError: both, other shapes, or pooled embeds that are missing or too many.
     """
     (embeds, pooled), pools = given, pipe.addition_embed_type is not None
     name, pooled_name = f"{branch}prompt_embeds", f"{branch}pooled_prompt_embeds"
@@ -141,7 +188,16 @@ def check_embeds(
 
 
 def check_image_embeds(unet: Any, embeds: Sequence[torch.Tensor] | None, batch: int) -> None:
-    """IP-Adapter embeds and a unet that reads them come together."""
+    """IP-Adapter embeds and a unet that reads them come together.
+
+    Args:
+        unet: with an adapter or without.
+        embeds: (B, N, D) an adapter, or None.
+        batch: B.
+
+    Raises:
+        ValueError: one without the other, or another shape.
+    """
     # diffusers sets it as an attribute of the config when an adapter is loaded, not as an item.
     reads = getattr(unet.config, "encoder_hid_dim_type", None) == "ip_image_proj"
     if embeds is None and reads:

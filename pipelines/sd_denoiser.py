@@ -1,7 +1,7 @@
 """The model call of the Stable Diffusion family: branches through unet and ControlNet, and x0 as a picture."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -53,6 +53,16 @@ class Scene:
 class FaceDenoiser:
     """Mixin of the pipelines: their networks."""
 
+    # Of the pipeline that it becomes a part of.
+    unet: Any
+    vae: Any
+    preview_vae: Any
+    controlnet: Any
+    scheduler: Any
+    enable_xformers_memory_efficient_attention: Callable[[], None]
+    _execution_device: torch.device
+    _guidance_scale: float
+
     def denoiser(self, scene: Scene, branches: Sequence[Branch | None], guider: Any, kind: str) -> Model:
         """(x, level) -> x0, both (B, L, S/8, S/8): the branches' outputs by `guidance_scale`, or by the guider.
 
@@ -69,13 +79,20 @@ class FaceDenoiser:
             return [self.forward_unet(scaled, level.t, scene, branch) for branch in wanted]
 
         if guider is None:
-            output = with_cfg(network, *branches[:2], lambda: self._guidance_scale)
+            output = with_cfg(network, branches[0], branches[1], lambda: self._guidance_scale)
         else:
             output = with_guider(network, branches, guider, self.unet)
         return lambda x, level: x0_from(output(x, level), x, level.a, level.s, kind)
 
     def forward_unet(self, scaled: torch.Tensor, t: torch.Tensor, scene: Scene, branch: Branch) -> torch.Tensor:
-        """One unet forward, with its ControlNet, in the unet's dtype; (B, L, S/8, S/8) float32 out."""
+        """One unet forward, with its ControlNet, in the unet's dtype; (B, L, S/8, S/8) float32 out.
+
+        Args:
+            scaled: (B, L, S/8, S/8) latents, scaled as the scheduler wants them.
+            t: timestep.
+            scene: what is around the face.
+            branch: what it is conditioned on.
+        """
         inputs, extra = scaled.to(self.unet.dtype), {}
         if scene.control is not None:
             down, middle = self.controlnet(
@@ -102,13 +119,25 @@ class FaceDenoiser:
         """The surroundings put back, as noisy as the rest, always with the same noise.
 
         A plain text-to-image unet knows nothing of them (Avrahami et al. 2022, algorithm 1).
+
+        Args:
+            latents: (B, L, S/8, S/8) after the step.
+            step: its number, from 0.
+            scene: what is around the face.
+            noise: (B, L, S/8, S/8), the same at all steps.
+            timesteps: (T,) that are run.
         """
         last = step + 1 == len(timesteps)
         known = scene.known if last else add_noise(self.scheduler, scene.known, noise, timesteps[step + 1])
         return torch.where(scene.cells > 0, latents, known)
 
     def show(self, x0: torch.Tensor, scene: Scene) -> torch.Tensor:
-        """Latents -> (B, 3, S, S) in [-1, 1], float32: the picture that energies look at, surroundings included."""
+        """Latents -> (B, 3, S, S) in [-1, 1], float32: the picture that energies look at, surroundings included.
+
+        Args:
+            x0: (B, L, S/8, S/8) latents.
+            scene: what is around the face.
+        """
         pixels = self.decode_latents(x0, self.preview_vae or self.vae)
         # Not crop + (pixels - crop) * inside: its rounding would carry a trace of the source.
         return torch.where(scene.inside > 0, pixels, scene.crop)
@@ -149,7 +178,7 @@ class FaceDenoiser:
         return (latents.float() - (vae.config.get("shift_factor") or 0)) * vae.config.scaling_factor
 
     def decode_latents(self, latents: torch.Tensor, vae: torch.nn.Module) -> torch.Tensor:
-        """The inverse, by this decoder; differentiable."""
+        """(B, L, S/8, S/8), a decoder -> (B, 3, S, S) about [-1, 1], float32, differentiably."""
         inputs = latents / vae.config.scaling_factor + (vae.config.get("shift_factor") or 0)
         with wide_enough(vae):
             return vae.decode(inputs.to(vae.dtype), return_dict=False)[0].float()

@@ -1,6 +1,7 @@
 """Generates a new face in an erased crop with any Stable Diffusion 1 checkpoint: a custom Diffusers pipeline."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, DiffusionPipeline, UNet2DConditionModel
@@ -47,10 +48,6 @@ class StableDiffusionFaceInpaintPipeline(
     """
 
     model_cpu_offload_seq = "text_encoder->image_encoder->unet->vae"
-    # Small, and used between unet forwards: moving them would move the unet too, at every step.
-    _exclude_from_cpu_offload = ["id_encoder", "preview_vae"]  # noqa: RUF012
-    _optional_components = ["controlnet", "image_encoder", "feature_extractor", "id_encoder", "preview_vae"]  # noqa: RUF012
-    _callback_tensor_inputs = ["latents", "x0"]  # noqa: RUF012
     addition_embed_type = None
 
     def __init__(
@@ -89,15 +86,26 @@ class StableDiffusionFaceInpaintPipeline(
     def encode_texts(
         self, prompts: Sequence[str], device: torch.device | str, clip_skip: int | None = None
     ) -> tuple[torch.Tensor, None]:
-        """Texts -> (B, T, C) token features, and no pooled text."""
+        """Texts -> (B, T, C) token features, and no pooled text.
+
+        Args:
+            prompts: B texts.
+            device: where the encoder runs.
+            clip_skip: layers left out at its end; None for none.
+        """
         words = self.maybe_convert_prompt(list(prompts), self.tokenizer)
         hidden = None if clip_skip is None else -1 - clip_skip
         text, _ = encode(self.tokenizer, self.text_encoder, words, device, hidden)
         if hidden is not None:
             # transformers 5 has the norm on the model itself, 4 one below.
-            text = getattr(self.text_encoder, "text_model", self.text_encoder).final_layer_norm(text)
+            model: Any = getattr(self.text_encoder, "text_model", self.text_encoder)
+            text = model.final_layer_norm(text)
         return text, None
 
     def added_conditions(self, pooled: None, size: int) -> dict[str, torch.Tensor]:
-        """No conditions but words."""
+        """None beside the words, where SDXL has (B, P) and (B, 6).
+
+        Args:
+            pooled, size: not read; SDXL has a use for them.
+        """
         return {}

@@ -20,6 +20,9 @@ class IdentityBranchGuidance(BaseGuidance):
         identity_scale: r, how hard to steer off the source; 0 leaves plain guidance.
         start, stop: fractions of the steps between which the identity branch runs.
         enabled: False for the conditional branch alone.
+
+    Raises:
+        ValueError: `identity_scale` is below 0.
     """
 
     _input_predictions = ["pred_cond", "pred_uncond", "pred_identity"]  # noqa: RUF012  (diffusers wants a list)

@@ -47,7 +47,11 @@ INNER_68 = (
 
 
 def as_mesh(points: torch.Tensor) -> torch.Tensor:
-    """(B, 478, 2 or 3) FaceMesh, or (B, 27, 2) in the order of `POINTS` -> (B, 478, 2), unknown points not finite."""
+    """(B, 478, 2 or 3) FaceMesh, or (B, 27, 2) in the order of `POINTS` -> (B, 478, 2), unknown points not finite.
+
+    Raises:
+        ValueError: another shape.
+    """
     if points.ndim == 3 and points.shape[1] == 478 and points.shape[2] in (2, 3):
         return points[..., :2].float()
     if points.ndim == 3 and points.shape[1:] == (len(POINTS), 2):
@@ -73,6 +77,9 @@ def draw_landmarks(points: torch.Tensor, size: int, style: str = "mediapipe", ou
 
     Returns:
         (B, 3, S, S) in [0, 1].
+
+    Raises:
+        ValueError: another style or shape.
     """
     if style not in STYLES:
         raise ValueError(f"landmark_style must be one of {STYLES}, got {style!r}")

@@ -1,7 +1,7 @@
 """Puts attributes into words, and words into what a unet with text conditioning reads."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -39,7 +39,11 @@ SKIN = ((55, "very light"), (41, "light"), (28, "medium"), (10, "tan"), (-30, "b
 
 
 def read_attributes(attributes: Any, batch: int) -> list[Values]:
-    """One mapping for all, one a face, (B, 2A) of `attribute_vector`, or None -> one checked mapping a face."""
+    """One mapping for all, one a face, (B, 2A) of `attribute_vector`, or None -> one checked mapping a face.
+
+    Raises:
+        ValueError: another number of faces, an unknown name, or a value out of range.
+    """
     if isinstance(attributes, torch.Tensor):
         if attributes.shape != (batch, 2 * len(FIELDS)):
             raise ValueError(f"attributes must be ({batch}, {2 * len(FIELDS)}), got {tuple(attributes.shape)}")
@@ -87,15 +91,37 @@ def skin_words(known: Mapping[str, float]) -> list[str]:
 
 
 def write_prompts(prompt: str | Sequence[str] | None, values: Sequence[Values]) -> list[str]:
-    """The caller's words (one for all or one a face), then what the attributes say."""
-    given = [prompt] * len(values) if prompt is None or isinstance(prompt, str) else list(prompt)
-    if len(given) != len(values):
-        raise ValueError(f"need one prompt, or one a face: got {len(given)} for {len(values)} faces")
+    """The caller's words, then what the attributes say: one text a face.
+
+    Args:
+        prompt: one for all, one a face, or None.
+        values: of each face, in real units.
+
+    Raises:
+        ValueError: another number of prompts than faces.
+    """
     # Bare attributes {} say only "portrait photo of a person", which the caller's own words say better.
     return [
         ", ".join(filter(None, (text, describe(v) if v or not text else "")))
-        for text, v in zip(given, values, strict=True)
+        for text, v in zip(one_a_face(prompt, len(values), "prompt"), values, strict=True)
     ]
+
+
+def one_a_face(texts: str | Sequence[str] | None, faces: int, name: str) -> list[str]:
+    """One text for all, one a face, or None for empty ones -> one a face.
+
+    Args:
+        texts: as a caller gave them.
+        faces: how many there are.
+        name: of the argument, for the error.
+
+    Raises:
+        ValueError: another number of texts than faces.
+    """
+    found = [texts or ""] * faces if texts is None or isinstance(texts, str) else list(texts)
+    if len(found) != faces:
+        raise ValueError(f"need one {name}, or one a face: got {len(found)} for {faces} faces")
+    return found
 
 
 def encode(
@@ -121,7 +147,12 @@ def encode(
 
 @contextmanager
 def lora_scaled(text_encoders: Sequence[torch.nn.Module | None], scale: float | None) -> Iterator[None]:
-    """Text encoders with the weight of their LoRA layers set to `scale`; None leaves them as they are."""
+    """Text encoders with their LoRA layers at another weight, for as long as it is open.
+
+    Args:
+        text_encoders: None among them are left out.
+        scale: the weight; None leaves them as they are.
+    """
     scaled = [model for model in text_encoders if model is not None and scale is not None and USE_PEFT_BACKEND]
     for model in scaled:
         scale_lora_layers(model, scale)
@@ -134,6 +165,11 @@ def lora_scaled(text_encoders: Sequence[torch.nn.Module | None], scale: float | 
 
 class PromptEncoder:
     """Mixin of the pipelines: texts to embeds, by the `encode_texts` that each has."""
+
+    # Of the pipeline that it becomes a part of.
+    addition_embed_type: str | None
+    encode_texts: Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
+    _execution_device: torch.device
 
     def encode_prompt(
         self,
@@ -163,6 +199,9 @@ class PromptEncoder:
 
         Returns:
             prompt_embeds and negative_prompt_embeds; for SDXL then both pooled ones. None without guidance.
+
+        Raises:
+            ValueError: another number of negative prompts than of faces.
         """
         device = device or self._execution_device
         encoders = [getattr(self, name, None) for name in ("text_encoder", "text_encoder_2")]
@@ -171,12 +210,7 @@ class PromptEncoder:
                 prompts = [prompt or ""] if prompt is None or isinstance(prompt, str) else list(prompt)
                 prompt_embeds, pooled_prompt_embeds = self.encode_texts(prompts, device, clip_skip)
             if do_classifier_free_guidance and negative_prompt_embeds is None:
-                one = negative_prompt is None or isinstance(negative_prompt, str)
-                texts = [negative_prompt or ""] * len(prompt_embeds) if one else list(negative_prompt)
-                if len(texts) != len(prompt_embeds):
-                    raise ValueError(
-                        f"need one negative_prompt, or one a face: got {len(texts)} for {len(prompt_embeds)} faces"
-                    )
+                texts = one_a_face(negative_prompt, len(prompt_embeds), "negative_prompt")
                 negative_prompt_embeds, negative_pooled_prompt_embeds = self.encode_texts(texts, device, clip_skip)
         if not do_classifier_free_guidance:
             negative_prompt_embeds = negative_pooled_prompt_embeds = None

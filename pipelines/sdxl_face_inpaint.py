@@ -49,10 +49,6 @@ class StableDiffusionXLFaceInpaintPipeline(
     """
 
     model_cpu_offload_seq = "text_encoder->text_encoder_2->image_encoder->unet->vae"
-    # Small, and used between unet forwards: moving them would move the unet too, at every step.
-    _exclude_from_cpu_offload = ["id_encoder", "preview_vae"]  # noqa: RUF012
-    _optional_components = ["controlnet", "image_encoder", "feature_extractor", "id_encoder", "preview_vae"]  # noqa: RUF012
-    _callback_tensor_inputs = ["latents", "x0"]  # noqa: RUF012
     addition_embed_type = "text_time"
 
     def __init__(
@@ -97,7 +93,13 @@ class StableDiffusionXLFaceInpaintPipeline(
     def encode_texts(
         self, prompts: Sequence[str], device: torch.device | str, clip_skip: int | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Texts -> (B, T, C) token features of both encoders, and the pooled text (B, P)."""
+        """Texts -> (B, T, C) token features of both encoders, and the pooled text (B, P).
+
+        Args:
+            prompts: B texts.
+            device: where the encoders run.
+            clip_skip: layers left out at their end; None for none.
+        """
         texts, hidden = [], -2 - (clip_skip or 0)
         for tokenizer, encoder in (
             (self.tokenizer, self.text_encoder),
@@ -113,7 +115,12 @@ class StableDiffusionXLFaceInpaintPipeline(
         return text, pooled
 
     def added_conditions(self, pooled: torch.Tensor, size: int) -> dict[str, torch.Tensor]:
-        """SDXL's pooled text (B, P) and sizes (B, 6), in the unet's dtype."""
+        """SDXL's pooled text (B, P) and sizes (B, 6), in the unet's dtype.
+
+        Args:
+            pooled: (B, P).
+            size: side of the crop in pixels.
+        """
         # Original size, corner of the cut, target size: a whole picture, not cut (Podell et al. 2023, 2.2).
         pooled = pooled.to(self._execution_device, self.unet.dtype)
         sizes = pooled.new_tensor([size, size, 0, 0, size, size]).expand(len(pooled), 6)

@@ -35,14 +35,14 @@ def studio() -> crops.Studio:
     return crops.Studio.of(FaceAnonymizer.from_pretrained(), pictures, 2)
 
 
-def test_a_studio_paints_the_same_wish_alike_and_another_differently(studio):
-    first, again, older = (studio.paint(QUICK, wish) for wish in ({}, {}, {"age": 80}))
+def test_a_studio_generates_the_same_condition_alike_and_another_differently(studio):
+    first, again, older = (studio.generate(QUICK, changes) for changes in ({}, {}, {"age": 80}))
     assert first.shape == (2, 256, 256, 3)
     assert (first == again).all()
     assert (first != older).any()
-    for face, painted in zip(studio.ready, older, strict=True):
+    for face, generated in zip(studio.ready, older, strict=True):
         off = face.crop.mask == 0
-        assert (painted[off] == face.crop.image[off]).all()
+        assert (generated[off] == face.crop.image[off]).all()
 
 
 def test_a_studio_says_how_many_faces_it_found():

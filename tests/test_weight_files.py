@@ -1,6 +1,6 @@
 import pytest
 
-from deid_diffusion.weight_files import check_hashes, weights_dir, write_hashes
+from deid_diffusion.weight_files import check_hashes, sha256_of, weights_dir, write_hashes
 
 
 def folder(tmp_path):
@@ -36,3 +36,8 @@ def test_the_shipped_weights_are_whole_and_small(weights):
     assert all(listed.values())
     size = sum((weights / name / file).stat().st_size for name, files in listed.items() for file in files)
     assert size <= 60e6
+
+
+def test_hash_of_a_file(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    assert sha256_of(tmp_path / "a").startswith("ba7816bf")

@@ -118,7 +118,7 @@ def _add_looks(group: argparse._ArgumentGroup) -> None:
         help=f"do not take this over from the source: {', '.join(DROPPABLE)}",
     )  # fmt: skip
     add("--seed", type=_natural, default=0, help="the same seed gives the same picture (0)")
-    add("--strength", type=_number, default=1.0, help="how hard to push away from the source's identity (1)")
+    add("--strength", type=_number, default=1.0, help="factor on the guidance away from the source's identity (1)")
     add("--threshold", type=_number, metavar="COSINE", help="similarity to the source at which a face is tried again")
 
 
@@ -141,7 +141,7 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         help="what runs the model; auto: onnx on a CPU where onnxruntime is installed, else torch (auto)",
     )  # fmt: skip
     add("--steps", type=_natural, help="denoising steps (4; 25 for Stable Diffusion)")
-    add("--candidates", type=_natural, help="faces painted for each one, the best is taken (2; 1 likewise)")
+    add("--candidates", type=_natural, help="faces generated for each one, the best is taken (2; 1 likewise)")
     add("--guidance", type=_number, metavar="SCALE", help="classifier-free guidance, 1 for none (1; 5 likewise)")
     add("--prompt", default="", help="words for Stable Diffusion, before what the attributes say")
     add("--repulsion", type=_number, metavar="SCALE", help="scale of the identity repulsion; 0 switches it off")

@@ -30,7 +30,7 @@ def shown(total: int) -> Iterator[Callable[[JobResult], None]]:
         TimeRemainingColumn(elapsed_when_finished=True),
         TextColumn("left"),
     )
-    # The speed of the last hour: rich's half minute would hold less than one picture of a crowd.
+    # The speed of the last hour: rich's half minute would hold less than one picture of many people.
     with Progress(
         *columns,
         console=Console(stderr=True),

@@ -60,13 +60,13 @@ def below_eyes(landmarks: torch.Tensor, size: int) -> torch.Tensor:
 def dim_halo(
     images: torch.Tensor, landmarks: torch.Tensor, known: torch.Tensor, mask: torch.Tensor, weight: torch.Tensor
 ) -> torch.Tensor:
-    """Lets nothing beside a face shine brighter than its surroundings and its skin: painters overdo an outline.
+    """Lets nothing beside a face shine brighter than its surroundings and its skin: generators overdo an outline.
 
     Args:
-        images: (B, 3, S, S) painted, in [-1, 1].
+        images: (B, 3, S, S) generated, in [-1, 1].
         landmarks: (B, 478, 2) x y in crop pixels.
         known: (B, 3, S, S) the crops, in [-1, 1]; what the mask covers is not read.
-        mask: (B, 1, S, S), above 0 where painted.
+        mask: (B, 1, S, S), above 0 where generated.
         weight: (B, 1, S, S) in [0, 1], how far each pixel is bound by that.
 
     Returns:
@@ -96,14 +96,14 @@ def _like_skin(images: torch.Tensor, skin: torch.Tensor) -> torch.Tensor:
     return torch.exp(-far / 2)
 
 
-def match_colour(painted: np.ndarray, source: np.ndarray, mask: np.ndarray, known: np.ndarray) -> np.ndarray:
+def match_colour(generated: np.ndarray, source: np.ndarray, mask: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Takes out the smooth colour difference between just inside and just outside the mask's edge.
 
     A jump of a few levels along the edge is drift and is levelled; a large one (skin against hair) is the scene's and
     is left, by a robust weight.
 
     Args:
-        painted: (S, S, 3) uint8 RGB.
+        generated: (S, S, 3) uint8 RGB.
         source: (S, S, 3) uint8 RGB, the crop as it was.
         mask: (S, S) bool, True = replaced.
         known: (S, S) bool, where `source` may be read: outside the mask, and not in the reflection of the picture that
@@ -112,10 +112,10 @@ def match_colour(painted: np.ndarray, source: np.ndarray, mask: np.ndarray, know
     Returns:
         (S, S, 3) float32, 0 to 255.
     """
-    size, painted = len(mask), painted.astype(np.float32)
-    jump, seam = seam_jump(painted, source, mask, known)
+    size, generated = len(mask), generated.astype(np.float32)
+    jump, seam = seam_jump(generated, source, mask, known)
     if not seam.any():
-        return painted
+        return generated
     trust = seam / (1 + (np.abs(jump).max(-1) / COLOUR_STEP) ** 2) ** 2
     spread = 0.12 * len(seam)
     weight = cv2.GaussianBlur(trust, (0, 0), spread)
@@ -123,16 +123,16 @@ def match_colour(painted: np.ndarray, source: np.ndarray, mask: np.ndarray, know
     # Some weight for "no correction": where little of the seam is trusted, little is done.
     field /= (weight + 0.15 * cv2.GaussianBlur(seam, (0, 0), spread).max() + 1e-6)[..., None]
     field = cv2.resize(np.clip(field, -COLOUR_MOST, COLOUR_MOST), (size, size), interpolation=cv2.INTER_LINEAR)
-    return np.clip(painted + field, 0, 255)
+    return np.clip(generated + field, 0, 255)
 
 
 def seam_jump(
-    painted: np.ndarray, source: np.ndarray, mask: np.ndarray, known: np.ndarray
+    generated: np.ndarray, source: np.ndarray, mask: np.ndarray, known: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """What lies just outside the mask's edge minus what lies just inside.
 
     Args:
-        painted: (S, S, 3) float32, read inside.
+        generated: (S, S, 3) float32, read inside.
         source, mask, known: as `match_colour` takes them.
 
     Returns:
@@ -141,7 +141,7 @@ def seam_jump(
     width = max(round(0.012 * len(mask)), 1)
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * width + 1, 2 * width + 1))
     solid = np.pad(mask, width).astype(np.uint8)
-    inside, near = _mean_around(painted, mask & (cv2.erode(solid, disc)[width:-width, width:-width] == 0))
+    inside, near = _mean_around(generated, mask & (cv2.erode(solid, disc)[width:-width, width:-width] == 0))
     around = known & (cv2.dilate(solid, disc)[width:-width, width:-width] > 0)
     outside, far = _mean_around(source.astype(np.float32), around)
     return outside - inside, np.minimum(near, far)

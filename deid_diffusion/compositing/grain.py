@@ -1,4 +1,4 @@
-"""Fits a painted face to its surroundings in colour, sharpness and grain, as measured beside the mask."""
+"""Fits a generated face to its surroundings in colour, sharpness and grain, as measured beside the mask."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ import numpy as np
 
 from .texture import add_texture
 
-# px of a crop: what is finer is given back some contrast. Faces by the embedded painter hold 0.85, 0.74, 0.6 and 0.47
+# px of a crop: what is finer is given back some contrast. Faces of the embedded model hold 0.85, 0.74, 0.6 and 0.47
 # of what photos hold at 0.275, 0.325, 0.375 and 0.425 cycles a pixel (medians of 100 hold-out crops).
 FINEST = 0.6
 GRAIN_MOST = 5.0  # levels, standard deviation
 
 
-def crispen(painted: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """Gives a painted crop the contrast of its finest detail, which the painter loses.
+def crispen(generated: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """Gives a generated crop the contrast of its finest detail, which the generator loses.
 
-    What is lost is given back in part, for what is painted finest is least to be trusted: the gain is 1.02 at 0.15
+    What is lost is given back in part, for what is generated finest is least to be trusted: the gain is 1.02 at 0.15
     cycles a pixel, 1.12 at 0.25, 1.28 at 0.35 and 1.42 at 0.45.
 
     Args:
-        painted: (S, S, 3) float32, 0 to 255.
+        generated: (S, S, 3) float32, 0 to 255.
         where: (S, S) bool, what may change.
 
     Returns:
         (S, S, 3) float32.
     """
-    fine = painted - cv2.GaussianBlur(painted, (0, 0), FINEST)
+    fine = generated - cv2.GaussianBlur(generated, (0, 0), FINEST)
     fine -= cv2.GaussianBlur(fine, (0, 0), FINEST)
-    return np.where(where[..., None], painted + fine, painted)
+    return np.where(where[..., None], generated + fine, generated)
 
 
 def match_detail(
@@ -41,11 +41,11 @@ def match_detail(
     """Blurs or sharpens the patch, then roughens it, until it looks taken by the same camera as what surrounds it.
 
     Args:
-        patch: (h, w, 3) float32, the painted face in the picture's pixels.
+        patch: (h, w, 3) float32, the generated face in the picture's pixels.
         target: (h, w, 3) uint8, the picture there.
         alpha: (h, w) float32, weight of the patch; the surroundings are where it is 0.
         rng: draws the grain.
-        texture: (3,) of the skin, as `texture.skin_texture` reads it; None = only the surroundings' grain.
+        texture: (3,) of the skin, as `faces.skin_texture` measures it; None = only the surroundings' grain.
     """
     inside, outside = alpha == 1, alpha == 0
     if inside.sum() < 64 or outside.sum() < 64:

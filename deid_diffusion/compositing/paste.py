@@ -2,10 +2,10 @@
 
 What is promised, and tested:
 
-- **Private.** No source pixel survives in the core, the hull of the crop's landmarks plus a margin: there the painted
-  crop weighs exactly 1. Source and painted pixels mix only in a feather along the mask's outer edge, and no number
-  that shapes the result (colour, blur, grain) is read here from source pixels inside the core; how rough the skin is
-  to be comes from the caller.
+- **Private.** No source pixel survives in the core, the hull of the crop's landmarks plus a margin: there the
+  generated crop weighs exactly 1. Source and generated pixels mix only in a feather along the mask's outer edge, and
+  no number that shapes the result (colour, blur, grain) is read here from source pixels inside the core; how rough
+  the skin is to be comes from the caller.
 - **Exact.** A pixel where the mask is 0 keeps its bits.
 """
 
@@ -90,7 +90,7 @@ def _paste(canvas: np.ndarray, changed: np.ndarray, patch: Patch) -> None:
 
 
 def feather(crop: FaceCrop, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    """How the painted crop is weighed against the picture.
+    """How the generated crop is weighed against the picture.
 
     The weight rises from 0 at the mask's edge to 1 within `FEATHER` of the side, or within what room there is before
     the core. The core is the landmarks' convex hull widened by 2 % of the side and by the reach of the resampling, as

@@ -1,6 +1,6 @@
-"""Gives a generated face the roughness of its source's skin, which the generator paints smoother than life.
+"""Gives a generated face the roughness of its source's skin, which the generator makes smoother than life.
 
-A painter of 256 pixels leaves the finest octaves of a large photo empty, and the smooth skin that a squared error
+A generator of 256 pixels leaves the finest octaves of a large photo empty, and the smooth skin that a squared error
 teaches looks like wax. What is carried over are three coarse amplitudes (`faces.skin_texture`), plain as a skin tone.
 """
 

@@ -17,6 +17,12 @@ class ArrayCache:
     """Arrays by key, on disk, one by one: memory does not grow. Without a path it remembers nothing.
 
     The file holds embeddings, which are biometric data: it lies only where the user asked for it.
+
+    Args:
+        path: of the file, made when it is not there; None for none.
+
+    Raises:
+        EvaluationError: the file is no such cache, or cannot be written.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -33,9 +39,11 @@ class ArrayCache:
             raise EvaluationError(f"cannot use {path.name} as a cache ({error}): name a new file") from error
 
     def get(self, key: str, make: Callable[[], np.ndarray]) -> np.ndarray:
-        """The float32 array of `key`, made by `make()` when it is not there yet.
+        """The float32 array of a key, of any shape, made when it is not there yet.
 
-        `key` must name everything the result depends on: the picture's content hash, the weights' hash, the place.
+        Args:
+            key: names everything the result depends on: the picture's content hash, the weights' hash, the place.
+            make: is called for an array that is not there.
         """
         if self._rows is None:
             return np.asarray(make(), dtype=np.float32)

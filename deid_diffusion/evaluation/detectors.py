@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,7 +13,7 @@ from deid_diffusion.evaluation.results import EvaluationError
 from deid_diffusion.evaluation.warp import ARCFACE, eye_distance
 from deid_diffusion.faces.detect import CenterFaceDetector
 from deid_diffusion.types import Face
-from deid_diffusion.weight_files import weights_dir
+from deid_diffusion.weight_files import sha256_of, weights_dir
 
 
 class FaceDetector(Protocol):
@@ -55,7 +54,16 @@ def detector_from_spec(spec: str) -> FaceDetector:
 
 
 class YuNetDetector:
-    """YuNet through OpenCV, five landmarks, milliseconds a picture."""
+    """YuNet through OpenCV, five landmarks, milliseconds a picture.
+
+    Args:
+        path: the ONNX file of OpenCV's model zoo.
+        threshold: confidence in [0, 1] from which a face counts.
+        longest_side: pixels that larger pictures are shrunk to.
+
+    Raises:
+        EvaluationError: there is no such file.
+    """
 
     measured: tuple[int, ...] = (0, 1, 2, 3, 4)
     same_as_pipeline = False
@@ -65,7 +73,7 @@ class YuNetDetector:
             raise EvaluationError(
                 f"no YuNet file at {path.name}: give --detector yunet:PATH.onnx of OpenCV's model zoo"
             )
-        self.name, self.weight_hash = "yunet", sha256(path)
+        self.name, self.weight_hash = "yunet", sha256_of(path)
         self._longest_side = longest_side
         self._net = cv2.FaceDetectorYN.create(str(path), "", (320, 320), threshold, 0.3, 5000)
 
@@ -90,7 +98,7 @@ class ShippedDetector:
 
     def __init__(self, threshold: float = 0.4) -> None:
         self._detect = CenterFaceDetector(threshold=threshold)
-        self.weight_hash = sha256(weights_dir("centerface") / "centerface.onnx")
+        self.weight_hash = sha256_of(weights_dir("centerface") / "centerface.onnx")
 
     def __call__(self, image: np.ndarray) -> list[Face]:
         """See `FaceDetector`."""
@@ -102,6 +110,9 @@ class DlibDetector:
 
     From ordinary packages (extra `eval`), independent of the pipeline; blind to faces under about 80 px and to
     strong turns. The predictor reads eye corners and the base of the nose; the mouth is placed from the mean face.
+
+    Args:
+        hog_side, cnn_side: pixels that the longest side of larger pictures is shrunk to, for HOG and for the CNN.
     """
 
     name = "dlib"
@@ -114,7 +125,7 @@ class DlibDetector:
         self._hog = dlib.get_frontal_face_detector()
         self._cnn = dlib.cnn_face_detection_model_v1(str(dlib_model("mmod_human_face_detector.dat")))
         path = dlib_model("shape_predictor_5_face_landmarks.dat")
-        self._predict, self.weight_hash = dlib.shape_predictor(str(path)), sha256(path)
+        self._predict, self.weight_hash = dlib.shape_predictor(str(path)), sha256_of(path)
 
     def __call__(self, image: np.ndarray) -> list[Face]:
         """See `FaceDetector`."""
@@ -192,15 +203,6 @@ def dlib_model(name: str) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise EvaluationError('face_recognition_models is not installed: pip install "deid-diffusion[eval]"')
     return Path(spec.submodule_search_locations[0]) / "models" / name
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file, read in pieces."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _shrink(image: np.ndarray, longest_side: int) -> tuple[np.ndarray, float]:

@@ -10,12 +10,13 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from deid_diffusion.evaluation.detectors import dlib_model, require_dlib, sha256
+from deid_diffusion.evaluation.detectors import dlib_model, require_dlib
 from deid_diffusion.evaluation.results import EvaluationError
 from deid_diffusion.evaluation.runtimes import load_net, to_batch
 from deid_diffusion.evaluation.warp import ARCFACE, eye_distance, warp_to_template
 from deid_diffusion.faces.geometry import OMZ_TEMPLATE
 from deid_diffusion.types import Face
+from deid_diffusion.weight_files import sha256_of
 
 # The recogniser from which the shipped identity encoder is distilled (Open Model Zoo 0095 as TorchScript). Identity
 # repulsion moves samples away from what it embeds, so its score is optimistic: it is the identity encoder itself.
@@ -98,7 +99,7 @@ class NetJudge:
         if not path.is_file():
             raise EvaluationError(f"no judge at {path}: give a .pt (TorchScript) or .onnx file")
         self.name, self.form, self.threshold = name or path.name.split(".")[0], form, form.threshold
-        self.weight_hash = sha256(path)
+        self.weight_hash = sha256_of(path)
         self._net = load_net(path)
         shape = (1, 3, form.size, form.size)
         try:
@@ -127,7 +128,7 @@ class DlibJudge:
     def __init__(self) -> None:
         dlib = require_dlib()
         path = dlib_model("dlib_face_recognition_resnet_model_v1.dat")
-        self._dlib, self.weight_hash = dlib, sha256(path)
+        self._dlib, self.weight_hash = dlib, sha256_of(path)
         self._net = dlib.face_recognition_model_v1(str(path))
         self._predict = dlib.shape_predictor(str(dlib_model("shape_predictor_5_face_landmarks.dat")))
 
@@ -181,7 +182,7 @@ def id_encoder_hashes(weights: Path) -> tuple[str, ...]:
         raise EvaluationError(
             f"no identity encoder in {weights}: wanted a pipeline folder with id_encoder/*.safetensors"
         )
-    return tuple(sha256(path) for path in files)
+    return tuple(sha256_of(path) for path in files)
 
 
 def _net_judge(spec: str) -> NetJudge:

@@ -80,14 +80,24 @@ class FaceMeasurer:
         return sorted(faces, key=lambda face: -float(np.prod(face.box[2:] - face.box[:2])))
 
     def embeddings(self, picture: HashedPicture, face: Face) -> list[np.ndarray]:
-        """One (D,) float32 vector per judge."""
+        """One (D,) float32 vector per judge.
+
+        Args:
+            picture: where the face is.
+            face: box and landmarks in its pixels.
+        """
         return [
             self._cache.get(self._key(picture, face, judge.weight_hash), partial(judge.embed, picture.pixels, face))
             for judge in self.judges
         ]
 
     def measure_face(self, picture: HashedPicture, face: Face) -> FaceMeasurement:
-        """Everything about a face but who it is."""
+        """Everything about a face but who it is.
+
+        Args:
+            picture: where the face is.
+            face: box and landmarks in its pixels.
+        """
         size = picture.pixels.shape[:2]
         points = five = face.landmarks
         whole = len(self.detector.measured) == 5
@@ -117,6 +127,10 @@ class FaceMeasurer:
         """The same face measured in the picture's mirror image and mapped back; None where no face is found there.
 
         A mirror image shows the same person, pose and expression, so what differs is the networks' own error.
+
+        Args:
+            picture: where the face is.
+            face: box and landmarks in its pixels.
         """
         width = picture.pixels.shape[1]
         mirror = HashedPicture(np.ascontiguousarray(picture.pixels[:, ::-1]), f"{picture.digest} mirrored")

@@ -90,7 +90,12 @@ def unit_norm(vectors: np.ndarray) -> np.ndarray:
 
 
 def expose(scores: Scores, exposed: np.ndarray) -> Scores:
-    """Counts the (n,) bool `exposed` probes as found at rank 1 with similarity 1: their source pixels are there."""
+    """Counts probes as found at rank 1 with similarity 1, as their source pixels are there.
+
+    Args:
+        scores: of n probes.
+        exposed: (n,) bool.
+    """
     return replace(
         scores,
         genuine=np.where(exposed, np.float32(1), scores.genuine),
@@ -100,12 +105,22 @@ def expose(scores: Scores, exposed: np.ndarray) -> Scores:
 
 
 def hits(scores: Scores, k: int) -> np.ndarray:
-    """(n,) probability in [0, 1] that the right person is among the first k, ties broken at random."""
+    """(n,) probability in [0, 1] that the right person is among the first, ties broken at random.
+
+    Args:
+        scores: of n probes.
+        k: how many count as the first.
+    """
     return np.clip((k - scores.greater) / (scores.tied + 1), 0, 1)
 
 
 def cmc(scores: Scores, max_rank: int = 50) -> np.ndarray:
-    """Cumulative match characteristic: (K,) identification rate at rank 1..K, K = min(max_rank, people)."""
+    """Cumulative match characteristic: (K,) identification rate at rank 1..K, K = min(max_rank, people).
+
+    Args:
+        scores: of the probes.
+        max_rank: the highest rank asked for.
+    """
     return np.array([hits(scores, k).mean() for k in range(1, min(max_rank, scores.people) + 1)])
 
 

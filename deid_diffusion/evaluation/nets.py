@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from deid_diffusion.evaluation.detectors import sha256
 from deid_diffusion.evaluation.results import EvaluationError
 from deid_diffusion.evaluation.runtimes import load_net, to_batch
 from deid_diffusion.evaluation.warp import crop_box, square_box
 from deid_diffusion.types import Face
+from deid_diffusion.weight_files import sha256_of
 
 KINDS = ("age_gender", "expression", "landmarks", "pose", "features")
 POSE_ZOOM = 1.2  # of the face's square: where mirrored portraits got the least different angles
@@ -74,37 +74,62 @@ class FaceNets:
                 if not needed.is_file():
                     raise EvaluationError(f"no file for net {kind}: {needed}")
         self._nets = {kind: load_net(path) for kind, path in given.items()}
-        self.hashes = {kind: sha256(_weights(path)) for kind, path in given.items()}
+        self.hashes = {kind: sha256_of(_weights(path)) for kind, path in given.items()}
         self.names = {kind: path.name.split(".")[0] for kind, path in given.items()}
 
     def __contains__(self, kind: str) -> bool:
         return kind in self._nets
 
     def age_male(self, image: np.ndarray, face: Face) -> np.ndarray:
-        """(2,) age in years and the probability of presenting as male."""
+        """(2,) age in years and the probability of presenting as male.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            face: box in image pixels.
+        """
         age, logits = self._nets["age_gender"](_tight(image, face))
         logits = logits.reshape(-1)
         return np.array([float(age.reshape(-1)[0]), 1 / (1 + np.exp(float(logits[1] - logits[0])))], np.float32)
 
     def expression(self, image: np.ndarray, face: Face) -> np.ndarray:
-        """(7,) probabilities, in the order of `NetOptions.expression`."""
+        """(7,) probabilities, in the order of `NetOptions.expression`.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            face: box in image pixels.
+        """
         logits = self._nets["expression"](_tight(image, face))[0].reshape(-1)
         weights = np.exp(logits - logits.max())
         return weights / weights.sum()
 
     def landmarks(self, image: np.ndarray, face: Face) -> np.ndarray:
-        """(68, 2) x y in image pixels."""
+        """(68, 2) x y in image pixels.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            face: box in image pixels.
+        """
         box = square_box(face.box)
         return box[:2] + self._nets["landmarks"](_tight(image, face))[0].reshape(68, 2) * (box[2] - box[0])
 
     def pose(self, image: np.ndarray, face: Face) -> np.ndarray:
-        """(3,) yaw, pitch, roll in degrees; positive: face turned to the picture's right, down, clockwise."""
+        """(3,) yaw, pitch, roll in degrees; positive: face turned to the picture's right, down, clockwise.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            face: box in image pixels.
+        """
         crop = crop_box(image, square_box(face.box, POSE_ZOOM), 60)
         pitch, roll, yaw = (float(angle.reshape(-1)[0]) for angle in self._nets["pose"](to_batch(crop, "bgr")))
         return np.array([yaw, pitch, roll], np.float32)
 
     def features(self, image: np.ndarray, face: Face) -> np.ndarray:
-        """(D,) the mean of the last feature map over its places."""
+        """(D,) the mean of the last feature map over its places.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            face: box in image pixels.
+        """
         crop = crop_box(image, square_box(face.box, 1.3), 227)
         last = self._nets["features"](to_batch(crop, "bgr", (104.0, 117.0, 123.0)))[-1][0]
         return last.reshape(len(last), -1).mean(axis=1)

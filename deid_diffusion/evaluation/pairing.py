@@ -70,18 +70,31 @@ def list_pictures(folder: Path) -> dict[str, Path]:
 
 
 def output_of(key: str, outputs: dict[str, Path]) -> Path | None:
-    """The output of the original called `key`: the same name, or the name with a tool's suffix. None when missing."""
+    """The output of an original: the same name, or the name with a tool's suffix. None when missing.
+
+    Args:
+        key: of the original.
+        outputs: files by their keys, see `list_pictures`.
+    """
     return next((outputs[key + s] for s in ("", *SUFFIXES) if key + s in outputs), None)
 
 
 def extra_outputs(originals: dict[str, Path], outputs: dict[str, Path]) -> Iterator[str]:
-    """Names of outputs that belong to no original: a sign of mismatched folders."""
+    """Names of outputs that belong to no original: a sign of mismatched folders.
+
+    Args:
+        originals, outputs: files by their keys, see `list_pictures`.
+    """
     used = {output_of(key, outputs) for key in originals}
     return (path.name for path in outputs.values() if path not in used)
 
 
 def person_of(key: str, by: str) -> str:
-    """Who a picture shows: by "stem" the file's name ("001"), by "folder" the folder it lies in ("ann/2.jpg": "ann").
+    """Who a picture shows.
+
+    Args:
+        key: of the picture, see `list_pictures`.
+        by: "stem" for the file's name ("001"), "folder" for the folder it lies in ("ann/2": "ann").
 
     Raises:
         EvaluationError: by "folder" and the picture lies in none.

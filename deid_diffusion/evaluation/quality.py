@@ -9,8 +9,10 @@ CHANGED = 8  # levels of 255; below, codecs move pixels too
 
 
 def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
-    """(n, D), (m, D) -> squared Frechet distance of the two Gaussians (Dowson and Landau 1982). Biased up when n is
-    not much larger than D."""
+    """(n, D), (m, D) -> squared Frechet distance of the two Gaussians (Dowson and Landau 1982).
+
+    Biased up when n is not much larger than D.
+    """
     gap = first.mean(axis=0) - second.mean(axis=0)
     a, b = np.cov(first, rowvar=False).reshape(2 * [first.shape[1]]), np.cov(second, rowvar=False)
     b = b.reshape(a.shape)
@@ -22,8 +24,10 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def kernel_distance(first: np.ndarray, second: np.ndarray) -> float:
-    """(n, D), (m, D) -> unbiased squared MMD with the kernel (x y / D + 1)³ (Binkowski et al. 2018). 0 = alike, also
-    slightly below 0; fair at small n."""
+    """(n, D), (m, D) -> unbiased squared MMD with the kernel (x y / D + 1)³ (Binkowski et al. 2018).
+
+    0 = alike, also slightly below 0; fair at small n.
+    """
     x, y = np.asarray(first, np.float64), np.asarray(second, np.float64)
     dim = x.shape[1]
     xx, yy, xy = (x @ x.T / dim + 1) ** 3, (y @ y.T / dim + 1) ** 3, (x @ y.T / dim + 1) ** 3
@@ -92,7 +96,12 @@ def ssim(before: np.ndarray, after: np.ndarray, where: np.ndarray) -> float:
 
 
 def outside(shape: tuple[int, ...], boxes: list[np.ndarray]) -> np.ndarray:
-    """(H, W) bool, True where no (4,) box covers the pixel."""
+    """(H, W) bool, True where no box covers the pixel.
+
+    Args:
+        shape: (H, W, ...) of the picture.
+        boxes: (4,) each, x0 y0 x1 y1 in pixels.
+    """
     free = np.ones(shape[:2], dtype=bool)
     for box in boxes:
         free[_box_slices(box, shape)] = False

@@ -47,7 +47,13 @@ class Metric:
 
     @classmethod
     def missing(cls, name: str, reason: str, unit: str = "proportion") -> Metric:
-        """A metric without a value, and why."""
+        """A metric without a value, and why.
+
+        Args:
+            name: of the metric.
+            reason: why there is no value.
+            unit: what the value would be in.
+        """
         return cls(name=name, value=None, unit=unit, reason=reason)
 
     def text(self) -> str:
@@ -140,7 +146,12 @@ class EvalReport:
 
 
 def find_metric(metrics: tuple[Metric, ...], name: str) -> Metric:
-    """The metric of that name; one with a reason instead of a value where there is none."""
+    """A metric by its name; one with a reason instead of a value where there is none.
+
+    Args:
+        metrics: to search.
+        name: of the one wanted.
+    """
     return next((m for m in metrics if m.name == name), Metric.missing(name, "not part of this run"))
 
 

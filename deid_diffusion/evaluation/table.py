@@ -46,7 +46,12 @@ class Vectors:
 
 
 class ReservoirSample:
-    """Reservoir sampling (Vitter 1985): at most `size` vectors of a stream of unknown length, all equally likely."""
+    """Reservoir sampling (Vitter 1985): at most `size` vectors of a stream of unknown length, all equally likely.
+
+    Args:
+        size: how many are kept.
+        seed: of the choice.
+    """
 
     def __init__(self, size: int = 5000, seed: int = 0) -> None:
         self._kept: list[np.ndarray] = []
@@ -73,7 +78,13 @@ class Problems:
         self.kept: list[Problem] = []
 
     def add(self, kind: str, file: str, detail: str = "") -> None:
-        """Counts one file as a problem of that kind."""
+        """Counts one file as a problem.
+
+        Args:
+            kind: what it is counted under.
+            file: the file's name.
+            detail: what went wrong.
+        """
         self.counts[kind] += 1
         if len(self.kept) < MAX_PROBLEMS:
             self.kept.append(Problem(kind, file, detail))

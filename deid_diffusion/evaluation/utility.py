@@ -65,7 +65,12 @@ def ita_deg(lab: np.ndarray) -> float:
 
 
 def cheeks(image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
-    """(N, 3) CIELab pixels of both cheeks of an (H, W, 3) uint8 RGB picture; (0, 3) when outside of it."""
+    """(N, 3) CIELab pixels of both cheeks; (0, 3) when they lie outside of the picture.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        landmarks: (5, 2) x y in its pixels.
+    """
     eyes, mouth = landmarks[:2], landmarks[3:]
     radius = max(round(0.12 * eye_distance(landmarks)), 1)
     patches = []
@@ -83,7 +88,10 @@ def skin_class(ita: float) -> str:
 
 
 def normalised(points: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
-    """(P, 2) points without place, size and roll: eyes' midpoint at 0, eye distance 1, eyes level. (2P,)."""
+    """(P, 2), (5, 2) -> (2P,): points without place, size and roll.
+
+    The midpoint of the eyes is at 0, their distance is 1, and they are level.
+    """
     across = landmarks[1] - landmarks[0]
     turn = np.array([[across[0], across[1]], [-across[1], across[0]]]) / max(float(across @ across), 1.0)
     return ((points - landmarks[:2].mean(axis=0)) @ turn.T).ravel()

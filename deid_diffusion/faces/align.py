@@ -29,7 +29,7 @@ def cut(image: np.ndarray, matrix: np.ndarray, size: int = SIZE) -> np.ndarray:
     height, width = image.shape[:2]
     low = np.clip(np.floor(corners.min(0)).astype(int) - margin, 0, [width - 1, height - 1])
     high = np.clip(np.ceil(corners.max(0)).astype(int) + margin, low + 1, [width, height])
-    # Only the neighbourhood is touched, so the cost does not grow with the picture.
+    # Only the neighbourhood is read, so the cost does not grow with the picture.
     window = image[low[1] : high[1], low[0] : high[0]]
     local = matrix.copy()
     local[:, 2] = apply(matrix, low.astype(float))

@@ -1,4 +1,4 @@
-"""Non-identity attributes of a face: what can be read, told and set, and the steps in which it may pass."""
+"""Non-identity attributes of a face: what can be estimated and set, and how it is quantized."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from ..pipelines.conditioning import FIELDS, attribute_vector
 from ..settings import check_attributes
 
-# Unquantized, these numbers are a fingerprint: a resting brow or an iris's height is bone and lids. In steps that a
-# viewer would name (half open, looking left, in the thirties) they describe thousands of people.
+# Unquantized, these numbers are a fingerprint: a resting brow or an iris's height is bone and lids. Quantized as a
+# viewer would name them (half open, looking left, in the thirties) they describe thousands of people.
 QUANTIZATION_STEP = {
     "yaw_deg": 7.5, "pitch_deg": 7.5, "roll_deg": 10.0, "mouth_open": 0.25, "smile": 0.25, "eyes_open": 0.34,
     "brow_raise": 0.34, "gaze_x": 0.34, "gaze_y": 0.34, "age": 10.0, "male": 1.0, "skin_l": 5.0, "skin_a": 4.0,

@@ -195,7 +195,7 @@ class FaceEstimator:
         source's, say how large it is and how high.
 
         Args:
-            analysis: gives, in steps, whatever `wanted` leaves open.
+            analysis: gives, quantized, whatever `wanted` leaves open.
             wanted: pose and expression to draw.
             person: (P,) geometry of the target identity in standard deviations; None for the average face.
 

@@ -48,7 +48,7 @@ def is_covered(face: Face, changed: np.ndarray) -> bool:
 
     Args:
         face: as it was detected; a part of it outside the picture does not count.
-        changed: (H, W) bool, what was painted over.
+        changed: (H, W) bool, what was replaced.
     """
     ellipse = np.rint(box_ellipse(face, share=0.75) - 0.5)
     low = np.maximum(ellipse.min(0), 0).astype(int)

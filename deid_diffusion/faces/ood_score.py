@@ -1,7 +1,7 @@
-"""Says how unlike photos a face is: how far the reader's features of it lie from those of many photos.
+"""Says how unlike photos a face is: how far the face estimator's features of it lie from those of many photos.
 
 A Gaussian fitted to features tells what belongs to them (Lee et al. 2018, "A simple unified framework for detecting
-out-of-distribution samples", eq. 2). The middle of the network sees shades and edges, and so painted brows and hard
+out-of-distribution samples", eq. 2). The middle of the network sees shades and edges, and so drawn brows and hard
 contrast; its ends see colours and people.
 """
 
@@ -61,11 +61,11 @@ class OODScore:
         save_file({name: value.half().contiguous() for name, value in arrays.items()}, path)
 
     def ood_score(self, states: Sequence[torch.Tensor]) -> torch.Tensor:
-        """All hidden states of the reader -> (B,): about 1 for photos, more the less a face is like one."""
+        """All hidden states of the face estimator -> (B,): about 1 for photos, more the less a face is like one."""
         rows = zip(pooled(states), self.means, self.whiten, strict=True)
         return torch.stack([((found - mean) @ whiten).square().mean(1).sqrt() for found, mean, whiten in rows]).mean(0)
 
 
 def pooled(states: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """All hidden states (B, C, h, w) of the reader -> (B, C) float32 for each of `STAGES`, on the CPU."""
+    """All hidden states (B, C, h, w) of the face estimator -> (B, C) float32 for each of `STAGES`, on the CPU."""
     return [states[stage].float().mean((2, 3)).cpu() for stage in STAGES]

@@ -7,14 +7,14 @@ import numpy as np
 
 from .geometry import IRIS_LEFT, IRIS_RIGHT, MOUTH_LEFT, MOUTH_RIGHT
 
-# Levels: the steps in which roughness passes from a source to the new face. Unquantized, the three amplitudes name
-# one person in five among 51; in steps of one level they add nothing to what attributes tell already.
+# Levels, to which roughness is quantized before it passes to the new face. Unquantized, the three amplitudes name one
+# person in five among 51; quantized to one level they add nothing to what attributes reveal already.
 TEXTURE_STEP = 1.0
 BLURS = (0.7, 1.4, 2.8)  # px, sigma: each octave lies between one blur and the one before, the first above all
 # An octave counts as texture whose blur is at most this share of the eye distance, and not at all half as much again:
 # coarser ones are features, and as noise they look like a rash.
 _FINE = 0.02
-_PAINTED = 64  # px between the eyes of a crop: a face no larger lacks no octave, and noise on it looks like sand
+_GENERATED = 64  # px between the eyes of a crop: a face no larger lacks no octave, and noise on it looks like sand
 _FEWEST = 25  # pixels in a patch of skin; a mean of fewer says nothing
 _BROWS = (105, 334)
 
@@ -37,7 +37,7 @@ def skin_texture(image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
         landmarks: (478, 2) x y in its pixels.
 
     Returns:
-        (3,) float32, standard deviation of each octave in levels, in steps of `TEXTURE_STEP`, of the patch in the
+        (3,) float32, standard deviation of each octave in levels, quantized to `TEXTURE_STEP`, of the patch in the
         middle among both cheeks and the forehead; 0 where the face is no larger than a generated crop, and for
         octaves that are too coarse for its size.
     """
@@ -50,7 +50,7 @@ def skin_texture(image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     rough = [one for one in found if one is not None]
     if len(rough) < 2:
         return np.zeros(len(BLURS), np.float32)
-    fine = np.clip(3 - np.array(BLURS) * 2 / (_FINE * size), 0, 1) * np.clip(size / _PAINTED - 1, 0, 1)
+    fine = np.clip(3 - np.array(BLURS) * 2 / (_FINE * size), 0, 1) * np.clip(size / _GENERATED - 1, 0, 1)
     # The lower of two, the middle of three: a fringe, a beard or a shadow is in one of them at most.
     typical = fine * np.sort(np.stack(rough), axis=0)[(len(rough) - 1) // 2]
     return (np.rint(typical / TEXTURE_STEP) * TEXTURE_STEP).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Says how well a painted face does what was asked, so that the best of several can be taken."""
+"""Says how well a generated face does what was asked, so that the best of several can be taken."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ COSTS = {
 }  # fmt: skip
 SOURCE_COST = 16.0  # of a cosine of 1 to the source: candidates differ by about 0.1
 PLACE_COST = 30.0  # of landmarks that lie off by one eye distance
-ODD_COST = 3.0  # of being odd by 1: photos spread by 0.2
+OOD_COST = 3.0  # of an OOD score higher by 1: photos spread by 0.2
 # Of eyes without a white: their lightest third, as a share of the cheeks, is above this in all of 48 studio portraits,
 # dark skin and closed lids included, and in nine of ten other photos.
 EYE_COST, EYE_WHITE = 3.0, 0.7
 _CHEEKS = (50, 280, 205, 425)
 # Of a glare on the skin, as of a flash: a patch is lighter than those around it by at most this share of the range in
-# nine of ten photos, and by twice that on one painted face in twenty, mostly on the bridge of the nose.
+# nine of ten photos, and by twice that on one generated face in twenty, mostly on the bridge of the nose.
 GLARE_COST, GLARE = 10.0, 0.17
-# Of furrows and scars on a cheek, in levels: photos have 3.0, and 7 of 8 of them less than this; of the first painted
-# faces, one man in six had more.
+# Of furrows and scars on a cheek, in levels: photos have 3.0, and 7 of 8 of them less than this; of the first
+# generated faces, one man in six had more.
 FURROW_COST, FURROW = 0.25, 4.5
 _SIDES = ((117, 118, 101, 50, 205, 187, 192, 213, 147, 123), (346, 347, 330, 280, 425, 411, 416, 433, 376, 352))
 _PATCHES = 32  # in a crop's side
@@ -46,7 +46,7 @@ def candidate_score(
     found: FaceAnalysis,
     similarity: float = 0.0,
 ) -> float:
-    """The cost of what was not granted and of what is unlike a photo; 0 = nothing of that.
+    """The cost of conditions that are not satisfied and of what is unlike a photo; 0 = nothing of that.
 
     Args:
         generated: (S, S, 3) uint8 RGB.
@@ -55,14 +55,15 @@ def candidate_score(
         mesh: (478, 2) x y in crop pixels, where the landmarks were asked to be.
         wanted: attributes that were asked for, by name.
         found: what the estimator says of what was generated.
-        similarity: cosine to the source, by the guide: among those that fit alike, the one less like it is taken.
+        similarity: cosine to the source, by the identity encoder: among those that fit alike, the one less like it is
+            taken.
     """
     points, values = list(POINTS), found.attributes.to_dict()
     eyes = float(np.linalg.norm(mesh[IRIS_RIGHT] - mesh[IRIS_LEFT]))
     off = float(np.linalg.norm(found.landmarks[points, :2] - mesh[points, :2], axis=1).mean())
     # In profile the eyes nearly coincide; a crop's side is about four eye distances.
     cost = PLACE_COST * off / max(eyes, len(generated) / 8) + SEAM_COST * _seam(generated, source, inpaint_mask)
-    cost += ODD_COST * found.ood_score + SOURCE_COST * max(similarity, 0.0)
+    cost += OOD_COST * found.ood_score + SOURCE_COST * max(similarity, 0.0)
     cost += EYE_COST * max(EYE_WHITE - eye_white(generated, found.landmarks[:, :2]), 0.0)
     cost += GLARE_COST * max(glare(generated, found.landmarks) - GLARE, 0.0)
     if wanted.get("facial_hair", 0.0) < 0.5:  # a beard is no furrow
@@ -148,7 +149,7 @@ def furrows(image: np.ndarray, landmarks: np.ndarray) -> float:
 
 
 def _seam(generated: np.ndarray, source: np.ndarray, inpaint_mask: np.ndarray) -> float:
-    """Mean difference in levels across the edge of what was painted: hair that does not go on shows there."""
+    """Mean difference in levels across the edge of what was generated: hair that does not go on shows there."""
     jump, seam = seam_jump(generated.astype(np.float32), source, inpaint_mask > 0, inpaint_mask <= 0)
     total = float(seam.sum())
     return float((np.abs(jump).mean(-1) * seam).sum() / total) if total > 0 else 0.0

@@ -22,7 +22,7 @@ class IdentityBank:
     """People to become.
 
     Attributes:
-        embedding: (N, D) float32 unit norm, in the guide's space.
+        embedding: (N, D) float32 unit norm, in the identity encoder's space.
         person: (N, P) float32.
         attributes: (N, 5) float32: age, male, skin_l, skin_a, skin_b.
     """
@@ -88,6 +88,6 @@ class IdentityBank:
         # Too close to the source ranks behind everybody who is not; among those, the least similar first.
         close = np.maximum(similarity - margin, 0)
         ranked = np.lexsort((distance, np.ceil(close * 20))).tolist()
-        # A crowd larger than the bank shares its people: better twice the same stranger than a source.
+        # A picture with more people than the bank shares its people: better twice the same stranger than a source.
         order = [n for n in ranked if n not in exclude][:among] or ranked[:among]
         return self.target(int(np.random.default_rng(seed).choice(order)))

@@ -1,7 +1,7 @@
 """Averages faces in groups of k people, so that k people share one face (k-Same, Newton, Sweeney and Malin 2005).
 
 The promise: whoever knows all sources can at best narrow a published face down to the k people it was averaged from.
-It holds only if the averaged people are the published ones, so the whole set is looked at before anything is painted,
+It holds only if the averaged people are the published ones, so the whole set is analyzed before anything is generated,
 and only if nobody is averaged with themselves, so photos that the recogniser takes for one person count once.
 
 Every member of a group gets the same crop, to the byte: shape and texture are both averages (k-Same-M, Gross et al.
@@ -118,7 +118,7 @@ class KSame:
         if shared is None:
             return task.decided(Outcome.REDACTED, "is none of the people that were averaged")
         image, people = shared
-        # Told, not tested: a share of 1 / k of the source is what this method leaves, and k people have it.
+        # Reported, not tested: a share of 1 / k of the source is what this method leaves, and k people have it.
         similarity = float(context.embed(blended(task.crop, image)[None])[0] @ task.embedding)
         task = replace(task, generated=image, similarity=similarity, result_seed=task.draw_seed())
         return task.decided(Outcome.REPLACED, f"mean of {people} people")

@@ -24,7 +24,7 @@ EDGE = 0.12  # of the crop's side: how far past the landmarks' hull the skin's c
 
 
 def reads_words(pipeline: Any) -> bool:
-    """Whether it is of the Stable Diffusion family, which is told in words."""
+    """Whether it is of the Stable Diffusion family, which is conditioned by words."""
     return hasattr(pipeline, "tokenizer")
 
 
@@ -148,14 +148,14 @@ def sample(
     rates = {"num_inference_steps": settings.steps, "guidance_scale": settings.guidance_scale}
     own |= {name: value for name, value in rates.items() if value is not None}
     # Without a ControlNet there is nobody to read landmarks: pose then follows from surroundings and words.
-    blind = reads_words(pipeline) and pipeline.controlnet is None
+    no_landmarks = reads_words(pipeline) and pipeline.controlnet is None
     crops = np.stack([task.crop.image for task in tasks])
     # The mask falls off over a margin, and all of it must go; pipelines replace what is at least 0.5.
     inpainted = torch.from_numpy(np.stack([task.inpaint_mask for task in tasks]) > 0)[:, None]
     out = pipeline(
         image=crops,
         mask_image=inpainted.float(),
-        landmarks=None if blind else np.stack(meshes),
+        landmarks=None if no_landmarks else np.stack(meshes),
         attributes=[t.wanted.to_dict() for t in tasks],
         identity=torch.from_numpy(np.stack([t.embedding for t in targets])),
         repulsion=settings.repulsion if repulsion is None else repulsion,

@@ -68,7 +68,7 @@ def _find_part(name: str, text: str, wanted: str) -> _Part:
     """A folder, "org/name" or "org/name@revision/subfolder" -> where it is; of a repository config.json is fetched."""
     if Path(text).is_dir():
         place = Path(text).resolve()
-        # A component of a checkpoint is told by the checkpoint's name.
+        # A component of a checkpoint is named by the checkpoint's name.
         label = f"{place.parent.name}/{place.name}" if place.name == name else place.name
         part = _Part(text, place, label)
         check_part(place)

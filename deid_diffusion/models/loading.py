@@ -54,7 +54,7 @@ def load_pipeline(
 
     Args:
         model: folder of a diffusers checkpoint, or its name on the Hub ("org/name").
-        pipeline: "face256", "sd" or "sdxl"; by default told from the checkpoint.
+        pipeline: "face256", "sd" or "sdxl"; by default what the checkpoint is.
         revision: commit of a Hub checkpoint; pin it, a branch can change or vanish.
         dtype: precision of the weights, as a torch.dtype or its name; the identity encoder stays in float32.
         device: where it is to run.

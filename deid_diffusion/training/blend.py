@@ -18,7 +18,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, FIELDS
-from deid_diffusion.training.run import option, run_command, write_json
+from deid_diffusion.training.run import option, run_command, save_trained
 
 CONDITION = "class_embedding.linear_1.weight"
 IDENTITY = "identity"
@@ -59,13 +59,12 @@ def blend(options: Options) -> None:
     for name, factor in parse_emphasis(options.emphasise).items():
         mixed[CONDITION] = emphasised(mixed[CONDITION], name, factor)
     unets[1].load_state_dict(mixed)
-    unets[1].half().save_pretrained(out / "unet", max_shard_size="15MB")
     shutil.copytree(after / "scheduler", out / "scheduler", dirs_exist_ok=True)
     metrics = {
         name: json.loads((run / "training.json").read_text()) for name, run in (("before", before), ("after", after))
     }
     metrics |= {"share": options.share, "emphasise": options.emphasise}
-    write_json(metrics, out / "training.json")
+    save_trained(unets[1], out / "unet", metrics)
 
 
 def parse_emphasis(text: str) -> dict[str, float]:

@@ -86,7 +86,12 @@ def masked_mean(scores: list[torch.Tensor], mask: torch.Tensor) -> torch.Tensor:
 
 
 def critic_loss(real: list[torch.Tensor], fake: list[torch.Tensor], mask: torch.Tensor) -> torch.Tensor:
-    """Hinge loss of the critic (Lim and Ye 2017); scores (B, 1, h, w), mask (B, 1, S, S) in [0, 1]."""
+    """Hinge loss of the critic (Lim and Ye 2017), a scalar.
+
+    Args:
+        real, fake: scores (B, 1, h, w), one a head, of photos and of generated faces.
+        mask: (B, 1, S, S) in [0, 1].
+    """
     return masked_mean([F.relu(1 - r) for r in real], mask) + masked_mean([F.relu(1 + f) for f in fake], mask)
 
 

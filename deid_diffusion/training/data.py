@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import tarfile
 from dataclasses import dataclass
@@ -60,7 +59,13 @@ class FaceSet:
     keys: list[str]
 
     def draw(self, count: int, generator: torch.Generator, train: bool = True) -> torch.Tensor:
-        """Numbers of `count` faces, by weight, with replacement."""
+        """(B,) int64 numbers of faces, drawn by weight, with replacement.
+
+        Args:
+            count: B.
+            generator: on the CPU.
+            train: from the training split; False for the hold-out.
+        """
         weight = self.weight.cpu() * (self.train.cpu() == train)
         return torch.multinomial(weight, count, replacement=True, generator=generator)
 
@@ -139,10 +144,10 @@ def _read_crops(tars: list[Path], keys: list[str]) -> np.ndarray:
     for path in tars:
         with tarfile.open(path) as tar:
             for member in tar:
-                number = wanted.get(Path(member.name).stem)
-                if number is None:
+                number, file = wanted.get(Path(member.name).stem), tar.extractfile(member)
+                if number is None or file is None:
                     continue
-                picture = Image.open(io.BytesIO(tar.extractfile(member).read())).convert("RGB")
+                picture = Image.open(file).convert("RGB")
                 images[number] = np.asarray(picture).transpose(2, 0, 1)
                 found += 1
     if found != len(wanted):

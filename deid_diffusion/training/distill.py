@@ -33,7 +33,7 @@ from deid_diffusion.training.data import Batch, Jitter, augmented_batch, load_fa
 from deid_diffusion.training.inpaint import Examples, make_examples, noised, predict, velocity_error
 from deid_diffusion.training.losses import PerceptualLoss
 from deid_diffusion.training.rollout import patch_colour_error, sample_rollout, shifted
-from deid_diffusion.training.run import RunOptions, begin, option, recipe, run_command, run_training, write_json
+from deid_diffusion.training.run import RunOptions, begin, option, recipe, run_command, run_training, save_trained
 from deid_diffusion.training.teachers import FrozenTeachers
 
 CRITIC = "critic.safetensors"
@@ -72,20 +72,31 @@ class Options(RunOptions):
 
 
 class Pair(torch.nn.Module):
-    """Student and critic, trained side by side: one optimiser, one checkpoint, one set of gradients to average."""
+    """Student and critic, trained side by side: one optimiser, one checkpoint, one set of gradients to average.
+
+    Args:
+        student: the unet.
+        critic: its critic.
+    """
 
     def __init__(self, student: torch.nn.Module, critic: Critic) -> None:
         super().__init__()
         self.student, self.critic = student, critic
 
     def forward(self, loss_of: Callable[[torch.nn.Module, Critic], torch.Tensor]) -> torch.Tensor:
-        """Calls `loss_of(student, critic)`, so that wrappers for several processes see the whole step."""
+        """Calls `loss_of(student, critic)`, a scalar, so that wrappers for several processes see the whole step."""
         # Processes wait for every gradient, also for those of heads that a step has no use for.
         return loss_of(self.student, self.critic) + 0 * sum(weight.sum() for weight in self.critic.parameters())
 
 
 def sample_noise_levels(options: Options, count: int, generator: torch.Generator) -> torch.Tensor:
-    """(count,) noise levels in (0, 1]: spread like the student's schedule, pure noise as often as its first step."""
+    """(B,) noise levels in (0, 1]: spread like the student's schedule, pure noise as often as its first step.
+
+    Args:
+        options: steps and shift of that schedule.
+        count: B.
+        generator: on the CPU.
+    """
     even = torch.rand(count, generator=generator)
     first = torch.rand(count, generator=generator) < 1 / options.student_steps
     even = torch.where(first, torch.ones(()), even.clamp_min(0.5 / options.student_steps))
@@ -96,7 +107,15 @@ def sample_noise_levels(options: Options, count: int, generator: torch.Generator
 def teacher_target(
     teacher: torch.nn.Module, x_t: torch.Tensor, t: torch.Tensor, examples: Examples, steps: int
 ) -> torch.Tensor:
-    """(B, 3, W, W) where the teacher's deterministic path from x_t, of noise level t (B,), ends after `steps`."""
+    """(B, 3, W, W) where the teacher's deterministic path from x_t ends.
+
+    Args:
+        teacher: the unet that is followed.
+        x_t: (B, 3, W, W) noisy crops.
+        t: (B,) their noise levels.
+        examples: what it is conditioned on, and the pixels around the mask.
+        steps: how many it takes.
+    """
     for left in range(steps, 0, -1):
         x0 = x0_from_output(predict(teacher, x_t, t, examples))
         x0 = torch.lerp(examples.x0, x0, examples.mask)
@@ -129,7 +148,14 @@ class Losses:
     def on_crops(
         self, student: torch.nn.Module, critic: Critic | None, batch: Batch, generator: torch.Generator
     ) -> torch.Tensor:
-        """One step from noised crops towards them, or towards what the teacher makes of them."""
+        """One step from noised crops towards them, or towards what the teacher makes of them; a scalar.
+
+        Args:
+            student: the unet.
+            critic: None for no adversarial loss.
+            batch: B crops.
+            generator: on the CPU.
+        """
         examples = make_examples(batch, self.options.window, generator)
         t = sample_noise_levels(self.options, len(examples.x0), generator).to(examples.x0)
         x_t, target = noised(examples.x0, t, generator), examples.x0
@@ -153,7 +179,14 @@ class Losses:
     def on_rollout(
         self, student: torch.nn.Module, critic: Critic | None, batch: Batch, generator: torch.Generator
     ) -> torch.Tensor:
-        """One step on faces that the student sampled from noise by its own steps."""
+        """One step on faces that the student sampled from noise by its own steps; a scalar.
+
+        Args:
+            student: the unet.
+            critic: None for no adversarial loss.
+            batch: B crops.
+            generator: on the CPU.
+        """
         examples = make_examples(batch, batch.image.shape[-1], generator)
         x_t, t = sample_rollout(student, examples, self.options.student_steps, self.options.shift, generator)
         raw = predict(student, x_t, t, examples)
@@ -173,9 +206,15 @@ class Losses:
         condition: CounterfactualCondition,
         generator: torch.Generator,
     ) -> torch.Tensor:
-        """One step where no picture says what the face is: condition consistency, and the critic's score.
+        """One step where no picture says what the face is: condition consistency, and the critic's score; a scalar.
 
         Around the face the picture does say: whoever is in it, hair goes on as it was.
+
+        Args:
+            student: the unet.
+            critic: None for no adversarial loss.
+            condition: what is asked of B crops.
+            generator: on the CPU.
 
         Raises:
             ValueError: there are no frozen teachers.
@@ -228,6 +267,10 @@ class Losses:
 def load_teachers(options: Options, device: torch.device) -> FrozenTeachers | None:
     """The frozen teachers that the options name, None for none.
 
+    Args:
+        options: the files.
+        device: where they run.
+
     Raises:
         ValueError: some are named without those that they go with.
     """
@@ -278,11 +321,10 @@ def train(options: Options) -> dict[str, Any]:
 
     metrics = run_training(pair, loss_of, options, accelerator) | {"options": recipe(options)}
     if accelerator.is_main_process:
-        pair.student.half().save_pretrained(out / "unet", max_shard_size="15MB")
+        save_trained(pair.student, out / "unet", metrics)
         scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=options.shift)
         scheduler.save_pretrained(out / "scheduler")
         save_file(pair.critic.state_dict(), out / CRITIC)
-        write_json(metrics, out / "training.json")
     return metrics
 
 

@@ -30,7 +30,7 @@ from deid_diffusion.training.run import (
     recipe,
     run_command,
     run_training,
-    write_json,
+    save_trained,
 )
 
 AGE, MALE, GLASSES, FACIAL_HAIR = (ATTRIBUTE_NAMES.index(name) for name in ("age", "male", "glasses", "facial_hair"))
@@ -81,7 +81,14 @@ def masked_cross_entropy(logit: torch.Tensor, probability: torch.Tensor) -> torc
 
 @torch.no_grad()
 def evaluate_estimator(network: torch.nn.Module, faces: FaceSet, seed: int, batches: int = 10) -> dict[str, float]:
-    """Hold-out errors of the second pass: landmarks in % of the eye distance, age in years, agreement."""
+    """Hold-out errors of the second pass: landmarks in % of the eye distance, age in years, agreement.
+
+    Args:
+        network: the face estimator; set to evaluation.
+        faces: crops with labels.
+        seed: of the crops and their augmentation.
+        batches: of 32 crops.
+    """
     network.eval()
     generator = torch.Generator().manual_seed(seed)
     rows = []
@@ -103,7 +110,16 @@ def evaluate_estimator(network: torch.nn.Module, faces: FaceSet, seed: int, batc
 
 @torch.no_grad()
 def evaluate_on_hand_labels(network: torch.nn.Module, faces: FaceSet, hand: HandLabels) -> dict[str, dict[str, float]]:
-    """How well glasses and facial hair are estimated on the crops that a person labelled as hold-out."""
+    """How well glasses and facial hair are estimated on the crops that a person labelled as hold-out.
+
+    Args:
+        network: the face estimator; set to evaluation.
+        faces: crops with labels.
+        hand: labels by hand, with their split.
+
+    Returns:
+        scores by attribute, see `hand_labels.score`.
+    """
     network.eval()
     rows = hand.rows_of(faces.keys)
     kept = hand.holdout & (rows >= 0)
@@ -117,7 +133,12 @@ def evaluate_on_hand_labels(network: torch.nn.Module, faces: FaceSet, hand: Hand
 
 
 def load_labelled_faces(options: Options, device: torch.device) -> tuple[FaceSet, HandLabels | None]:
-    """The crops, and the hand labels if the options name some, whose hold-out is then never drawn."""
+    """The crops, and the hand labels if the options name some, whose hold-out is then never drawn.
+
+    Args:
+        options: data, labels and limit.
+        device: where to hold the crops.
+    """
     faces = load_faces(options.data, device=device, limit=options.limit, labels=options.labels)
     hand = HandLabels.load(options.hand) if options.hand else None
     if hand:
@@ -145,9 +166,8 @@ def train(options: Options) -> dict[str, Any]:
     if hand:
         metrics |= evaluate_on_hand_labels(network, faces, hand)
     if accelerator.is_main_process:
-        network.half().save_pretrained(out / "network", max_shard_size="15MB")
+        save_trained(network, out / "network", metrics)
         faces.shape.save(out / "face_shape.safetensors")
-        write_json(metrics, out / "training.json")
     return metrics
 
 
@@ -167,7 +187,12 @@ def widened(network: ResNetForImageClassification) -> ResNetForImageClassificati
 
 @torch.no_grad()
 def start_at_mean_face(network: ResNetForImageClassification, faces: FaceSet) -> None:
-    """Sets the head's bias to the average answer, so that the first steps do not have to find it."""
+    """Sets the bias of the head's landmarks to the mean face, so that the first steps do not have to find it.
+
+    Args:
+        network: a new one; changed.
+        faces: whose training split is averaged.
+    """
     head = network.classifier[-1]
     head.weight.mul_(0.1)
     head.bias.zero_()

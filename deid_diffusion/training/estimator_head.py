@@ -29,7 +29,7 @@ from deid_diffusion.training.estimator import (
     load_labelled_faces,
     widened,
 )
-from deid_diffusion.training.run import begin, option, recipe, run_command, run_training, write_json
+from deid_diffusion.training.run import begin, option, recipe, run_command, run_training, save_trained
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,13 @@ def trunk_features(network: ResNetForImageClassification, images: torch.Tensor) 
 
 @torch.no_grad()
 def fill_pool(network: ResNetForImageClassification, faces: FaceSet, options: HeadOptions) -> Batch:
-    """One batch of `pool` augmented crops, whose images are the trunk's maps."""
+    """One batch of `pool` augmented crops, whose images are the trunk's maps.
+
+    Args:
+        network: the estimator, whose trunk is run.
+        faces: to draw from.
+        options: size of the pool and of its batches, seed.
+    """
     generator = torch.Generator().manual_seed(options.seed)
     parts = []
     for start in range(0, options.pool, options.batch):
@@ -98,10 +104,9 @@ def train(options: HeadOptions) -> dict[str, Any]:
     if hand:
         metrics |= evaluate_on_hand_labels(network, faces, hand)
     if accelerator.is_main_process:
-        network.half().save_pretrained(out / "network", max_shard_size="15MB")
+        save_trained(network, out / "network", metrics)
         # Identity banks are written in the terms of the face shape, so it stays the one that the estimator came with.
         shutil.copy(Path(options.start).parent / "face_shape.safetensors", out)
-        write_json(metrics, out / "training.json")
     return metrics
 
 

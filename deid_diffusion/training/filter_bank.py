@@ -54,6 +54,11 @@ class Options:
 def pick_photos(anonymize: FaceAnonymizer, faces: FaceSet, count: int) -> list[FaceTask]:
     """Bare faces of the training split that look ahead, as many women as men, analyzed as for a picture.
 
+    Args:
+        anonymize: analyzes them.
+        faces: to pick from.
+        count: how many in all.
+
     Raises:
         ValueError: there are not enough of them.
     """

@@ -24,7 +24,7 @@ from deid_diffusion.training.run import (
     recipe,
     run_command,
     run_training,
-    write_json,
+    save_trained,
 )
 
 # Half-finished samples are soft and noisy; they must be recognised as well as photos.
@@ -41,7 +41,12 @@ class Options(RunOptions):
 
 
 def id_encoder_loss(id_encoder: torch.nn.Module, batch: Batch) -> torch.Tensor:
-    """Distance to the teacher's embedding, and of the batch's similarities to the teacher's similarities."""
+    """Distance to the teacher's embedding, and of the batch's similarities to the teacher's similarities; a scalar.
+
+    Args:
+        id_encoder: in training.
+        batch: crops with the teacher's embeddings.
+    """
     embedding = embed(id_encoder, batch.image)
     direct = 1 - (embedding * batch.embedding).sum(-1).mean()
     # Who resembles whom matters more than where they lie (Park et al. 2019, relational distillation).
@@ -51,7 +56,14 @@ def id_encoder_loss(id_encoder: torch.nn.Module, batch: Batch) -> torch.Tensor:
 
 @torch.no_grad()
 def evaluate_id_encoder(id_encoder: torch.nn.Module, faces: FaceSet, seed: int, batches: int = 8) -> dict[str, float]:
-    """On the hold-out: cosine to the teacher, and correlation of pair similarities with the teacher's."""
+    """On the hold-out: cosine to the teacher, and correlation of pair similarities with the teacher's.
+
+    Args:
+        id_encoder: set to evaluation.
+        faces: crops with the teacher's embeddings.
+        seed: of the crops and their augmentation.
+        batches: of 32 crops.
+    """
     id_encoder.eval()
     generator = torch.Generator().manual_seed(seed)
     rows: list[torch.Tensor] = []
@@ -83,8 +95,7 @@ def train(options: Options) -> dict[str, Any]:
     done = run_training(id_encoder, loss_of, options, accelerator)
     metrics = done | evaluate_id_encoder(id_encoder, faces, options.seed) | {"options": recipe(options)}
     if accelerator.is_main_process:
-        id_encoder.half().save_pretrained(out / "id_encoder", max_shard_size="15MB")
-        write_json(metrics, out / "training.json")
+        save_trained(id_encoder, out / "id_encoder", metrics)
     return metrics
 
 

@@ -30,7 +30,7 @@ from deid_diffusion.training.run import (
     recipe,
     run_command,
     run_training,
-    write_json,
+    save_trained,
 )
 
 FOLD = 4
@@ -84,6 +84,10 @@ def build_unet(channels: tuple[int, ...], layers: int) -> UNet2DConditionModel:
 def condition(batch: Batch, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """What the unet is conditioned on, each part dropped at random so that it may be missing later.
 
+    Args:
+        batch: B crops with labels.
+        generator: on the CPU.
+
     Returns:
         landmarks (B, K, 2) in crop pixels, NaN where dropped, and condition vectors (B, C).
     """
@@ -128,7 +132,13 @@ class Examples:
 
 
 def make_examples(batch: Batch, window: int, generator: torch.Generator) -> Examples:
-    """Draws masks and dropouts, and takes one window of `window` pixels, somewhere, out of all crops."""
+    """Draws masks and dropouts, and takes one window, somewhere, out of all crops.
+
+    Args:
+        batch: B crops with labels.
+        window: W, its side in pixels, a multiple of 4.
+        generator: on the CPU.
+    """
     size, x0 = batch.image.shape[-1], batch.image
     mask = random_masks(batch.landmarks, size, generator).to(x0)
     points, vector = condition(batch, generator)
@@ -148,7 +158,14 @@ def noised(x0: torch.Tensor, t: torch.Tensor, generator: torch.Generator) -> tor
 
 
 def predict(unet: torch.nn.Module, x_t: torch.Tensor, t: torch.Tensor, examples: Examples) -> torch.Tensor:
-    """The unet's raw output, unfolded: x0 in units of the data's standard deviation, (B, 3, W, W) float32."""
+    """The unet's raw output, unfolded: x0 in units of the data's standard deviation, (B, 3, W, W) float32.
+
+    Args:
+        unet: of `build_unet`.
+        x_t: (B, 3, W, W) noisy crops.
+        t: (B,) noise levels in [0, 1].
+        examples: what it is conditioned on.
+    """
     inputs = torch.cat([fold(scale_input(x_t, t[:, None, None, None]), FOLD), examples.context], 1)
     return unfold(unet(inputs, t * 1000, None, class_labels=examples.vector, return_dict=False)[0].float(), FOLD)
 
@@ -182,7 +199,15 @@ def inpaint_loss(
     perceptual: PerceptualLoss | None,
     generator: torch.Generator,
 ) -> torch.Tensor:
-    """One step's loss: squared error of the velocity plus perceptual distance of x0."""
+    """One step's loss, a scalar: squared error of the velocity plus perceptual distance of x0.
+
+    Args:
+        unet: in training.
+        batch: B crops with labels.
+        options: window, and weight of the perceptual distance.
+        perceptual: None for no such distance.
+        generator: on the CPU.
+    """
     examples = make_examples(batch, options.window, generator)
     t = torch.sigmoid(torch.randn(len(examples.x0), generator=generator) + 0.6).to(examples.x0)
     raw = predict(unet, noised(examples.x0, t, generator), t, examples)
@@ -211,9 +236,8 @@ def train(options: Options) -> dict[str, Any]:
 
     metrics = run_training(unet, loss_of, options, accelerator) | {"options": recipe(options)}
     if accelerator.is_main_process:
-        unet.half().save_pretrained(out / "unet", max_shard_size="15MB")
+        save_trained(unet, out / "unet", metrics)
         FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=3.0).save_pretrained(out / "scheduler")
-        write_json(metrics, out / "training.json")
     return metrics
 
 

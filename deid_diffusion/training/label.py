@@ -49,7 +49,13 @@ class Options:
 
 
 def features_of(faces: FaceSet, region: Region, batch: int = 64) -> torch.Tensor:
-    """-> (N, D) float32, each column of mean 0 and deviation 1; a face and its mirror image have the same row."""
+    """(N, D) float32, each column of mean 0 and deviation 1; a face and its mirror image have the same row.
+
+    Args:
+        faces: N crops.
+        region: where the attribute shows, and whether who it is tells something, too.
+        batch: crops at a time.
+    """
     rows = []
     for start in range(0, len(faces.images), batch):
         part = slice(start, start + batch)
@@ -146,7 +152,14 @@ def fit_gender_classifier(faces: FaceSet) -> torch.Tensor:
 
 
 def calibrated_gender_classifier(faces: FaceSet) -> tuple[torch.Tensor, dict[str, dict[str, float]]]:
-    """The classifier for presented gender, its bias set on the hold-out, and its scores there, if there is one."""
+    """A classifier for presented gender, its bias set on the hold-out, and its scores there, if there is one.
+
+    Args:
+        faces: crops with `male` labels.
+
+    Returns:
+        (D + 1,) weights and bias, and the scores by name.
+    """
     classifier = fit_gender_classifier(faces)
     held = torch.nonzero(~faces.train.cpu())[:, 0]
     target = faces.attributes[held, ATTRIBUTE_NAMES.index("male")].numpy()

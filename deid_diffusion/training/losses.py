@@ -36,7 +36,11 @@ class PerceptualLoss:
         return self.net(pixels)
 
     def distance(self, found: list[torch.Tensor], wanted: list[torch.Tensor]) -> torch.Tensor:
-        """All maps of two batches -> (B,), from the chosen ones."""
+        """All maps of two batches -> (B,), from the chosen ones.
+
+        Args:
+            found, wanted: all maps of two batches, (B, C, h, w) each.
+        """
         total = found[0].new_zeros(len(found[0]))
         for number in self.maps:
             got, want = F.normalize(found[number], dim=1), F.normalize(wanted[number], dim=1)

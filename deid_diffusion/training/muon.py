@@ -33,6 +33,13 @@ class Muon(torch.optim.Optimizer):
     Kernels are taken as (out, in x height x width). Steps are scaled to the size of AdamW's (Liu et al. 2025, "Muon is
     scalable for LLM training", eq. 4), so that one learning rate and weight decay serve both. torch's own Muon takes
     matrices only and computes in bfloat16, which many CPUs lack.
+
+    Args:
+        params: all weights.
+        lr: learning rate.
+        momentum: of the orthogonal steps.
+        betas: AdamW's.
+        weight_decay: of both.
     """
 
     def __init__(

@@ -15,10 +15,10 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
 from transformers import ResNetForImageClassification
 
-from deid_diffusion.faces.attribute_classifiers import FILE as PROBES
+from deid_diffusion.faces.attribute_classifiers import FILE as CLASSIFIERS
 from deid_diffusion.faces.estimator import FaceEstimator
 from deid_diffusion.faces.face_shape import EXPRESSION_NAMES, FaceShape
-from deid_diffusion.faces.ood_score import FILE as LIKENESS
+from deid_diffusion.faces.ood_score import FILE as OOD_SCORE
 from deid_diffusion.faces.ood_score import OODScore, pooled
 from deid_diffusion.faces.skin import LIGHT_NAMES, read_light
 from deid_diffusion.methods.identity_bank import MATCHED, IdentityBank
@@ -54,6 +54,11 @@ def build_bank(faces: FaceSet, shape: FaceShape, count: int) -> IdentityBank:
     """The most different people of the training split, by farthest-point sampling on their embeddings.
 
     Their embeddings stand further from the mean than in life (see `identity.py`), or the generated would be cousins.
+
+    Args:
+        faces: crops with labels.
+        shape: gives the identity coefficients.
+        count: how many people.
     """
     # An embedding of somebody with glasses brings the glasses, whatever the attribute says.
     bare = ~(faces.attributes[:, ATTRIBUTE_NAMES.index("glasses")] > 0.3)
@@ -94,6 +99,13 @@ def similarity_thresholds(id_encoder: ResNetForImageClassification, faces: FaceS
 
     Generated portraits repeat themselves: pairs that the teacher itself takes for one person are left out, or the
     thresholds would be those of twins.
+
+    Args:
+        id_encoder: in evaluation.
+        faces: crops with the teacher's embeddings.
+
+    Returns:
+        cosines `far_0.001`, `far_0.01`, `far_0.05`; mean of all pairs, and how many.
     """
     numbers = torch.nonzero(~faces.train)[:, 0]
     parts = [embed(id_encoder, faces.images[part].float() / 127.5 - 1) for part in numbers.split(32)]
@@ -107,7 +119,13 @@ def similarity_thresholds(id_encoder: ResNetForImageClassification, faces: FaceS
 
 @torch.no_grad()
 def fit_ood_score(estimator: FaceEstimator, faces: FaceSet, count: int = 1500) -> OODScore:
-    """Fits the out-of-distribution score on the estimator's features of `count` crops of the training split."""
+    """Fits the out-of-distribution score on the estimator's features of crops of the training split.
+
+    Args:
+        estimator: whose features they are.
+        faces: to draw from.
+        count: how many crops, rounded up to a multiple of 50.
+    """
     generator = torch.Generator().manual_seed(0)
     rows: list[list[torch.Tensor]] = []
     for _ in range(0, count, 50):
@@ -126,7 +144,12 @@ def pack(options: Options) -> None:
 
 
 def pack_estimator(options: Options, faces: FaceSet) -> FaceEstimator:
-    """Writes `out/face_estimator`, and loads it."""
+    """Writes `out/face_estimator`, and loads it.
+
+    Args:
+        options: the run, and where to write.
+        faces: what the out-of-distribution score is fitted on.
+    """
     run, folder = Path(options.estimator), Path(options.out) / "face_estimator"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(run / "network", folder / "network")
@@ -134,15 +157,21 @@ def pack_estimator(options: Options, faces: FaceSet) -> FaceEstimator:
     shutil.copy(run / "training.json", folder)
     classifiers = Path(options.labels).with_suffix(".safetensors")
     if options.labels and classifiers.exists():
-        shutil.copy(classifiers, folder / PROBES)
+        shutil.copy(classifiers, folder / CLASSIFIERS)
     estimator = FaceEstimator.from_pretrained(folder)
-    fit_ood_score(estimator, faces).save(folder / LIKENESS)
+    fit_ood_score(estimator, faces).save(folder / OOD_SCORE)
     write_hashes(folder)
     return estimator
 
 
 def pack_pipeline(options: Options, faces: FaceSet, shape: FaceShape) -> None:
-    """Writes `out/face256`: pipeline, thresholds, identity bank, how the parts were trained, hashes."""
+    """Writes `out/face256`: pipeline, thresholds, identity bank, how the parts were trained, hashes.
+
+    Args:
+        options: the runs, and where to write.
+        faces: the people of the bank.
+        shape: of the estimator.
+    """
     inpaint, run, folder = Path(options.inpaint), Path(options.id_encoder), Path(options.out) / "face256"
     shutil.rmtree(folder, ignore_errors=True)
     unet = UNet2DConditionModel.from_pretrained(inpaint / "unet", dtype=torch.float16)

@@ -16,12 +16,22 @@ MIN_NOISE_SCALE = 0.6  # of the noise that a rollout starts from, 1 at most; pic
 
 
 def noise_schedule(steps: int, shift: float) -> list[float]:
-    """Noise levels of a sampler of so many steps, the first 1, with 0 at the end: `steps + 1` of them."""
+    """Noise levels of a sampler, from 1 to 0: one more than it has steps.
+
+    Args:
+        steps: how many it takes.
+        shift: see `shifted`.
+    """
     return shifted(torch.linspace(1, 0, steps + 1, dtype=torch.float64), shift).tolist()
 
 
 def shifted(even: torch.Tensor, shift: float) -> torch.Tensor:
-    """Noise levels, any shape, from those that are spread evenly over [0, 1] (Esser et al. 2024, eq. 23)."""
+    """Noise levels, any shape, from those that are spread evenly over [0, 1] (Esser et al. 2024, eq. 23).
+
+    Args:
+        even: any shape.
+        shift: above 1 for more time at high noise; 1 changes nothing.
+    """
     return shift * even / (1 + (shift - 1) * even)
 
 

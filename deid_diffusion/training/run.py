@@ -51,6 +51,14 @@ def run_command(options: type, work: Callable[[Any], Any], argv: list[str] | Non
 def parse_options(options: type, argv: list[str] | None, description: str) -> Any:
     """Turns a dataclass of options into command-line flags: `--final-lr 0.1` sets `final_lr`.
 
+    Args:
+        options: the dataclass.
+        argv: the words; None for the process's own.
+        description: for `--help`.
+
+    Returns:
+        an instance of the dataclass.
+
     Raises:
         SystemExit: with code 2, on a wrong option; one that was renamed is answered with its new name.
     """
@@ -90,7 +98,12 @@ def integers(text: str) -> tuple[int, ...]:
 
 
 def option(default: Any, text: str) -> Any:
-    """A dataclass field with its help text."""
+    """A dataclass field with its help text.
+
+    Args:
+        default: its value.
+        text: for `--help`.
+    """
     return field(default=default, metadata={"help": text})
 
 
@@ -168,6 +181,10 @@ def averaged_state(module: torch.nn.Module) -> list[torch.nn.Parameter]:
 
 def build_optimiser(module: torch.nn.Module, options: RunOptions) -> torch.optim.Optimizer:
     """The optimiser that the options name.
+
+    Args:
+        module: what is trained.
+        options: kind, learning rate and weight decay.
 
     Raises:
         ValueError: on another name.
@@ -267,7 +284,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def save_atomically(state: dict[str, Any], path: Path) -> None:
-    """`torch.save` that never leaves half a file."""
+    """`torch.save` that never leaves half a file.
+
+    Args:
+        state: what to save.
+        path: of the file; its folder is made.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".part")
     torch.save(state, partial)
@@ -275,6 +297,23 @@ def save_atomically(state: dict[str, Any], path: Path) -> None:
 
 
 def write_json(values: dict[str, Any], path: Path) -> None:
-    """Writes metrics, readable and stable in a diff."""
+    """Writes metrics, readable and stable in a diff.
+
+    Args:
+        values: by name.
+        path: of the file; its folder is made.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
+
+
+def save_trained(network: Any, folder: Path, metrics: dict[str, Any]) -> None:
+    """Writes a network in half precision, which it is in afterwards, and its metrics beside the folder.
+
+    Args:
+        network: a model of diffusers or transformers.
+        folder: for the network; `training.json` comes into the one around it.
+        metrics: by name.
+    """
+    network.half().save_pretrained(folder, max_shard_size="15MB")
+    write_json(metrics, folder.parent / "training.json")

@@ -40,7 +40,12 @@ class Options:
 
 
 def load_generator(path: Path, shift: float) -> FaceInpaintPipeline:
-    """A packed pipeline, or the averaged unet of a checkpoint with the default scheduler."""
+    """A packed pipeline, or the averaged unet of a checkpoint with the default scheduler.
+
+    Args:
+        path: folder of the pipeline, or a .ckpt beside its unet/config.json.
+        shift: of that scheduler.
+    """
     if path.suffix != ".ckpt":
         return FaceInpaintPipeline.from_pretrained(path, dtype=torch.float32)
     unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(path.parent / "unet"))
@@ -51,7 +56,13 @@ def load_generator(path: Path, shift: float) -> FaceInpaintPipeline:
 
 
 def sample_grid(pipeline: FaceInpaintPipeline, faces: FaceSet, options: Options) -> Image.Image:
-    """Rows: source, source without what is masked, then results; columns: people of the hold-out."""
+    """Rows: source, source without what is masked, then results; columns: people of the hold-out.
+
+    Args:
+        pipeline: generates.
+        faces: crops with labels.
+        options: how many, and how they are sampled.
+    """
     generator = torch.Generator().manual_seed(0)
     numbers = faces.draw(options.faces, generator, train=False)
     still = Jitter(zoom=0, turn_deg=0, shift=0, colour=0, degrade=0)

@@ -1,10 +1,9 @@
 import importlib.util
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from deid_diffusion.evaluation.detectors import detector_from_spec, match_face, sha256
+from deid_diffusion.evaluation.detectors import detector_from_spec, match_face
 from deid_diffusion.evaluation.results import EvaluationError
 from deid_diffusion.types import Face
 
@@ -54,8 +53,3 @@ def test_a_face_is_matched_by_place(places, index):
 def test_a_much_smaller_box_at_the_same_centre_is_the_same_face():
     small = _face(43, 43, side=14)
     assert match_face(_face(30, 30), [small]) is small
-
-
-def test_hash_of_a_file(tmp_path):
-    (tmp_path / "a").write_bytes(b"abc")
-    assert sha256(Path(tmp_path / "a")).startswith("ba7816bf")

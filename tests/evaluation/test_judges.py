@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from deid_diffusion.evaluation import judges
-from deid_diffusion.evaluation.detectors import sha256
 from deid_diffusion.evaluation.judges import TEMPLATES, id_encoder_hashes, judge_from_spec, to_batch
 from deid_diffusion.evaluation.results import EvaluationError
 from deid_diffusion.evaluation.warp import ARCFACE
 from deid_diffusion.types import Face
+from deid_diffusion.weight_files import sha256_of
 from tests.evaluation.conftest import BOX, LANDMARKS, portrait
 
 FACE = Face(BOX, LANDMARKS)
@@ -137,8 +137,8 @@ def test_a_file_that_is_no_network_is_refused(tmp_path):
 def test_the_identity_encoder_may_not_judge(judge_file, tmp_path):
     (tmp_path / "id_encoder").mkdir()
     (tmp_path / "id_encoder" / "model.safetensors").write_bytes(judge_file.read_bytes())
-    assert id_encoder_hashes(tmp_path) == (sha256(judge_file),)
-    assert id_encoder_hashes(tmp_path / "id_encoder") == (sha256(judge_file),)
+    assert id_encoder_hashes(tmp_path) == (sha256_of(judge_file),)
+    assert id_encoder_hashes(tmp_path / "id_encoder") == (sha256_of(judge_file),)
     with pytest.raises(EvaluationError, match="no identity encoder in"):  # else nothing would be kept out, silently
         id_encoder_hashes(tmp_path / "nowhere")
     with pytest.raises(EvaluationError, match="identity encoder or its teacher"):
@@ -146,7 +146,7 @@ def test_the_identity_encoder_may_not_judge(judge_file, tmp_path):
 
 
 def test_nor_may_its_teacher(judge_file, monkeypatch):
-    monkeypatch.setattr(judges, "TEACHER_SHA256", sha256(judge_file))
+    monkeypatch.setattr(judges, "TEACHER_SHA256", sha256_of(judge_file))
     with pytest.raises(EvaluationError, match="teacher"):
         judge_from_spec(f"{judge_file}:64")
 

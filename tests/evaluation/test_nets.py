@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from deid_diffusion.evaluation.cache import ArrayCache
-from deid_diffusion.evaluation.detectors import sha256
 from deid_diffusion.evaluation.measure import FaceMeasurer
 from deid_diffusion.evaluation.nets import FaceNets, NetOptions, five_points
 from deid_diffusion.evaluation.pairing import HashedPicture
 from deid_diffusion.evaluation.results import EvaluationError
 from deid_diffusion.types import Face
+from deid_diffusion.weight_files import sha256_of
 from tests.evaluation.conftest import BOX, LANDMARKS, KnowingDetector, portrait
 
 FACE = Face(BOX, LANDMARKS)
@@ -92,7 +92,7 @@ def test_a_pose_net_says_the_angles_instead_of_five_points(pose_net):
 
 
 def test_a_pose_net_is_known_by_its_weights(pose_net, tmp_path):
-    assert FaceNets(NetOptions(pose=pose_net)).hashes["pose"] == sha256(pose_net.with_suffix(".bin"))
+    assert FaceNets(NetOptions(pose=pose_net)).hashes["pose"] == sha256_of(pose_net.with_suffix(".bin"))
     alone = tmp_path / "pose.xml"
     alone.write_bytes(pose_net.read_bytes())
     with pytest.raises(EvaluationError, match=r"no file for net pose: .*pose\.bin"):

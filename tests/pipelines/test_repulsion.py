@@ -97,7 +97,7 @@ def test_a_mapping_is_a_repulsion_and_none_is_off():
         ({"scale": float("nan")}, "scale must be >= 0 and finite, got nan"),
         ({"scale": float("inf")}, "and finite, got inf"),
         ({"scale": "much"}, "repulsion takes numbers"),
-        (30.0, "repulsion must be a Repulsion, a mapping of its fields, or None, got 30.0"),
+        (30.0, "repulsion must be a Repulsion, a mapping of its fields, or None, got float"),
     ],
 )
 def test_what_is_no_repulsion_says_so(value, message):
