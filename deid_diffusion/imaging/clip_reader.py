@@ -1,0 +1,216 @@
+"""Decodes the frames of a video clip one by one, upright and in order of their times."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..messages import brief, brief_error, brief_path, brief_repr
+from .clip_info import BrokenClipError, ClipError, ClipInfo, load_av, open_clip, probe, video_stream
+from .planes import Layout, Orientation, same, to_rgb
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Frame:
+    """One picture of a clip.
+
+    Attributes:
+        index: from 0, counted from the first frame that the reader gives.
+        pts: time in ticks of the source's `ClipInfo.time_base`.
+        time_s: the same in seconds.
+        image: (H, W, 3) uint8 RGB, upright. Not to be written to: a repeated frame shares it with the one before.
+        repeated: whether every sample equals the frame before.
+        source: the decoded `av.VideoFrame`, in the coded orientation.
+    """
+
+    index: int
+    pts: int
+    time_s: float
+    image: np.ndarray
+    repeated: bool
+    source: Any
+
+    __repr__ = brief_repr
+
+
+class ClipReader:
+    """The frames of the first video stream, in order of their times, decoded as they are asked for.
+
+    Args:
+        path: the file.
+        start_s, stop_s: only frames at or after, and before, these times in seconds; None is no limit.
+        after_pts: only frames later than this: `ClipWriter.resume_at()`.
+        first_index: the first frame's index: `ClipWriter.frames_done`.
+        threads: of the decoder; 0 lets it choose.
+
+    Attributes:
+        info: what `probe` says.
+        notices: what the user should know: streams that are dropped, times that were moved.
+
+    Raises:
+        ClipError: it cannot be read, is HDR, or stores colour in a way that cannot be written back.
+        BrokenClipError: (while iterating) it breaks off or cannot be decoded, and where.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        start_s: float | None = None,
+        stop_s: float | None = None,
+        *,
+        after_pts: int | None = None,
+        first_index: int = 0,
+        threads: int = 1,
+    ) -> None:
+        self.path, self.info = Path(path), probe(path)
+        self._name = brief_path(self.path)
+        if self.info.hdr:
+            raise ClipError(
+                f"{self._name}: wanted standard dynamic range, got HDR ({self.info.hdr}); convert it first, for "
+                "example with ffmpeg's filters zscale and tonemap"
+            )
+        if start_s is not None and stop_s is not None and not start_s < stop_s:
+            raise ClipError(
+                f"{self._name}: wanted a start before the stop, got {brief(start_s)} s to {brief(stop_s)} s"
+            )
+        self._layout = layout_of(self.info)
+        self._orientation = Orientation.from_matrix(self.info.matrix)
+        self._stop_s, self._threads, self._first_index = stop_s, threads, first_index
+        tick = self.info.time_base
+        begin = None if start_s is None else -int(-start_s // tick)  # rounded up
+        later = None if after_pts is None else after_pts + 1
+        self._begin = max((pts for pts in (begin, later) if pts is not None), default=None)
+        self.notices = [f"{self._name}: dropped {', '.join(self.info.dropped)}"] if self.info.dropped else []
+        self._container: Any = None
+
+    def __enter__(self) -> ClipReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._container is not None:
+            self._container.close()
+            self._container = None
+
+    def __iter__(self) -> Iterator[Frame]:
+        before: Frame | None = None
+        for index, (pts, decoded) in enumerate(self._wanted(), self._first_index):
+            repeated = before is not None and same(decoded, before.source)
+            image = before.image if repeated else self._orientation.upright(to_rgb(decoded, self._layout))
+            before = Frame(index, pts, float(pts * self.info.time_base), image, repeated, decoded)
+            yield before
+        if before is None and self._begin is None:
+            raise BrokenClipError(f"{self._name}: wanted frames, got none")
+
+    def _wanted(self) -> Iterator[tuple[int, Any]]:
+        """Decoded frames from the start to the stop, each with its pts."""
+        moved = 0
+        last: int | None = None
+        for decoded in self._decoded():
+            pts = decoded.pts if decoded.pts is not None else decoded.dts
+            if pts is None or (last is not None and pts <= last):
+                # Players show them in this order, and no container holds two frames of one time.
+                pts, moved = (0 if last is None else last + 1), moved + 1
+            last = pts
+            if self._stop_s is not None and pts * self.info.time_base >= self._stop_s:
+                return
+            if self._begin is None or pts >= self._begin:
+                self._check(decoded, pts)
+                yield pts, decoded
+        if moved:
+            self.notices.append(f"{self._name}: {moved} frames had no time of their own, or not a later one")
+
+    def _check(self, frame: Any, pts: int) -> None:
+        got, info = (frame.width, frame.height, frame.format.name), self.info
+        if got != (info.width, info.height, info.pix_fmt):
+            raise ClipError(
+                f"{self._name}: wanted {info.width} x {info.height} {info.pix_fmt} throughout, got {got[0]} x "
+                f"{got[1]} {got[2]} at {float(pts * info.time_base):.2f} s; split it there"
+            )
+
+    def _decoded(self) -> Iterator[Any]:
+        """All frames from the key frame before the start on."""
+        frames = self._from(seek=self._begin is not None)
+        first = next(frames, None)
+        if self._begin is not None and (first is None or first.pts is None or first.pts > self._begin):
+            # The index led past the start: read from the beginning.
+            frames = self._from(seek=False)
+            first = next(frames, None)
+        if first is not None:
+            yield first
+            yield from frames
+
+    def _from(self, seek: bool) -> Iterator[Any]:
+        av = load_av()
+        self.close()
+        self._container = container = open_clip(self.path)
+        stream = video_stream(container, self.path)
+        stream.thread_count = self._threads
+        stream.thread_type = "NONE" if self._threads == 1 else "AUTO"
+        end = _End(self.info)
+        try:
+            if seek:
+                container.seek(self._begin, stream=stream)
+            for packet in container.demux():
+                end.see(packet, packet.stream.index == stream.index)
+                if packet.stream.index == stream.index:
+                    yield from packet.decode()
+        except av.FFmpegError as error:
+            raise BrokenClipError(
+                f"{self._name}: wanted {self.info.codec} frames up to {end.wanted}, got {brief_error(error.strerror)} "
+                f"after {end.time_s:.2f} s; repair it, or take the whole part with a stop time"
+            ) from None
+        if not seek and not end.whole:
+            raise BrokenClipError(
+                f"{self._name}: wanted frames up to {end.wanted}, got a stream that breaks off after "
+                f"{end.time_s:.2f} s; repair it, or take the whole part with a stop time"
+            )
+
+
+class _End:
+    """Whether a file was read to the end that it promises."""
+
+    def __init__(self, info: ClipInfo) -> None:
+        self._info, self._packets, self._corrupt = info, 0, False
+        self.time_s = 0.0  # of the end of the latest packet of any stream
+
+    def see(self, packet: Any, is_video: bool) -> None:
+        if packet.size and packet.stream.type in ("video", "audio"):
+            self._packets += is_video
+            self._corrupt |= packet.is_corrupt
+            stamp = packet.pts if packet.pts is not None else packet.dts
+            if stamp is not None:
+                self.time_s = max(self.time_s, float((stamp + (packet.duration or 0)) * packet.time_base))
+
+    @property
+    def wanted(self) -> str:
+        return f"{self._info.duration_s:.2f} s" if self._info.duration_s else "the end"
+
+    @property
+    def whole(self) -> bool:
+        """A count of frames is exact where a container has one; a duration may be off by some packets."""
+        if self._corrupt or self._packets < (self._info.frames or 0):
+            return False
+        return self.time_s >= (self._info.duration_s or 0) - max(0.5, 2 / float(self._info.rate))
+
+
+def layout_of(info: ClipInfo) -> Layout:
+    """How a clip stores colour.
+
+    Raises:
+        ClipError: in a way that cannot be written back.
+    """
+    try:
+        return Layout.of(info.pix_fmt, info.color_range, info.color_matrix, info.width, info.height)
+    except ValueError as error:
+        raise ClipError(
+            f"{brief_path(info.path)}: {error}; convert it, for example with ffmpeg -pix_fmt yuv420p"
+        ) from None
