@@ -30,14 +30,18 @@ def load_av() -> ModuleType:
     """PyAV, of the extra `video`.
 
     Raises:
-        ClipError: it is not installed; names the extra.
+        ClipError: it is not installed, or too old to write a display rotation; names the extra.
     """
     try:
         import av
+
+        found = av.__version__
     except ImportError as error:
+        found = f"none ({brief_error(error)})"
+    if not found[:1].isdigit() or int(found.split(".")[0]) < 18:
         raise ClipError(
-            f"wanted PyAV to read and write video, got none ({error}); pip install 'deid-diffusion[video]'"
-        ) from None
+            f"video needs PyAV 18 or later, got {found}; pip install 'deid-diffusion[video]' with Python 3.11 or later"
+        )
     return av
 
 
@@ -148,7 +152,7 @@ def video_stream(container: Any, path: Path) -> Any:
     """
     streams = [stream for stream in container.streams.video if not _is_cover(stream)]
     if not streams:
-        raise ClipError(f"{brief_path(path)}: wanted a video stream, got {_words(container, None) or 'no stream'}")
+        raise ClipError(f"{brief_path(path)}: wanted a video stream, got {_kinds(container)}")
     return streams[0]
 
 
@@ -189,7 +193,7 @@ def describe(container: Any, path: Path) -> ClipInfo:
         color_matrix=int(frame.colorspace),
         sample_aspect=aspect or None,
         audio_streams=len(container.streams.audio),
-        dropped=tuple(_words(container, stream).split(", ")) if _words(container, stream) else (),
+        dropped=_dropped(container, stream),
         container=container.format.name,
         size=stat.st_size,
         mtime_ns=stat.st_mtime_ns,
@@ -215,15 +219,16 @@ def _is_uneven(stream: Any) -> bool:
     return bool(stream.average_rate and stream.base_rate and abs(stream.average_rate / stream.base_rate - 1) > 0.01)
 
 
-def _words(container: Any, taken: Any) -> str:
-    """Streams that are not carried on, in words: "video stream 3 (h264), subtitle stream 2"."""
+def _kinds(container: Any) -> str:
+    return ", ".join(dict.fromkeys(stream.type for stream in container.streams)) or "no stream"
+
+
+def _dropped(container: Any, taken: Any) -> tuple[str, ...]:
+    """What is not carried on, in words: ("video stream 3 (h264)", "chapters")."""
     words = []
     for stream in container.streams:
-        if stream is taken or stream.type == "audio":
-            continue
-        kind = "cover picture" if stream.type == "video" and _is_cover(stream) else f"{stream.type} stream"
-        codec = f" ({stream.codec_context.name})" if stream.codec_context is not None else ""
-        words.append(f"{kind} {stream.index}{codec}")
-    if container.chapters():
-        words.append(f"{len(container.chapters())} chapters")
-    return ", ".join(words)
+        if stream.index != taken.index and stream.type != "audio":
+            kind = "cover picture" if stream.type == "video" and _is_cover(stream) else f"{stream.type} stream"
+            codec = f" ({stream.codec_context.name})" if stream.codec_context is not None else ""
+            words.append(f"{kind} {stream.index}{codec}")
+    return (*words, *(["chapters"] if container.chapters() else []))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,29 +105,36 @@ class ClipReader:
         before: Frame | None = None
         for index, (pts, decoded) in enumerate(self._wanted(), self._first_index):
             repeated = before is not None and same(decoded, before.source)
-            image = before.image if repeated else self._orientation.upright(to_rgb(decoded, self._layout))
+            image = before.image if repeated else self._upright(decoded)
             before = Frame(index, pts, float(pts * self.info.time_base), image, repeated, decoded)
             yield before
         if before is None and self._begin is None:
             raise BrokenClipError(f"{self._name}: wanted frames, got none")
 
+    def _upright(self, decoded: Any) -> np.ndarray:
+        # In memory order: torch takes no mirrored views.
+        return np.ascontiguousarray(self._orientation.upright(to_rgb(decoded, self._layout)))
+
     def _wanted(self) -> Iterator[tuple[int, Any]]:
         """Decoded frames from the start to the stop, each with its pts."""
-        moved = 0
+        moved = damaged = 0
         last: int | None = None
-        for decoded in self._decoded():
-            pts = decoded.pts if decoded.pts is not None else decoded.dts
+        for pts, decoded in self._decoded():
             if pts is None or (last is not None and pts <= last):
-                # Players show them in this order, and no container holds two frames of one time.
-                pts, moved = (0 if last is None else last + 1), moved + 1
+                # No container holds two frames of one time; where there are no times at all, the rate makes them.
+                step = 1 if pts is not None else max(1, round(1 / (self.info.rate * self.info.time_base)))
+                pts, moved = (0 if last is None else last + step), moved + 1
             last = pts
             if self._stop_s is not None and pts * self.info.time_base >= self._stop_s:
                 return
             if self._begin is None or pts >= self._begin:
                 self._check(decoded, pts)
+                damaged += decoded.is_corrupt
                 yield pts, decoded
+        if damaged:
+            self.notices.append(f"{self._name}: frames damaged in the file, taken as decoded: {damaged}")
         if moved:
-            self.notices.append(f"{self._name}: {moved} frames had no time of their own, or not a later one")
+            self.notices.append(f"{self._name}: frames without a time of their own, or not a later one: {moved}")
 
     def _check(self, frame: Any, pts: int) -> None:
         got, info = (frame.width, frame.height, frame.format.name), self.info
@@ -136,11 +144,11 @@ class ClipReader:
                 f"{got[1]} {got[2]} at {float(pts * info.time_base):.2f} s; split it there"
             )
 
-    def _decoded(self) -> Iterator[Any]:
-        """All frames from the key frame before the start on."""
+    def _decoded(self) -> Iterator[tuple[int | None, Any]]:
+        """All frames from the key frame before the start on, each with its pts or None."""
         frames = self._from(seek=self._begin is not None)
         first = next(frames, None)
-        if self._begin is not None and (first is None or first.pts is None or first.pts > self._begin):
+        if self._begin is not None and (first is None or first[0] is None or first[0] > self._begin):
             # The index led past the start: read from the beginning.
             frames = self._from(seek=False)
             first = next(frames, None)
@@ -148,21 +156,26 @@ class ClipReader:
             yield first
             yield from frames
 
-    def _from(self, seek: bool) -> Iterator[Any]:
+    def _from(self, seek: bool) -> Iterator[tuple[int | None, Any]]:
         av = load_av()
         self.close()
         self._container = container = open_clip(self.path)
         stream = video_stream(container, self.path)
         stream.thread_count = self._threads
         stream.thread_type = "NONE" if self._threads == 1 else "AUTO"
-        end = _End(self.info)
+        end, stamps = _End(self.info), deque(maxlen=None if self.info.container == "avi" else 0)
         try:
             if seek:
                 container.seek(self._begin, stream=stream)
             for packet in container.demux():
                 end.see(packet, packet.stream.index == stream.index)
-                if packet.stream.index == stream.index:
-                    yield from packet.decode()
+                if packet.stream.index != stream.index:
+                    continue
+                if packet.size:
+                    stamps.append(packet.dts)
+                for frame in packet.decode():
+                    # AVI knows no time but that of decoding; the frames shown have the same times in order.
+                    yield (stamps.popleft() if self.info.container == "avi" and stamps else frame.pts), frame
         except av.FFmpegError as error:
             raise BrokenClipError(
                 f"{self._name}: wanted {self.info.codec} frames up to {end.wanted}, got {brief_error(error.strerror)} "
@@ -183,7 +196,7 @@ class _End:
         self.time_s = 0.0  # of the end of the latest packet of any stream
 
     def see(self, packet: Any, is_video: bool) -> None:
-        if packet.size and packet.stream.type in ("video", "audio"):
+        if packet.size:
             self._packets += is_video
             self._corrupt |= packet.is_corrupt
             stamp = packet.pts if packet.pts is not None else packet.dts
@@ -196,10 +209,10 @@ class _End:
 
     @property
     def whole(self) -> bool:
-        """A count of frames is exact where a container has one; a duration may be off by some packets."""
-        if self._corrupt or self._packets < (self._info.frames or 0):
-            return False
-        return self.time_s >= (self._info.duration_s or 0) - max(0.5, 2 / float(self._info.rate))
+        """A count of frames is exact where a container has one; a duration may be off by a packet or two."""
+        if self._corrupt or self._info.frames:
+            return not self._corrupt and self._packets >= self._info.frames
+        return self.time_s >= (self._info.duration_s or 0) - max(0.1, 2 / float(self._info.rate))
 
 
 def layout_of(info: ClipInfo) -> Layout:

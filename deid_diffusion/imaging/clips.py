@@ -18,7 +18,7 @@ import numpy as np
 from ..messages import brief, brief_error, brief_path
 from .clip_info import BrokenClipError, ClipError, ClipInfo, load_av, open_clip, probe
 from .clip_reader import ClipReader, Frame, layout_of
-from .encoders import Coding, muxer, new_encoder, open_output
+from .encoders import COUNTING, Coding, muxer, new_encoder, open_output
 from .joining import join
 from .planes import Orientation, paste
 from .segments import Segments
@@ -70,6 +70,8 @@ class ClipWriter:
         # By count and not by time, so that a segment ends at the same frame wherever a run was killed.
         self._segment_frames = max(1, round(segment_s * float(info.rate)))
         self._encoder: Any = None
+        self._counting = self._coding.encoder(info) in COUNTING
+        self._stamps: dict[int, tuple[int, int]] = {}  # times of frames in the encoder, where it counts them
         identity = [str(info.path.resolve()), info.size, info.mtime_ns, load_av().__version__]
         choices = [repr(self._coding), self._kind, self._span, self._segment_frames]
         self._segments = Segments(self.path, {"source": identity, "coding": choices, "key": key})
@@ -80,7 +82,6 @@ class ClipWriter:
                 self._segments.remove()
             raise
         self.frames_done = self._segments.frames
-        self._last_pts = self._segments.last_pts
 
     def _rehearse(self) -> None:
         """Opens encoder and container once: what they refuse is known before the work and not after it."""
@@ -128,8 +129,11 @@ class ClipWriter:
         image, changed = self._fitting(frame, image, changed)
         picture = paste(frame.source, self._layout, image, changed)
         picture.pts, picture.time_base, picture.duration = frame.pts, self.info.time_base, frame.source.duration
+        if self._counting:
+            picture.pts, picture.time_base, picture.duration = frame.index, 1 / self.info.rate, 1
+            self._stamps[frame.index] = frame.pts, frame.source.duration
         self._encode(picture)
-        self.frames_done, self._last_pts = self.frames_done + 1, frame.pts
+        self.frames_done += 1
         if self.frames_done % self._segment_frames == 0:
             self._end_segment()
 
@@ -152,6 +156,8 @@ class ClipWriter:
             if self._encoder is None:
                 self._encoder = new_encoder(self.info, self._coding, self._kind)
             for packet in self._encoder.encode(picture):
+                if self._counting:
+                    packet.pts, packet.duration = self._stamps.pop(packet.pts)
                 self._segments.add(packet)
         except av.FFmpegError as error:
             raise ClipError(f"{brief_path(self.path)}: wanted to encode, got {brief_error(error.strerror)}") from None

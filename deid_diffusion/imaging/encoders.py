@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,8 @@ ENCODERS = {
     },
 }
 _PRORES_PROFILES = {"Proxy": 0, "LT": 1, "Standard": 2, "HQ": 3, "4444": 4, "XQ": 5}
+# These want frames evenly spaced, in a time base of few ticks a second.
+COUNTING = {"mpeg4", "mpeg2video", "mpeg1video"}
 # Containers that write a display rotation.
 _TURNING = {"mp4", "mov", "matroska", "webm", "ipod"}
 
@@ -124,10 +127,13 @@ def open_output(path: Any, kind: str, info: ClipInfo, coding: Coding, audio: lis
         ClipError: the encoder or the container does not take such a clip.
     """
     av, name = load_av(), coding.encoder(info)
+    os.environ.setdefault("SVT_LOG", "1")  # or the AV1 encoder greets on stderr for each segment
     if info.matrix is not None and kind not in _TURNING:
         raise ClipError(
             f"{brief_path(info.path)}: wanted a container that holds a rotation, got {kind}; write .mp4 or .mkv"
         )
+    if kind == "avi" and info.variable_rate and info.container != "avi":
+        raise ClipError(f"{brief_path(info.path)}: wanted a container of variable rate, got avi; write .mp4 or .mkv")
     options = {"movflags": "+faststart"} if kind in ("mp4", "mov") else {}
     if kind in ("mp4", "mov") and info.time_base.numerator == 1:
         options["video_track_timescale"] = str(info.time_base.denominator)
@@ -136,7 +142,7 @@ def open_output(path: Any, kind: str, info: ClipInfo, coding: Coding, audio: lis
         container.flags |= av.container.Flags.bitexact.value
         stream = container.add_stream(name, rate=info.rate, options=coding.options(name, info))
         _shape(stream.codec_context, info, coding, kind)
-        stream.time_base = info.time_base
+        stream.time_base = 1 / info.rate if kind == "avi" else info.time_base  # AVI counts frames
         if info.matrix is not None:
             stream.set_display_matrix(info.matrix)
         copies = [container.add_stream_from_template(source) for source in audio]
@@ -157,13 +163,14 @@ def open_output(path: Any, kind: str, info: ClipInfo, coding: Coding, audio: lis
 def _shape(context: Any, info: ClipInfo, coding: Coding, kind: str) -> None:
     """Gives the encoder the clip's size, times and colour."""
     context.width, context.height, context.pix_fmt = info.width, info.height, info.pix_fmt
-    context.time_base, context.framerate = info.time_base, info.rate
+    context.time_base = 1 / info.rate if context.name in COUNTING else info.time_base
+    context.framerate = info.rate
     context.thread_count = coding.threads
     context.color_range, context.colorspace = info.color_range, info.color_matrix
     context.color_primaries, context.color_trc = info.color_primaries, info.color_trc
     if info.sample_aspect:
         context.sample_aspect_ratio = info.sample_aspect
     if kind == "avi":
-        context.max_b_frames = 0  # it holds one time a frame, in decoding order
+        context.max_b_frames = 0  # nor can it say in which other order to show them
     if context.name == "libx265" and kind in ("mp4", "mov"):
         context.codec_tag = "hvc1"  # players of Apple take no other

@@ -140,7 +140,7 @@ def _check(part: Path, path: Path, kind: str, info: ClipInfo, times: list[int], 
     wanted = [time * info.time_base for time in times]
     offset = 0 if kind in _TIMED or not got else min(got) - wanted[0]
     worst = max((abs(a - b - offset) for a, b in zip(sorted(got), wanted, strict=False)), default=0)
-    if len(got) != len(wanted) or (kind != "avi" and worst > tick):
+    if len(got) != len(wanted) or worst > tick:
         raise ClipError(
             f"{brief_path(path)}: wanted {len(wanted)} frames at their times, got {len(got)}, up to "
             f"{float(worst):.3f} s off; {kind} may not hold such times, write .mp4 or .mkv"

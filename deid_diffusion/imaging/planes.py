@@ -11,16 +11,16 @@ from typing import Any
 import cv2
 import numpy as np
 
-# Red's and blue's weight in luma by H.273 matrix code, and what swscale calls the matrix.
+# Red's and blue's weight in luma by H.273 matrix code.
 _MATRICES = {
-    1: (0.2126, 0.0722, 1),
-    4: (0.30, 0.11, 4),
-    5: (0.299, 0.114, 5),
-    6: (0.299, 0.114, 5),
-    7: (0.212, 0.087, 7),
-    9: (0.2627, 0.0593, 9),
+    1: (0.2126, 0.0722),
+    4: (0.30, 0.11),
+    5: (0.299, 0.114),
+    6: (0.299, 0.114),
+    7: (0.212, 0.087),
+    9: (0.2627, 0.0593),
 }
-_FULL = 2
+_LIMITED, _FULL = 1, 2
 # Where red, green and blue lie in a pixel of a packed format.
 _PACKED = {
     "rgb24": (0, 1, 2),
@@ -100,24 +100,33 @@ class Layout:
                 raise ValueError(
                     f"wanted a colour matrix of BT.601, 709, 2020 or the like, got H.273 code {color_matrix}"
                 )
-            # Players take unmarked pictures of high definition for BT.709 and others for BT.601; swscale does not.
+            # Players take unmarked pictures of high definition for BT.709 and others for BT.601.
             color_matrix = 1 if width >= 1280 or height > 576 else 6
-        full = bool(found["full"]) or color_range == _FULL
+        # Grey is full where nothing says otherwise, colour is limited.
+        full = color_range != _LIMITED if found["block"] is None else bool(found["full"]) or color_range == _FULL
         return Layout(pix_fmt, _BLOCKS.get(found["block"]), int(found["bits"] or 8), full, color_matrix)
 
 
 def to_rgb(frame: Any, layout: Layout) -> np.ndarray:
-    """(h, w, 3) uint8 RGB in the coded orientation of a decoded `av.VideoFrame`."""
+    """(h, w, 3) uint8 RGB in the coded orientation of a decoded `av.VideoFrame`.
+
+    The inverse of `paste` to the rounding: swscale's fast conversion is a level too dark, its exact one twice as slow.
+    """
     if layout.matrix == 0:
         return frame.to_ndarray(format="rgb24")
-    return frame.to_ndarray(
-        format="rgb24",
-        src_colorspace=_MATRICES[layout.matrix][2],
-        dst_colorspace=_MATRICES[layout.matrix][2],
-        src_color_range=2 if layout.full else 1,
-        dst_color_range=2,
-        threads=1,
-    )
+    planes = list(_views(frame))
+    if layout.block is not None:
+        step_x, step_y = layout.block
+        height, width = planes[0].shape
+        chroma = [_enlarge(plane, step_x, step_y)[:height, :width] for plane in planes[1:3]]
+        planes = [cv2.merge([planes[0], *chroma])]
+    rgb = cv2.transform(planes[0], _rgb_from_yuv(layout))
+    return rgb if rgb.dtype == np.uint8 else cv2.convertScaleAbs(rgb)
+
+
+def _enlarge(plane: np.ndarray, step_x: int, step_y: int) -> np.ndarray:
+    height, width = plane.shape
+    return cv2.resize(plane, (width * step_x, height * step_y), interpolation=cv2.INTER_NEAREST)
 
 
 def same(frame: Any, other: Any) -> bool:
@@ -200,7 +209,7 @@ def _put(plane: np.ndarray, left: int, top: int, values: np.ndarray, where: np.n
 @lru_cache(maxsize=8)
 def _yuv_from_rgb(layout: Layout) -> np.ndarray:
     """(3, 4) float64: RGB 0..255 to samples, with the offsets in the last column."""
-    red, blue, _ = _MATRICES[layout.matrix]
+    red, blue = _MATRICES[layout.matrix]
     luma = np.array([red, 1 - red - blue, blue])
     cb, cr = (np.array([0, 0, 1]) - luma) / (2 * (1 - blue)), (np.array([1, 0, 0]) - luma) / (2 * (1 - red))
     unit, top = 2.0 ** (layout.bits - 8), 2.0**layout.bits - 1
@@ -217,6 +226,17 @@ def _yuv_from_rgb(layout: Layout) -> np.ndarray:
         for row, scale, offset in zip((luma, cb, cr), scales, offsets, strict=True)
     ]
     return np.array(rows)
+
+
+@lru_cache(maxsize=8)
+def _rgb_from_yuv(layout: Layout) -> np.ndarray:
+    """(3, 4) float64, the way back; (3, 2) for grey."""
+    full = _yuv_from_rgb(layout)
+    inverse = np.linalg.inv(full[:, :3])
+    offset = -inverse @ full[:, 3:]
+    if layout.block is None:
+        return np.hstack([inverse[:, :1], inverse[:, :1] * -full[0, 3]])
+    return np.hstack([inverse, offset])
 
 
 def _views(frame: Any) -> Iterator[np.ndarray]:

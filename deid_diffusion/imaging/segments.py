@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ..messages import brief_path
 from .clip_info import ClipError
 
 # A packet: pts, duration, bytes, whether it is a key frame; then the bytes. No container holds every codec with times
@@ -47,10 +48,10 @@ class Segments:
         self._number, self._file, self._frames = 0, None, 0
         self.frames, self.last_pts = 0, None
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(exist_ok=True)
             self._begin(json.dumps(key, sort_keys=True))
         except OSError as error:
-            raise ClipError(f"wanted a folder for segments beside the output, got {error.strerror}") from None
+            raise ClipError(f"{brief_path(output)}: wanted to write beside it, got {error.strerror}") from None
 
     def _begin(self, key: str) -> None:
         note = self.folder / _KEY
