@@ -108,8 +108,6 @@ class ClipReader:
             image = before.image if repeated else self._upright(decoded)
             before = Frame(index, pts, float(pts * self.info.time_base), image, repeated, decoded)
             yield before
-        if before is None and self._begin is None:
-            raise BrokenClipError(f"{self._name}: wanted frames, got none")
 
     def _upright(self, decoded: Any) -> np.ndarray:
         # In memory order: torch takes no mirrored views.
@@ -131,10 +129,13 @@ class ClipReader:
                 self._check(decoded, pts)
                 damaged += decoded.is_corrupt
                 yield pts, decoded
-        if damaged:
-            self.notices.append(f"{self._name}: frames damaged in the file, taken as decoded: {damaged}")
-        if moved:
-            self.notices.append(f"{self._name}: frames without a time of their own, or not a later one: {moved}")
+        self._note("frames damaged in the file, taken as decoded", damaged)
+        self._note("frames without a time of their own, or not a later one", moved)
+
+    def _note(self, what: str, count: int) -> None:
+        notice = f"{self._name}: {what}: {count}"
+        if count and notice not in self.notices:
+            self.notices.append(notice)
 
     def _check(self, frame: Any, pts: int) -> None:
         got, info = (frame.width, frame.height, frame.format.name), self.info
@@ -163,7 +164,7 @@ class ClipReader:
         stream = video_stream(container, self.path)
         stream.thread_count = self._threads
         stream.thread_type = "NONE" if self._threads == 1 else "AUTO"
-        end, stamps = _End(self.info), deque(maxlen=None if self.info.container == "avi" else 0)
+        end, stamps = _End(self.info, stream, seek), deque(maxlen=None if self.info.container == "avi" else 0)
         try:
             if seek:
                 container.seek(self._begin, stream=stream)
@@ -181,7 +182,7 @@ class ClipReader:
                 f"{self._name}: wanted {self.info.codec} frames up to {end.wanted}, got {brief_error(error.strerror)} "
                 f"after {end.time_s:.2f} s; repair it, or take the whole part with a stop time"
             ) from None
-        if not seek and not end.whole:
+        if not end.whole:
             raise BrokenClipError(
                 f"{self._name}: wanted frames up to {end.wanted}, got a stream that breaks off after "
                 f"{end.time_s:.2f} s; repair it, or take the whole part with a stop time"
@@ -189,19 +190,28 @@ class ClipReader:
 
 
 class _End:
-    """Whether a file was read to the end that it promises."""
+    """Whether a file was read to the end that it promises, from its beginning or (`seek`) from somewhere else."""
 
-    def __init__(self, info: ClipInfo) -> None:
+    def __init__(self, info: ClipInfo, stream: Any, seek: bool) -> None:
         self._info, self._packets, self._corrupt = info, 0, False
+        index = stream.index_entries
+        # Only an index of every frame tells where the last one is.
+        is_full = bool(info.frames) and len(index) >= info.frames
+        self._last_dts = index[len(index) - 1].timestamp if is_full else None
+        self._count = info.frames if not seek else None
+        self._dts = 0
         self.time_s = 0.0  # of the end of the latest packet of any stream
 
     def see(self, packet: Any, is_video: bool) -> None:
-        if packet.size:
-            self._packets += is_video
-            self._corrupt |= packet.is_corrupt
-            stamp = packet.pts if packet.pts is not None else packet.dts
-            if stamp is not None:
-                self.time_s = max(self.time_s, float((stamp + (packet.duration or 0)) * packet.time_base))
+        if not packet.size:
+            return
+        self._packets += is_video
+        self._corrupt |= packet.is_corrupt
+        if is_video and packet.dts is not None:
+            self._dts = max(self._dts, packet.dts)
+        stamp = packet.pts if packet.pts is not None else packet.dts
+        if stamp is not None:
+            self.time_s = max(self.time_s, float((stamp + (packet.duration or 0)) * packet.time_base))
 
     @property
     def wanted(self) -> str:
@@ -209,10 +219,12 @@ class _End:
 
     @property
     def whole(self) -> bool:
-        """A count of frames is exact where a container has one; a duration may be off by a packet or two."""
-        if self._corrupt or self._info.frames:
-            return not self._corrupt and self._packets >= self._info.frames
-        return self.time_s >= (self._info.duration_s or 0) - max(0.1, 2 / float(self._info.rate))
+        """A count of frames and an index are exact where a container has them; a duration may be off by a packet."""
+        if self._corrupt or self._packets < (self._count or 0):
+            return False
+        if self._last_dts is not None:
+            return self._dts >= self._last_dts
+        return bool(self._count) or self.time_s >= (self._info.duration_s or 0) - max(0.1, 2 / float(self._info.rate))
 
 
 def layout_of(info: ClipInfo) -> Layout:

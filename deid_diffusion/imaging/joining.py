@@ -44,6 +44,8 @@ def join(
         )
     times = sorted(packet.pts for packet in segments.packets(with_data=False))
     shift = times[0] if span[0] is not None else 0
+    if span == (None, None):
+        _check_end(info, times[-1])
     try:
         with open_clip(info.path) as source:
             audio = list(source.streams.audio) if keep_audio else []
@@ -69,6 +71,19 @@ def join(
     except OSError as error:
         raise ClipError(f"{brief_path(path)}: wanted to write it, got {error.strerror}") from None
     return notices
+
+
+def _check_end(info: ClipInfo, last: int) -> None:
+    """Raises ClipError where the source goes on after the last frame that was written."""
+    with open_clip(info.path) as source:
+        packets = source.demux(video_stream(source, info.path))
+        shown = (p.pts for p in packets if p.size and p.pts is not None and not p.is_discard)
+        left = float((max(shown, default=last) - last) * info.time_base)
+    # The last frame or two may be too damaged to be decoded.
+    if left > max(0.1, 2 / float(info.rate)):
+        raise ClipError(
+            f"{brief_path(info.path)}: wanted all frames, got none of the last {left:.2f} s; write each one"
+        )
 
 
 def _video(
