@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from ..messages import brief, brief_error, brief_path
-from .clip_info import BrokenClipError, ClipError, ClipInfo, load_av, open_clip, probe
+from .clip_info import BrokenClipError, ClipError, ClipInfo, load_av, probe
 from .clip_reader import ClipReader, Frame, layout_of
-from .encoders import COUNTING, Coding, muxer, new_encoder, open_output
-from .joining import join
+from .encoders import COUNTING, Coding, muxer, new_encoder
+from .joining import join, rehearse
 from .planes import Orientation, paste
 from .segments import Segments
 
@@ -84,11 +84,10 @@ class ClipWriter:
         self.frames_done = self._segments.frames
 
     def _rehearse(self) -> None:
-        """Opens encoder and container once: what they refuse is known before the work and not after it."""
+        """Writes one black frame and the first sound: what a container refuses, or loses without a word, is known
+        before the work and not after it."""
         trial = self._segments.folder / f"trial{self.path.suffix}.part"
-        with open_clip(self.info.path) as source:
-            audio = list(source.streams.audio) if self._audio else []
-            open_output(trial, self._kind, self.info, self._coding, audio)[0].close()
+        rehearse(trial, self._kind, self.info, self._coding, self._audio)
         trial.unlink(missing_ok=True)
 
     def __enter__(self) -> ClipWriter:

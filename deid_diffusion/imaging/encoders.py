@@ -151,13 +151,18 @@ def open_output(path: Any, kind: str, info: ClipInfo, coding: Coding, audio: lis
         container.start_encoding()
     except (av.FFmpegError, ValueError, OverflowError) as error:
         container.close()
-        what = brief_error(getattr(error, "strerror", None) or error)
-        sounds = ", ".join(dict.fromkeys(source.codec_context.name for source in audio)) or "no audio"
-        raise ClipError(
-            f"{brief_path(info.path)}: wanted to write {name} {info.pix_fmt} {info.width} x {info.height} and "
-            f"{sounds} as {kind}, got: {what}; choose another --codec or ending, or --audio drop"
-        ) from None
+        raise refusal(info, coding, kind, audio, error) from None
     return container, stream, copies
+
+
+def refusal(info: ClipInfo, coding: Coding, kind: str, audio: list[Any], got: Exception | str) -> ClipError:
+    """The error of a clip that an encoder or container does not take."""
+    what = brief_error(getattr(got, "strerror", None) or got)
+    sounds = ", ".join(dict.fromkeys(source.codec_context.name for source in audio)) or "no audio"
+    return ClipError(
+        f"{brief_path(info.path)}: wanted to write {coding.encoder(info)} {info.pix_fmt} {info.width} x {info.height} "
+        f"and {sounds} as {kind}, got {what}; choose another --codec or ending, or --audio drop"
+    )
 
 
 def _shape(context: Any, info: ClipInfo, coding: Coding, kind: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..messages import brief_error, brief_path
 from .clip_info import ClipError, ClipInfo, load_av, open_clip, video_stream
-from .encoders import Coding, open_output
+from .encoders import Coding, open_output, refusal
 from .segments import Segments
 
 Span = tuple[float | None, float | None]
@@ -71,6 +71,40 @@ def join(
     except OSError as error:
         raise ClipError(f"{brief_path(path)}: wanted to write it, got {error.strerror}") from None
     return notices
+
+
+def rehearse(part: Path, kind: str, info: ClipInfo, coding: Coding, keep_audio: bool) -> None:
+    """Writes a frame and the first packet of each audio stream, and looks at what comes back.
+
+    Raises:
+        ClipError: encoder or container refuse it, or lose a stream without a word.
+    """
+    av = load_av()
+    with open_clip(info.path) as source:
+        audio = list(source.streams.audio) if keep_audio else []
+        container, stream, copies = open_output(part, kind, info, coding, audio)
+        waiting = dict(zip((sound.index for sound in audio), copies, strict=True))
+        try:
+            with container:
+                frame = av.VideoFrame(info.width, info.height, info.pix_fmt)
+                frame.pts, frame.time_base = 0, stream.codec_context.time_base
+                container.mux(stream.encode(frame) + stream.encode(None))
+                for packet in source.demux(audio) if audio else ():
+                    if packet.size and packet.stream.index in waiting:
+                        packet.stream = waiting.pop(packet.stream.index)
+                        container.mux(packet)
+                    if not waiting:
+                        break
+        except av.FFmpegError as error:
+            raise refusal(info, coding, kind, audio, error) from None
+        types = _types(part)
+        if types != ["video", *["audio"] * len(audio)]:
+            raise refusal(info, coding, kind, audio, f"a file of {', '.join(types)}")
+
+
+def _types(part: Path) -> list[str]:
+    with open_clip(part) as container:
+        return [stream.type for stream in container.streams]
 
 
 def _check_end(info: ClipInfo, last: int) -> None:
