@@ -63,6 +63,7 @@ class ClipInfo:
         profile: of the codec, as FFmpeg names it, or None.
         pix_fmt: FFmpeg's name of the pixel format: "yuv420p10le".
         bit_depth: of a sample of the first component.
+        interlaced: whether the first frame is two fields.
         color_range: 1 limited, 2 full, 0 unspecified.
         color_primaries, color_trc, color_matrix: H.273 codes.
         sample_aspect: width to height of a pixel; None is unspecified.
@@ -86,6 +87,7 @@ class ClipInfo:
     profile: str | None
     pix_fmt: str
     bit_depth: int
+    interlaced: bool
     color_range: int
     color_primaries: int
     color_trc: int
@@ -187,6 +189,7 @@ def describe(container: Any, path: Path) -> ClipInfo:
         profile=context.profile,
         pix_fmt=frame.format.name,
         bit_depth=frame.format.components[0].bits,
+        interlaced=frame.interlaced_frame,
         color_range=int(frame.color_range),
         color_primaries=int(frame.color_primaries),
         color_trc=int(frame.color_trc),

@@ -87,7 +87,9 @@ class ClipReader:
         later = None if after_pts is None else after_pts + 1
         self._begin = max((pts for pts in (begin, later) if pts is not None), default=None)
         self.notices = [f"{self._name}: dropped {', '.join(self.info.dropped)}"] if self.info.dropped else []
-        self._container: Any = None
+        if self.info.interlaced:
+            self.notices.append(f"{self._name}: its fields are looked at and written as whole frames")
+        self._is_open = True
 
     def __enter__(self) -> ClipReader:
         return self
@@ -96,12 +98,11 @@ class ClipReader:
         self.close()
 
     def close(self) -> None:
-        """Closes the file."""
-        if self._container is not None:
-            self._container.close()
-            self._container = None
+        """Ends all reading: an iterator that is still held raises from here on."""
+        self._is_open = False
 
     def __iter__(self) -> Iterator[Frame]:
+        self._check_open()
         before: Frame | None = None
         for index, (pts, decoded) in enumerate(self._wanted(), self._first_index):
             repeated = before is not None and same(decoded, before.source)
@@ -159,34 +160,33 @@ class ClipReader:
 
     def _from(self, seek: bool) -> Iterator[tuple[int | None, Any]]:
         av = load_av()
-        self.close()
-        self._container = container = open_clip(self.path)
-        stream = video_stream(container, self.path)
-        stream.thread_count = self._threads
-        stream.thread_type = "NONE" if self._threads == 1 else "AUTO"
-        end, stamps = _End(self.info, stream, seek), deque(maxlen=None if self.info.container == "avi" else 0)
-        try:
-            if seek:
-                container.seek(self._begin, stream=stream)
-            for packet in container.demux():
-                end.see(packet, packet.stream.index == stream.index)
-                if packet.stream.index != stream.index:
-                    continue
-                if packet.size:
-                    stamps.append(packet.dts)
-                for frame in packet.decode():
-                    # AVI knows no time but that of decoding; the frames shown have the same times in order.
-                    yield (stamps.popleft() if self.info.container == "avi" and stamps else frame.pts), frame
-        except av.FFmpegError as error:
-            raise BrokenClipError(
-                f"{self._name}: wanted {self.info.codec} frames up to {end.wanted}, got {brief_error(error.strerror)} "
-                f"after {end.time_s:.2f} s; repair it, or take the whole part with a stop time"
-            ) from None
-        if not end.whole:
-            raise BrokenClipError(
-                f"{self._name}: wanted frames up to {end.wanted}, got a stream that breaks off after "
-                f"{end.time_s:.2f} s; repair it, or take the whole part with a stop time"
-            )
+        # Each iterator has a container of its own: PyAV crashes on streams of one that was closed.
+        with open_clip(self.path) as container:
+            stream = video_stream(container, self.path)
+            stream.thread_count = self._threads
+            stream.thread_type = "NONE" if self._threads == 1 else "AUTO"
+            end, stamps = _End(self.info, stream, seek), deque(maxlen=None if self.info.container == "avi" else 0)
+            try:
+                if seek:
+                    container.seek(self._begin, stream=stream)
+                for packet in container.demux():
+                    end.see(packet, packet.stream.index == stream.index)
+                    if packet.stream.index != stream.index:
+                        continue
+                    if packet.size:
+                        stamps.append(packet.dts)
+                    for frame in packet.decode():
+                        # AVI knows no time but that of decoding; the frames shown have the same times in order.
+                        yield (stamps.popleft() if self.info.container == "avi" and stamps else frame.pts), frame
+                        self._check_open()
+            except av.FFmpegError as error:
+                raise end.broken(self._name, f"{brief_error(error.strerror)} after") from None
+            if not end.whole:
+                raise end.broken(self._name, "a stream that breaks off after")
+
+    def _check_open(self) -> None:
+        if not self._is_open:
+            raise ClipError(f"{self._name}: wanted an open clip, got one that was closed; open it again")
 
 
 class _End:
@@ -213,9 +213,13 @@ class _End:
         if stamp is not None:
             self.time_s = max(self.time_s, float((stamp + (packet.duration or 0)) * packet.time_base))
 
-    @property
-    def wanted(self) -> str:
-        return f"{self._info.duration_s:.2f} s" if self._info.duration_s else "the end"
+    def broken(self, name: str, got: str) -> BrokenClipError:
+        """The error that says up to where."""
+        until = f"{self._info.duration_s:.2f} s" if self._info.duration_s else "the end"
+        return BrokenClipError(
+            f"{name}: wanted {self._info.codec} frames up to {until}, got {got} {self.time_s:.2f} s; repair it, or "
+            "take the whole part with a stop time"
+        )
 
     @property
     def whole(self) -> bool:

@@ -87,8 +87,10 @@ class ClipWriter:
         """Writes one black frame and the first sound: what a container refuses, or loses without a word, is known
         before the work and not after it."""
         trial = self._segments.folder / f"trial{self.path.suffix}.part"
-        rehearse(trial, self._kind, self.info, self._coding, self._audio)
-        trial.unlink(missing_ok=True)
+        try:
+            rehearse(trial, self._kind, self.info, self._coding, self._audio)
+        finally:
+            trial.unlink(missing_ok=True)
 
     def __enter__(self) -> ClipWriter:
         return self

@@ -70,6 +70,8 @@ def join(
         ) from None
     except OSError as error:
         raise ClipError(f"{brief_path(path)}: wanted to write it, got {error.strerror}") from None
+    finally:
+        part.unlink(missing_ok=True)
     return notices
 
 

@@ -200,6 +200,26 @@ def test_audio_can_be_dropped(tmp_path):
     assert sounds(tmp_path / "out.mp4") == []
 
 
+def test_a_reader_is_read_twice_at_once_and_not_after_its_end(tmp_path):
+    with ClipReader(make_clip(tmp_path / "in.mkv", count=6)) as reader:
+        ahead, behind = iter(reader), iter(reader)
+        assert [next(ahead).index for _ in range(3)] == [0, 1, 2]
+        assert [frame.index for frame in behind] == list(range(6))
+        held = next(ahead)
+    with pytest.raises(ClipError, match="closed"):
+        next(ahead)
+    with pytest.raises(ClipError, match="closed"):
+        next(iter(reader))
+    assert next(planes(held.source)).shape == (64, 96)
+
+
+def test_interlaced_clips_say_so(tmp_path):
+    fields = {"flags": "+ilme+ildct", "top": "1"}
+    source = make_clip(tmp_path / "in.ts", "mpeg2video", time_base=Fraction(1, 25), options=fields)
+    reader, _ = rewrite(source, tmp_path / "out.ts")
+    assert "fields" in reader.notices[0]
+
+
 def test_avi_shows_reordered_frames_in_order(tmp_path):
     source = make_clip(tmp_path / "in.avi", "libx264", time_base=Fraction(1, 25), b_frames=2, count=20)
     with ClipReader(source) as reader:
