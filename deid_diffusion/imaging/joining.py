@@ -90,7 +90,9 @@ def rehearse(part: Path, kind: str, info: ClipInfo, coding: Coding, keep_audio: 
             with container:
                 frame = av.VideoFrame(info.width, info.height, info.pix_fmt)
                 frame.pts, frame.time_base = 0, stream.codec_context.time_base
-                container.mux(stream.encode(frame) + stream.encode(None))
+                for packet in stream.encode(frame) + stream.encode(None):
+                    packet.dts = packet.pts  # x265 invents one for a frame that is alone
+                    container.mux(packet)
                 for packet in source.demux(audio) if audio else ():
                     if packet.size and packet.stream.index in waiting:
                         packet.stream = waiting.pop(packet.stream.index)

@@ -139,6 +139,8 @@ KEPT = {
     "phone.mp4": dict(codec="libx264", time_base=FINE, matrix=TURN_90, sound="aac", aspect=Fraction(4, 3)),
     "mirror.mov": dict(codec="libx264", time_base=FINE, matrix=MIRROR, sound="aac"),
     "ten.mp4": dict(codec="libx265", pix_fmt="yuv420p10le", colour=(1, 9, 1, 9), options=QUIET, time_base=FINE),
+    # The last segment has one frame.
+    "one.mp4": dict(codec="libx265", count=11, options=QUIET, time_base=FINE),
     "full.mp4": dict(codec="libx264", colour=(2, 1, 13, 1), time_base=FINE),
     "web.webm": dict(codec="libvpx-vp9", size=(97, 63), sound="libopus"),
     "turned.mkv": dict(codec="libx264", matrix=TURN_90, sound="libopus"),
