@@ -398,14 +398,29 @@ def test_what_is_no_clip_is_refused(tmp_path, content, match):
         ClipReader(tmp_path / "in.mp4")
 
 
-def test_sound_alone_and_a_cover_picture_are_no_clip(tmp_path):
-    with av.open(str(tmp_path / "in.m4a"), "w", format="mp4") as container:
+def song(path, with_cover):
+    with av.open(str(path), "w", format="mp4") as container:
         audio = container.add_stream("aac", rate=48000, layout="mono")
+        cover = container.add_stream("png", rate=25) if with_cover else None
+        if cover:
+            cover.width, cover.height, cover.pix_fmt = 32, 32, "rgb24"
+            cover.disposition = av.stream.Disposition.attached_pic
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
         frame.sample_rate = 48000
         container.mux(audio.encode(frame) + audio.encode(None))
-    with pytest.raises(ClipError, match="wanted a video stream, got audio"):
-        probe(tmp_path / "in.m4a")
+        if cover:
+            picture = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), "rgb24")
+            container.mux(cover.encode(picture) + cover.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("with_cover", [False, True])
+def test_sound_is_no_clip_even_with_a_cover_picture(tmp_path, with_cover):
+    path = song(tmp_path / "in.m4a", with_cover)
+    with av.open(str(path)) as container:
+        assert len(container.streams.video) == with_cover
+    with pytest.raises(ClipError, match="wanted a video stream, got"):
+        probe(path)
 
 
 def write_all(source, target, frames, then=lambda: None):
