@@ -25,6 +25,7 @@ def make_clip(
     options=None,
     b_frames=None,
     extras=False,
+    container_options=None,
 ):
     """A moving pattern of blocks. `colour`: range, primaries, transfer, matrix; `extras`: what must not survive."""
     import av
@@ -32,7 +33,7 @@ def make_clip(
     blocks = np.random.default_rng(0).integers(0, 255, (size[1] // 4 + 1, size[0] // 4 + 1, 3), dtype=np.uint8)
     pattern = blocks.repeat(4, 0).repeat(4, 1)[: size[1], : size[0]]
     pts = pts or [round(i / rate / time_base) for i in range(count)]
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", container_options=container_options or {}) as container:
         stream = container.add_stream(codec, rate=rate, options=options or {})
         context = stream.codec_context
         context.width, context.height, context.pix_fmt = *size, pix_fmt

@@ -65,6 +65,15 @@ def sounds(path):
     return [(len(data), hashlib.md5(b"".join(data)).hexdigest()) for data in packets.values()]
 
 
+def lags(path):
+    """Seconds from the first frame to the first sound, of each audio stream."""
+    with av.open(str(path)) as container:
+        starts = [float(stream.start_time * stream.time_base) for stream in container.streams.audio]
+        picture = container.streams.video[0]
+        first = float((picture.start_time or 0) * picture.time_base)
+    return [start - first for start in starts]
+
+
 def left_over(folder):
     return [path.name for path in folder.iterdir() if path.name.startswith(".deid-")]
 
@@ -149,7 +158,13 @@ KEPT = {
     "camera.avi": dict(codec="mjpeg", pix_fmt="yuvj420p", time_base=Fraction(1, 25)),
     "edit.mov": dict(codec="prores_ks", pix_fmt="yuv422p10le", time_base=FINE, sound="pcm_s16le"),
     "tv.ts": dict(codec="mpeg2video", time_base=Fraction(1, 25), sound="mp2"),
-    "late.mp4": dict(codec="libx264", pts=[5000 + 512 * i for i in range(12)], time_base=FINE, sound="aac"),
+    "late.mp4": dict(
+        codec="libx264",
+        pts=[5003 + 512 * i for i in range(12)],
+        time_base=FINE,
+        sound="aac",
+        container_options={"movie_timescale": "12800"},
+    ),
     "uneven.mp4": dict(codec="libx264", pts=[0, 7, 500, 1100, 1101, 3000, 3001, 9000, 9500, 13777], time_base=FINE),
     "shuffled.mp4": dict(codec="libx264", count=40, time_base=FINE, b_frames=4, options={"preset": "slow"}),
 }
@@ -166,6 +181,7 @@ def test_times_tags_turn_and_sound_are_kept(tmp_path, name):
         assert getattr(before, field) == getattr(after, field), field
     assert [frame.pts for frame in decode(source)] == [frame.pts for frame in decode(target)]
     assert sounds(source) == sounds(target)
+    assert lags(source) == pytest.approx(lags(target), abs=1e-6)
     assert bool(sounds(target)) == bool(KEPT[name].get("sound"))
     assert left_over(tmp_path) == []
 
