@@ -23,16 +23,23 @@ Embed = Callable[[np.ndarray], np.ndarray]  # (B, S, S, 3) uint8 -> (B, D) float
 
 
 def analyze_faces(
-    image: np.ndarray, tasks: Sequence[FaceTask], estimator: FaceEstimator, embed: Embed, size: int
+    image: np.ndarray,
+    tasks: Sequence[FaceTask],
+    estimator: FaceEstimator,
+    embed: Embed,
+    size: int,
+    everybody: Sequence[Face] | None = None,
 ) -> list[FaceTask]:
     """Reads the faces of one picture.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        tasks: one for every face that was detected in it: neighbours are no context for each other.
+        tasks: the faces to read.
         estimator: landmarks and attributes.
         embed: the identity encoder.
         size: side S of the crops in pixels.
+        everybody: every face that was detected in it, the tasks' own objects among them: neighbours are no context
+            for each other. None for those of the tasks.
 
     Returns:
         the tasks in their order; REDACTED where landmarks do not fit the detection, FAILED where a model broke.
@@ -44,7 +51,8 @@ def analyze_faces(
         log.exception("reading faces failed")
         return [task.decided(Outcome.FAILED, f"reading failed: {brief_error(error)}") for task in tasks]
     rows = zip(tasks, crops, _read_all(crops, estimator, embed), strict=True)
-    return [_analyzed(image, task, crop, read, faces) for task, crop, read in rows]
+    others = faces if everybody is None else everybody
+    return [_analyzed(image, task, crop, read, others) for task, crop, read in rows]
 
 
 def _analyzed(
