@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ import numpy as np
 
 from .anonymizer import FaceAnonymizer
 from .clip_result import ClipResult
-from .faces.motion import COARSE, FINE
+from .faces.attributes import Attributes
+from .faces.motion import COARSE, FINE, smooth
 from .faces.scan import Scan
 from .faces.task import FaceTask, ImageAnalysis
 from .faces.tracks import Origin, Sighting
@@ -23,6 +24,7 @@ from .messages import brief, brief_error
 from .methods.protocol import find_method
 from .methods.redact import redact
 from .methods.roles import Role, Roles, as_set
+from .methods.sequence import FacesInSequence, FrameTasks
 from .methods.targets import TrackTargets
 from .result import AnonymizedImage
 from .settings import Settings
@@ -30,6 +32,7 @@ from .timing import Timing
 from .types import Face, Outcome, Redaction
 
 log = logging.getLogger(__name__)
+STRIDE = 2  # frames
 Progress = Callable[[str, int, float], None]  # "look" or "write", frames so far, seconds of the clip so far
 
 
@@ -110,8 +113,7 @@ class VideoAnonymizer:
         run.settle()
         with ClipReader(path, options.start_s, options.stop_s) as frames:
             with ClipWriter(out, frames, audio=options.audio, crf=options.crf, codec=options.codec) as writer:
-                for number, frame in enumerate(frames):
-                    result = run.frame(number, frame.image)
+                for frame, result in run.results((frame.image, frame) for frame in frames):
                     writer.write(frame, result.image, result.changed_mask)
                     tell("write", frame.index, frame.time_s)
         return run.finish(Path(out))
@@ -139,20 +141,24 @@ class VideoAnonymizer:
             ValueError: settings that clips cannot follow, frames that are none.
         """
         run = self._begin(seed, settings, changes)
-        waiting: deque[np.ndarray] = deque()
-        ahead, number = max(1, round(self.options.ahead_s * fps)), 0
-        for image in frames:
-            _check_frame(image, run.scan.size)
-            run.scan.add(image, len(run.scan.linker.times_s) / fps)
-            waiting.append(image)
-            if len(waiting) > ahead:
-                run.settle(number)
-                yield run.frame(number, waiting.popleft())
-                number += 1
-        while waiting:
+        ahead = max(1, round(self.options.ahead_s * fps))
+
+        def looked() -> Iterator[tuple[np.ndarray, None]]:
+            waiting: deque[np.ndarray] = deque()
+            number = 0
+            for image in frames:
+                _check_frame(image, run.scan.size)
+                run.scan.add(image, len(run.scan.linker.times_s) / fps)
+                waiting.append(image)
+                if len(waiting) > ahead:
+                    run.settle(number)
+                    yield waiting.popleft(), None
+                    number += 1
             run.settle(number)
-            yield run.frame(number, waiting.popleft())
-            number += 1
+            yield from ((image, None) for image in waiting)
+
+        for _, result in run.results(looked()):
+            yield result
 
     def _begin(self, seed: int, settings: Settings | None, changes: Mapping[str, Any]) -> _Run:
         if not isinstance(seed, int | np.integer) or seed < 0:
@@ -180,31 +186,80 @@ class _Run:
         self.policy = TrackTargets(anonymizer.same_person(settings), anonymizer.bank, seed)
         self.roles = Roles(self.scan, self.policy, settings, FINE if options.motion == "fine" else COARSE)
         self.context = anonymizer.context(settings, self.policy, self.timing)
+        self.stride = (options.stride or STRIDE) if self.method.uses_targets else 1
+        self.sequence = FacesInSequence(self.method, self.context, self.stride)
         self.result = ClipResult(None)
         self._people: dict[int, int] = {}
+        self._starts: set[int] = set()
         self._first, self._sightings = 0, list[list[Sighting]]()
 
     def settle(self, first: int = 0) -> None:
         """Says where all faces are, from a frame on, with what is known by now."""
         self._people = self.scan.people(self.anonymizer.thresholds["far_0.01"])
+        self._starts = set(self.scan.linker.starts)
         self._first, self._sightings = first, self.scan.sightings(self._people, first)
 
-    def frame(self, number: int, image: np.ndarray) -> AnonymizedImage:
-        """A frame, anonymized; blurred as a whole where that fails."""
+    def results(self, frames: Iterable[tuple[np.ndarray, Any]]) -> Iterator[tuple[Any, AnonymizedImage]]:
+        """Anonymizes frames that were looked at.
+
+        Args:
+            frames: (H, W, 3) uint8 RGB, and what comes back with the result.
+
+        Yields:
+            the results in order, at most a block behind.
+        """
+        block: list[_Prepared] = []
+        prepared = (self._prepared(number, *frame) for number, frame in enumerate(frames))
+        for before, now, after in _with_neighbours(prepared):
+            now.tasks = [_smoothed(task, before, after) for task in now.tasks]
+            block.append(now)
+            ends = after is None or after.number in self._starts
+            if ends or len(block) >= self.stride or now.number in self._starts:
+                yield from self._finished(block)
+                block = []
+
+    def _prepared(self, number: int, image: np.ndarray, source: Any) -> _Prepared:
+        """A frame with its faces read."""
         sightings, time_s = self._sightings[number - self._first], self.scan.linker.times_s[number]
+        frame = _Prepared(number, time_s, image, source, sightings)
         if number in self.scan.failed:
-            return self._blurred(image, time_s, "looking for faces failed")
+            frame.failure = "looking for faces failed"
+            return frame
         try:
-            tasks = self._tasks(image, sightings)
-            pending = [task for task in tasks if task.pending]
-            done = iter(self.method(pending, self.context) if pending else [])
-            tasks = [next(done) if task.pending else task for task in tasks]
-            analysis = ImageAnalysis(Picture(image), image, tuple(tasks), self.timing)
+            frame.tasks = self._tasks(image, sightings)
+            frame.stepped = {t.number: t.wanted for t in frame.tasks if t.pending and t.wanted is not None}
+        except Exception as error:
+            log.exception("reading frame %d failed", number)
+            frame.failure = brief_error(error)
+        return frame
+
+    def _finished(self, block: Sequence[_Prepared]) -> Iterator[tuple[Any, AnonymizedImage]]:
+        """The frames of a block; blurred as a whole where that fails."""
+        try:
+            rows = self._generate([FrameTasks(one.number, one.time_s, one.tasks) for one in block])
+        except Exception as error:
+            log.exception("generating failed")
+            rows = [[_failed(task, error) for task in one.tasks] for one in block]
+        for frame, tasks in zip(block, rows, strict=True):
+            yield frame.source, self._composited(frame, tasks)
+
+    def _generate(self, block: Sequence[FrameTasks]) -> list[list[FaceTask]]:
+        if self.method.uses_targets:
+            return self.sequence(block)
+        pending = [task for frame in block for task in frame.tasks if task.pending]
+        done = iter(self.method(pending, self.context) if pending else [])
+        return [[next(done) if task.pending else task for task in frame.tasks] for frame in block]
+
+    def _composited(self, frame: _Prepared, tasks: Sequence[FaceTask]) -> AnonymizedImage:
+        if frame.failure:
+            return self._blurred(frame, frame.failure)
+        try:
+            analysis = ImageAnalysis(Picture(frame.image), frame.image, tuple(tasks), self.timing)
             result = self.anonymizer.composite(analysis, tasks, self.settings)
         except Exception as error:
-            log.exception("frame %d failed", number)
-            return self._blurred(image, time_s, brief_error(error))
-        self.result.add(time_s, sightings, result.faces)
+            log.exception("frame %d failed", frame.number)
+            return self._blurred(frame, brief_error(error))
+        self.result.add(frame.time_s, frame.sightings, result.faces)
         return result
 
     def finish(self, path: Path | None) -> ClipResult:
@@ -254,11 +309,49 @@ class _Run:
             wanted=wanted, targets=(role.target,),
         )  # fmt: skip
 
-    def _blurred(self, image: np.ndarray, time_s: float, reason: str) -> AnonymizedImage:
-        everything = np.ones(image.shape[:2], bool)
+    def _blurred(self, frame: _Prepared, reason: str) -> AnonymizedImage:
+        everything = np.ones(frame.image.shape[:2], bool)
         self.result.frames += 1
-        self.result.note(time_s, f"the whole frame was blurred: {reason}")
-        return AnonymizedImage(redact(image, everything, Redaction.BLUR), (), {}, everything, Picture(image))
+        self.result.note(frame.time_s, f"the whole frame was blurred: {reason}")
+        image = redact(frame.image, everything, Redaction.BLUR)
+        return AnonymizedImage(image, (), {}, everything, Picture(frame.image))
+
+
+@dataclass(eq=False)
+class _Prepared:
+    """A frame on its way: its faces with what was read, or why that failed."""
+
+    number: int
+    time_s: float
+    image: np.ndarray
+    source: Any
+    sightings: Sequence[Sighting]
+    tasks: list[FaceTask] = field(default_factory=list)
+    failure: str = ""
+    stepped: dict[int, Attributes] = field(default_factory=dict)
+
+
+def _with_neighbours(items: Iterable[_Prepared]) -> Iterator[tuple[_Prepared | None, _Prepared, _Prepared | None]]:
+    """Each one with that before and that after it."""
+    before = now = None
+    for after in items:
+        if now is not None:
+            yield before, now, after
+        before, now = now, after
+    if now is not None:
+        yield before, now, None
+
+
+def _smoothed(task: FaceTask, before: _Prepared | None, after: _Prepared | None) -> FaceTask:
+    """With its motion smoothed over the frames before and after it."""
+    if not task.pending or task.wanted is None:
+        return task
+    near = [None if frame is None else frame.stepped.get(task.number) for frame in (before, after)]
+    return replace(task, wanted=smooth(near[0], task.wanted, near[1]))
+
+
+def _failed(task: FaceTask, error: Exception) -> FaceTask:
+    return task.decided(Outcome.FAILED, f"generating failed: {brief_error(error)}") if task.pending else task
 
 
 def _hidden(task: FaceTask, role: Role | None, sighting: Sighting) -> FaceTask:
