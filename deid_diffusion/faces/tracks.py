@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from ..types import Face
 
@@ -161,10 +160,18 @@ def link_cost(predicted: np.ndarray, box: np.ndarray, reach: float) -> float:
 
 
 def assign(costs: np.ndarray) -> list[tuple[int, int]]:
-    """The links (row, column) that together cost least; each row and column once."""
-    if not costs.size:
-        return []
-    return [(int(r), int(c)) for r, c in zip(*linear_sum_assignment(costs), strict=True) if costs[r, c] < _NEVER]
+    """The links (row, column), cheapest first, each row and column once.
+
+    Where greed costs more than the best assignment, two links are about as good, and the identity encoder decides.
+    """
+    links, rows, columns = [], set[int](), set[int]()
+    for place in np.argsort(costs, axis=None, kind="stable").tolist():
+        row, column = divmod(place, costs.shape[1])
+        if costs[row, column] < _NEVER and row not in rows and column not in columns:
+            links.append((row, column))
+            rows.add(row)
+            columns.add(column)
+    return links
 
 
 def join_backwards(linker: Linker) -> dict[int, int]:
