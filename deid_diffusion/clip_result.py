@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .faces.tracks import Origin, Sighting
+from .faces.sightings import Origin, Sighting
 from .types import FaceReport, Outcome
 
 JOIN_S = 0.5  # spans of one kind that are closer than this are one

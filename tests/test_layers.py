@@ -17,6 +17,7 @@ ROWS = [
     "methods",
     "spec result clip_result",
     "anonymizer",
+    "clip_run",
     "video",
     "jobs",
     "hub evaluation training",

@@ -15,8 +15,9 @@ from ..imaging.shots import is_cut, thumbnail
 from ..types import Face, Outcome
 from .attributes import Attributes
 from .motion import summarize
+from .sightings import Sighting, fill
 from .task import FaceTask
-from .tracks import Linker, Sighting, fill, group_people, iou, join_backwards
+from .tracks import Linker, group_people, iou, join_backwards
 
 log = logging.getLogger(__name__)
 LOOK_S = 0.5  # between two full looks
@@ -82,6 +83,9 @@ class Scan:
             image: (H, W, 3) uint8 RGB.
             time_s: of the frame.
             repeated: whether it is the frame before once more.
+
+        Raises:
+            Exception: whatever the detector raises at the first frame; later ones are noted in `failed`.
         """
         thumb = thumbnail(image)
         cut = self._thumbnail is None or is_cut(self._thumbnail, thumb)
@@ -92,6 +96,8 @@ class Scan:
         try:
             faces = self._detect(image, time_s, cut)
         except Exception:
+            if not self.linker.times_s:  # it never worked, so that no frame would be left
+                raise
             log.exception("looking for faces failed")
             self.failed.add(len(self.linker.times_s))
             faces = []
@@ -163,7 +169,7 @@ class Scan:
         return group_people(list(self.linker.tracks.values()), threshold)
 
     def sightings(self, people: Mapping[int, int] | None = None, first: int = 0) -> list[list[Sighting]]:
-        """Where all faces are, for each frame from `first` on, see `tracks.fill`."""
+        """Where all faces are, for each frame from `first` on, see `sightings.fill`."""
         linker = self.linker
         return fill(list(linker.tracks.values()), linker.times_s, linker.starts, self.size, people, first)
 

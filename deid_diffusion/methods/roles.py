@@ -40,16 +40,20 @@ class Role:
 
 
 class Roles:
-    """The roles of all tracks; each is settled when it is first asked for, from what is known by then."""
+    """The roles of all tracks; each is settled when it is first asked for, from what is known by then.
+
+    Attributes:
+        settled: those so far, by the track's number.
+    """
 
     def __init__(self, scan: Scan, policy: TrackTargets, settings: Settings, parts: int) -> None:
         """Takes what is known of the tracks, who chooses targets, and the parts of a step, see `faces.motion`."""
         self.scan, self.policy, self.settings, self.parts = scan, policy, settings, parts
-        self._roles: dict[int, Role] = {}
+        self.settled: dict[int, Role] = {}
 
     def __call__(self, track: int, people: Mapping[int, int]) -> Role | None:
         """The role of a track; None for one of which nothing could be read."""
-        if track not in self._roles:
+        if track not in self.settled:
             embedding = self.scan.mean_embedding(track)
             if embedding is None:
                 return None
@@ -57,8 +61,8 @@ class Roles:
             kept, reason = self.scan.verdict(track)
             wanted = as_set(median.quantize(), self.settings)
             target = None if kept else self.policy.add(track, person, wanted, embedding)
-            self._roles[track] = Role(person, target, Motion(median, self.parts), embedding, reason)
-        return self._roles[track]
+            self.settled[track] = Role(person, target, Motion(median, self.parts), embedding, reason)
+        return self.settled[track]
 
 
 def as_set(attributes: Attributes, settings: Settings) -> Attributes:
