@@ -93,6 +93,7 @@ class ClipResult:
         review: what somebody should look at, in order of time.
         notes: what is to be known about the whole clip.
         seconds: time by stage.
+        blurred_frames: how many were blurred as a whole, as nobody could say who is in them.
     """
 
     path: Path | None
@@ -103,6 +104,7 @@ class ClipResult:
     review: list[Span] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     seconds: Mapping[str, float] = field(default_factory=dict)
+    blurred_frames: int = 0
 
     @property
     def faces(self) -> tuple[TrackReport, ...]:

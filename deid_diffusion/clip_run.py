@@ -228,6 +228,7 @@ class ClipRun:
     def _blurred(self, frame: _Prepared, reason: str) -> AnonymizedImage:
         everything = np.ones(frame.image.shape[:2], bool)
         self.result.frames += 1
+        self.result.blurred_frames += 1
         self.result.note(frame.time_s, f"the whole frame was blurred: {reason}")
         height, width = frame.image.shape[:2]
         # A blur this wide is the same from a small copy, and a hundred times as fast.

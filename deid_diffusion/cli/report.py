@@ -11,6 +11,8 @@ from typing import Any
 
 from deid_diffusion.jobs.run import JobResult
 
+_OF_CLIPS = ("frames", "blurred_frames", "notes", "review")
+
 
 def write_report(path: Path, results: Sequence[JobResult], about: Mapping[str, Any]) -> None:
     """Writes the report, whole or not at all.
@@ -25,6 +27,7 @@ def write_report(path: Path, results: Sequence[JobResult], about: Mapping[str, A
         {
             "file": result.job.name,
             **{name: result.picture.get(name) for name in ("width", "height", "sha256")},
+            **{name: result.picture[name] for name in _OF_CLIPS if name in result.picture},
             "output": str(result.job.out_path) if result.ok else None,
             "seed": result.job.seed,
             "faces": len(result.faces),

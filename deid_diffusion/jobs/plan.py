@@ -25,7 +25,7 @@ class PlanError(ValueError):
 
 @dataclass(frozen=True)
 class Job:
-    """One picture to anonymize.
+    """One picture or clip to anonymize.
 
     Attributes:
         in_path, out_path: from where, to where.
@@ -43,6 +43,11 @@ class Job:
     boxes: Boxes | None = None
     preview_path: Path | None = None
     sha256: str = ""
+
+    @property
+    def is_clip(self) -> bool:
+        """Whether it is a clip and no picture."""
+        return self.in_path.suffix.lower() in VIDEOS
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,8 @@ def plan(inputs: Sequence[Path], out: Path | None = None, seed: int = 0, preview
             raise PlanError(f"wanted a path, got {wrong}; check it")
     inputs = list(dict.fromkeys(Path(path) for path in inputs))
     lone = len(inputs) == 1 and not inputs[0].is_dir()
-    to_file = out is not None and lone and out.suffix.lower() in FORMATS and not out.is_dir()
+    kinds = VIDEOS if lone and inputs[0].suffix.lower() in VIDEOS else FORMATS
+    to_file = out is not None and lone and out.suffix.lower() in kinds and not out.is_dir()
     if out is not None and not to_file and out.exists() and not out.is_dir():
         raise PlanError(f"{out}: wanted a folder, got a file; give -o a folder, or one picture and a picture's name")
     skipped: list[Path] = []
@@ -100,7 +106,8 @@ def plan(inputs: Sequence[Path], out: Path | None = None, seed: int = 0, preview
         place = item.target if to_file else _place(item, jobs)
         if place in jobs:
             raise PlanError(f"{item.path} and {jobs[place].in_path} would both become {place}; run them one by one")
-        preview = place.with_name(f"{place.stem}_before_after.png") if previews else None
+        shown = previews and item.path.suffix.lower() not in VIDEOS
+        preview = place.with_name(f"{place.stem}_before_after.png") if shown else None
         own = seed if lone else file_seed(seed, item.name)
         jobs[place] = Job(item.path, place, own, item.name.as_posix(), preview_path=preview)
     targets = {item.target for item in found}
@@ -123,8 +130,6 @@ def _look(path: Path, out: Path | None, several: bool, skipped: list[Path]) -> l
     if not path.exists():
         raise PlanError(f"{path}: wanted a picture or a folder, found nothing there; check the path")
     if not path.is_dir():
-        if path.suffix.lower() in VIDEOS:
-            raise PlanError(f"{path}: wanted pictures, got a video, which is not supported yet; leave it out")
         return [_Found(path, Path(path.name), out)]
     label = path.resolve().name
     if out is None and not label:
@@ -134,24 +139,26 @@ def _look(path: Path, out: Path | None, several: bool, skipped: list[Path]) -> l
         raise PlanError(f"{path}: wanted an output folder of its own, got the input folder; give -o another one")
     # Two folders mirrored into one keep their names apart.
     prefix = Path(label) if several and out is not None else Path()
-    pictures = pictures_in(path, target, skipped)
+    pictures = pictures_in(path, target, skipped, {*FORMATS, *VIDEOS})
     return [_Found(picture, prefix / picture.relative_to(path), target) for picture in pictures]
 
 
-def pictures_in(folder: Path, target: Path | None = None, skipped: list[Path] | None = None) -> list[Path]:
+def pictures_in(
+    folder: Path, target: Path | None = None, skipped: list[Path] | None = None, kinds: Collection[str] = FORMATS
+) -> list[Path]:
     """Pictures of a tree, by suffix, without what is hidden and without the outputs in `target`; never none.
 
     Raises:
         PlanError: no picture there, or a folder that cannot be listed.
     """
     leave = None if target is None else target.resolve()
-    pictures = sorted(_walk(folder, leave, [] if skipped is None else skipped))
+    pictures = sorted(_walk(folder, leave, [] if skipped is None else skipped, kinds))
     if not pictures:
         raise PlanError(f"{folder}: wanted a folder with pictures ({' '.join(FORMATS)}), found none in it")
     return pictures
 
 
-def _walk(folder: Path, target: Path | None, skipped: list[Path]) -> Iterable[Path]:
+def _walk(folder: Path, target: Path | None, skipped: list[Path], kinds: Collection[str]) -> Iterable[Path]:
 
     def fail(error: OSError) -> None:
         raise PlanError(f"{error.filename}: wanted to list it, got {error.strerror}; check its permissions")
@@ -166,7 +173,7 @@ def _walk(folder: Path, target: Path | None, skipped: list[Path]) -> Iterable[Pa
                 skipped.append(here / name)
         for name in files:
             # A link to nowhere is a file here, too.
-            if name.startswith(".") or Path(name).suffix.lower() not in FORMATS or not (here / name).exists():
+            if name.startswith(".") or Path(name).suffix.lower() not in kinds or not (here / name).exists():
                 skipped.append(here / name)
             else:
                 yield here / name
@@ -174,7 +181,7 @@ def _walk(folder: Path, target: Path | None, skipped: list[Path]) -> Iterable[Pa
 
 def _suffix(path: Path) -> str:
     suffix = path.suffix.lower()
-    return _INSTEAD.get(suffix, path.suffix if suffix in FORMATS else ".jpg")
+    return _INSTEAD.get(suffix, path.suffix if suffix in FORMATS or suffix in VIDEOS else ".jpg")
 
 
 def _place(item: _Found, taken: Collection[Path]) -> Path:

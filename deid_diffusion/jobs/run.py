@@ -13,9 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import DeidError
 from ..imaging.pictures import Picture, PictureError, save_picture
 from ..messages import brief_error, brief_path
 from ..models.weights import sha256_of
+from ..video import ClipOptions
+from .clips import Watch, do_clip
 from .journal import Journal, fingerprint
 from .plan import Job, Plan, PlanError, plan
 
@@ -36,7 +39,8 @@ class JobResult:
         faces: a line of the report for each face, as `FaceReport.to_json` gives it: results outlive the process in
             the journal, so they are plain values from the start.
         seconds: time by stage.
-        picture: `width` and `height` in pixels, upright, and `sha256` of the input file; empty when it failed.
+        picture: `width` and `height` in pixels, upright, and `sha256` of the input file; of a clip also `frames`,
+            `blurred_frames`, `notes` and `review`, see `ClipResult`; empty when it failed.
         error: why nothing was written; empty when something was.
         earlier: an earlier run had finished it.
     """
@@ -55,8 +59,8 @@ class JobResult:
 
     @property
     def failed_faces(self) -> int:
-        """Faces that were hidden because a model broke, and not by a verdict."""
-        return sum(face["outcome"] == "failed" for face in self.faces)
+        """Faces and whole frames that were hidden because a model broke, and not by a verdict."""
+        return sum(face["outcome"] == "failed" for face in self.faces) + self.picture.get("blurred_frames", 0)
 
 
 def run(
@@ -66,6 +70,8 @@ def run(
     journal: Journal | None = None,
     overwrite: bool = False,
     map: Callable[..., Iterable[JobResult]] = map,
+    clips: ClipOptions | None = None,
+    watch: Watch | None = None,
 ) -> Iterator[JobResult]:
     """Works jobs off and yields their results as they come; those of earlier runs first.
 
@@ -75,28 +81,38 @@ def run(
         journal: says what is finished already. Without one nothing is, and nothing that exists is overwritten.
         overwrite: do everything anew.
         map: how to spread the work; results may come in any order.
+        clips: what is to be chosen about clips.
+        watch: is told of the progress of clips.
 
     Raises:
         JobsStopped: nothing more can be written; what is finished stays.
     """
-    made_with = fingerprint(settings, anonymize.versions())
+    base = fingerprint(settings, anonymize.versions())
+    made_with = {False: base, True: fingerprint(base, clips)}  # by whether it is a clip
     waiting = []
     for job in jobs:
-        earlier = None if overwrite else _earlier(job, journal, made_with)
+        earlier = None if overwrite else _earlier(job, journal, made_with[job.is_clip])
         if earlier is None:
             waiting.append(job)
         else:
             yield earlier
     if journal is not None:
         _note(journal, {job.out_path: {"state": "begun"} for job in waiting})
-    for result in map(partial(do_job, anonymize=anonymize, settings=settings), waiting):
+    for result in map(partial(do_job, anonymize=anonymize, settings=settings, clips=clips, watch=watch), waiting):
         if journal is not None:
-            _note(journal, {result.job.out_path: _line(result, made_with) if result.ok else {"state": "failed"}})
+            line = _line(result, made_with[result.job.is_clip]) if result.ok else {"state": "failed"}
+            _note(journal, {result.job.out_path: line})
         yield result
 
 
-def do_job(job: Job, anonymize: Callable[..., Any], settings: Any = None) -> JobResult:
-    """Reads, anonymizes and writes one picture, whole or not at all. A bad picture is a result, not an exception.
+def do_job(
+    job: Job,
+    anonymize: Callable[..., Any],
+    settings: Any = None,
+    clips: ClipOptions | None = None,
+    watch: Watch | None = None,
+) -> JobResult:
+    """Reads, anonymizes and writes one file, whole or not at all. A bad file is a result, not an exception.
 
     Raises:
         JobsStopped: nothing more can be written.
@@ -106,6 +122,9 @@ def do_job(job: Job, anonymize: Callable[..., Any], settings: Any = None) -> Job
         digest = _digest(job.in_path)
         if job.sha256 not in ("", digest):
             raise PictureError(f"{job.in_path}: was changed since its boxes were read; run it again without --boxes")
+        if job.is_clip:
+            faces, seconds, about = do_clip(job, digest, anonymize, settings, clips, watch)
+            return JobResult(job, tuple(faces), seconds, about)
         result = anonymize(job.in_path, seed=job.seed, boxes=job.boxes, settings=settings)
         start = time.perf_counter()
         job.out_path.parent.mkdir(parents=True, exist_ok=True)
@@ -122,7 +141,7 @@ def do_job(job: Job, anonymize: Callable[..., Any], settings: Any = None) -> Job
         log.debug("%s failed", name, exc_info=True)
         if getattr(error.__cause__ or error, "errno", None) in _NO_ROOM:
             raise JobsStopped(str(error)) from error
-        said = isinstance(error, PictureError)
+        said = isinstance(error, DeidError)
         return JobResult(job, error=str(error) if said else f"{name}: {type(error).__name__}: {brief_error(error)}")
 
 
