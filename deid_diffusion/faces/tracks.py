@@ -13,7 +13,7 @@ import numpy as np
 from ..types import Face
 
 GAP_S = 1.0  # longest time for which a lost face is interpolated
-VELOCITY_S = 0.25  # over which the speed of a face is measured
+VELOCITY_S = 0.1  # over which the speed of a face is measured
 CLOSE = 0.15  # costs of two links that differ by less: the identity encoder decides
 _NEVER = 1e6
 Embed = Callable[[Sequence[int]], Mapping[int, np.ndarray]]  # places of faces -> (D,) unit norm of those it can read
