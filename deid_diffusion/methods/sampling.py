@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -116,6 +117,8 @@ def sample(
     own |= {name: value for name, value in rates.items() if value is not None}
     if start is not None:
         own |= {"init_image": start.images, "strength": start.strength}
+        if settings.steps is not None:
+            own["num_inference_steps"] = max(settings.steps, math.ceil(1 / start.strength))  # or none would be run
     # Without a ControlNet there is nobody to read landmarks: pose then follows from surroundings and words.
     blind = reads_words(pipeline) and pipeline.controlnet is None
     out = pipeline(
