@@ -15,7 +15,7 @@ from .anonymizer import FaceAnonymizer
 from .clip_result import ClipResult
 from .faces.attributes import Attributes
 from .faces.motion import COARSE, FINE, smooth
-from .faces.scan import Scan
+from .faces.scan import Find, Scan
 from .faces.sightings import Origin, Sighting
 from .faces.task import FaceTask, ImageAnalysis
 from .imaging.pictures import Picture
@@ -74,9 +74,8 @@ class ClipRun:
         self.anonymizer, self.seed, self.settings, self.timing = anonymizer, seed, settings, Timing()
         self.method = find_method(settings.method)
         reads = self.method.reads_faces or settings.keep is not None or settings.only is not None
-        self.scan = Scan(
-            getattr(anonymizer.detect, "glance", anonymizer.detect), anonymizer.detect, self._read if reads else None
-        )
+        glance, look = getattr(anonymizer.detect, "glance", anonymizer.detect), anonymizer.detect
+        self.scan = Scan(self._timed(glance), self._timed(look), self._read if reads else None)
         self.policy = TrackTargets(anonymizer.same_person(settings), anonymizer.bank, seed)
         self.parts = FINE if options.motion == "fine" else COARSE
         self.context = anonymizer.context(settings, self.policy, self.timing)
@@ -179,6 +178,13 @@ class ClipRun:
         for number, track in self.result.tracks.items():
             track.person = self._people.get(number)
         return self.result
+
+    def _timed(self, find: Find) -> Find:
+        def timed(image: np.ndarray) -> list[Face]:
+            with self.timing("detect"):
+                return find(image)
+
+        return timed
 
     def _read(self, image: np.ndarray, faces: Sequence[Face], places: Sequence[int]) -> dict[int, FaceTask]:
         with self.timing("read"):

@@ -62,10 +62,10 @@ class VideoAnonymizer:
         run, options = self._begin(seed, settings, changes), self.options
         with ClipReader(path, options.start_s, options.stop_s) as frames:
             for frame in frames:
-                with run.timing("detect"):
-                    run.scan.add(frame.image, frame.time_s, frame.repeated)
+                run.scan.add(frame.image, frame.time_s, frame.repeated)
                 if progress is not None:
-                    progress("look", frame.index + 1, frames.info.frames)
+                    whole = options.start_s is None and options.stop_s is None
+                    progress("look", frame.index + 1, frames.info.frames if whole else None)
         run.scan.finish()
         key = key or secrets.token_hex(8)
         while True:
@@ -90,7 +90,7 @@ class VideoAnonymizer:
             for frame, result in run.results((frame.image, frame) for frame in frames):
                 writer.write(frame, result.image, result.changed_mask)
                 if progress is not None:
-                    progress("write", frame.index + 1, frames.info.frames)
+                    progress("write", frame.index + 1, len(run.scan.linker.times_s))
             if similar := run.too_similar():
                 raise _TooSimilar(similar)
         notes = [*frames.notices, *writer.notices]
@@ -134,6 +134,7 @@ class VideoAnonymizer:
                     run.settle(number)
                     yield waiting.popleft(), None
                     number += 1
+                    run.scan.forget(number - 1)
             run.settle(number)
             yield from ((image, None) for image in waiting)
 

@@ -39,6 +39,7 @@ LIGHT = [
     "cli/options.py",
     "cli/run.py",
     "cli/train.py",
+    "cli/detect.py",
     "cli/eval.py",
     "cli/compare.py",
     "cli/publish.py",

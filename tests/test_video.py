@@ -115,6 +115,32 @@ def test_a_frame_in_which_the_detector_breaks_is_blurred_as_a_whole():
     assert [result.faces[0].outcome for result in results if result.faces] == [Outcome.REPLACED] * 7
 
 
+def test_a_repeated_frame_is_what_the_one_before_was():
+    looked = []
+
+    def where(number):
+        looked.append(number)
+        if number == 3:
+            raise RuntimeError("broken")
+        return moving(number)
+
+    run = VideoAnonymizer(build(where, ONE_PERSON))._begin(0, QUICK, {})
+    for place, number in enumerate((0, 1, 1, 2, 3, 3, 4)):
+        run.scan.add(frame(number), place / FPS, place in (2, 5))
+    assert run.scan.failed == {4, 5}
+    assert looked.count(1) == 1
+    assert list(run.scan.linker.tracks[0].found) == [0, 1, 2, 3, 6]
+
+
+def test_memory_does_not_grow_with_a_stream():
+    video = VideoAnonymizer(build(moving, ONE_PERSON), ClipOptions(ahead_s=0.1))
+    results, held = video.stream(iter(clip(40)), 0, replace(QUICK, method="blank"), FPS), []
+    for _ in results:
+        held.append(len(results.gi_frame.f_locals["run"].scan.linker.tracks[0].found))
+    assert len(held) == 40
+    assert max(held) < 20
+
+
 def test_a_detector_that_never_works_is_no_clip():
     with pytest.raises(ZeroDivisionError):
         streamed(clip(3), lambda number: 1 // 0)

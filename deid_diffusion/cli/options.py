@@ -117,8 +117,8 @@ def _add_clips(group: argparse._ArgumentGroup) -> None:
     add("--codec", metavar="NAME", help="encoder as FFmpeg calls it, such as libx265 (that of the clip's own family)")
     add("--stride", type=_positive, help="generate every so many frames, and carry faces along in between (2)")
     add("--motion", choices=MOTION, default="fine", help="pass speech and blinks, or only what photos pass (fine)")
-    add("--from", type=_time, dest="start_s", metavar="TIME", help="where to begin, in seconds or as 1:23:45.6")
-    add("--to", type=_time, dest="stop_s", metavar="TIME", help="where to stop, likewise")
+    add("--from", type=clip_time, dest="start_s", metavar="TIME", help="where to begin, in seconds or as 1:23:45.6")
+    add("--to", type=clip_time, dest="stop_s", metavar="TIME", help="where to stop, likewise")
 
 
 def _add_model(group: argparse._ArgumentGroup) -> None:
@@ -158,7 +158,8 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _time(text: str) -> float:
+def clip_time(text: str) -> float:
+    """Seconds, of "83.5" or "1:23.5"; for argparse."""
     parts = text.split(":")
     if len(parts) > 3:
         raise argparse.ArgumentTypeError(f"wanted seconds or H:MM:SS, got {text!r}")

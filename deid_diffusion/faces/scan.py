@@ -22,6 +22,7 @@ from .tracks import Linker, group_people, iou, join_backwards
 log = logging.getLogger(__name__)
 LOOK_S = 0.5  # between two full looks
 READ_S = 0.1  # between two readings of a track
+KEPT = 8  # frames: a track's speed is measured over some
 SHARP_SCORE = 0.5  # of a detection that says something about the person
 Find = Callable[[np.ndarray], list[Face]]
 Read = Callable[[np.ndarray, Sequence[Face], Sequence[int]], dict[int, FaceTask]]
@@ -90,16 +91,18 @@ class Scan:
         thumb = thumbnail(image)
         cut = self._thumbnail is None or is_cut(self._thumbnail, thumb)
         self._thumbnail, self.size = thumb, (image.shape[1], image.shape[0])
+        number = len(self.linker.times_s)
         if repeated and not cut:
+            self.failed |= {number} if number - 1 in self.failed else set()
             self.linker.add(self._faces, time_s)
             return
         try:
             faces = self._detect(image, time_s, cut)
         except Exception:
-            if not self.linker.times_s:  # it never worked, so that no frame would be left
+            if not number:  # it never worked, so that no frame would be left
                 raise
             log.exception("looking for faces failed")
-            self.failed.add(len(self.linker.times_s))
+            self.failed.add(number)
             faces = []
         tasks: dict[int, FaceTask] = {}
 
@@ -163,6 +166,12 @@ class Scan:
         for later, earlier in join_backwards(self.linker).items():
             self.readings.setdefault(earlier, []).extend(self.readings.pop(later, []))
             self.linker.tracks[earlier].embedding = self.mean_embedding(earlier)
+
+    def forget(self, before: int) -> None:
+        """Drops where faces were in earlier frames, which a stream is done with; the last of each track stays."""
+        for track in self.linker.tracks.values():
+            for frame in [frame for frame in track.found if frame < min(before - KEPT, track.last)]:
+                del track.found[frame]
 
     def people(self, threshold: float) -> dict[int, int]:
         """The person of each track, see `group_people`."""
