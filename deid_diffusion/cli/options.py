@@ -18,8 +18,6 @@ DTYPES = ("float32", "float16", "bfloat16")
 LANDMARK_STYLES = ("mediapipe", "dlib68")
 BACKENDS = ("auto", "torch", "compile", "onnx")
 DROPPABLE = ("age", "male", "skin_l", "skin_a", "skin_b", "light_x", "light_y", "glasses", "facial_hair")
-AUDIO = ("keep", "drop")
-MOTION = ("fine", "coarse")
 BOX_FORMATS = ("xyxy", "xywh")
 _TEXT = """\
 Gives every face of pictures and clips to somebody who does not exist, and hides those it cannot replace.
@@ -34,6 +32,8 @@ attributes:{attributes}
 
 
 RENAMED = {"--forget": "--drop"}
+AUDIO = ("keep", "drop")
+MOTION = ("fine", "coarse")
 
 
 class Parser(argparse.ArgumentParser):
