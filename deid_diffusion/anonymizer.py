@@ -413,9 +413,12 @@ class FaceAnonymizer:
         Returns:
             tasks by place, as `analyze` gives them.
         """
-        tasks = [FaceTask(faces[place], place) for place in (range(len(faces)) if places is None else places)]
-        done = analyze_faces(image, tasks, self.estimator, self._embed, self.size, faces)
-        return {task.number: self._kept(task, settings) for task in done}
+        wanted = range(len(faces)) if places is None else places
+        tasks = [FaceTask(face, place) for place, face in enumerate(faces)]
+        # What is decided is not read, and yet somebody's neighbour.
+        tasks = [task if task.number in wanted else task.decided(Outcome.KEPT) for task in tasks]
+        done = analyze_faces(image, tasks, self.estimator, self._embed, self.size)
+        return {place: self._kept(done[place], settings) for place in wanted}
 
     def versions(self) -> dict[str, Any]:
         """What made the pictures: package versions, checkpoint, and sha256 of every weight file, for the report."""

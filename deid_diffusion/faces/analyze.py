@@ -23,36 +23,32 @@ Embed = Callable[[np.ndarray], np.ndarray]  # (B, S, S, 3) uint8 -> (B, D) float
 
 
 def analyze_faces(
-    image: np.ndarray,
-    tasks: Sequence[FaceTask],
-    estimator: FaceEstimator,
-    embed: Embed,
-    size: int,
-    everybody: Sequence[Face] | None = None,
+    image: np.ndarray, tasks: Sequence[FaceTask], estimator: FaceEstimator, embed: Embed, size: int
 ) -> list[FaceTask]:
     """Reads the faces of one picture.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        tasks: the faces to read.
+        tasks: one for every face that was detected in it: neighbours are no context for each other. Those that are
+            decided stay as they are.
         estimator: landmarks and attributes.
         embed: the identity encoder.
         size: side S of the crops in pixels.
-        everybody: every face that was detected in it, the tasks' own objects among them: neighbours are no context
-            for each other. None for those of the tasks.
 
     Returns:
         the tasks in their order; REDACTED where landmarks do not fit the detection, FAILED where a model broke.
     """
-    faces = [task.face for task in tasks]
+    faces, pending = [task.face for task in tasks], [task for task in tasks if task.pending]
     try:
-        crops = crop_faces(image, faces, estimator, size)
+        crops = crop_faces(image, [task.face for task in pending], estimator, size)
     except Exception as error:
         log.exception("reading faces failed")
-        return [task.decided(Outcome.FAILED, f"reading failed: {brief_error(error)}") for task in tasks]
-    rows = zip(tasks, crops, _read_all(crops, estimator, embed), strict=True)
-    others = faces if everybody is None else everybody
-    return [_analyzed(image, task, crop, read, others) for task, crop, read in rows]
+        done = [task.decided(Outcome.FAILED, f"reading failed: {brief_error(error)}") for task in pending]
+    else:
+        rows = zip(pending, crops, _read_all(crops, estimator, embed), strict=True)
+        done = [_analyzed(image, task, crop, read, faces) for task, crop, read in rows]
+    rest = iter(done)
+    return [next(rest) if task.pending else task for task in tasks]
 
 
 def _analyzed(
