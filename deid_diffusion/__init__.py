@@ -14,6 +14,8 @@ _WHERE = {
     "AnonymizedImage": "result",
     "AnonymizerSpec": "spec",
     "Attributes": "faces.attributes",
+    "ClipOptions": "clip_run",
+    "ClipResult": "clip_result",
     "DeidError": "errors",
     "Face": "types",
     "FaceAnonymizer": "anonymizer",
@@ -33,6 +35,8 @@ _WHERE = {
     "StableDiffusionXLFaceInpaintPipeline": "pipelines.sdxl_face_inpaint",
     "Target": "faces.task",
     "TargetPolicy": "methods.protocol",
+    "TrackTargets": "methods.targets",
+    "VideoAnonymizer": "video",
 }
 __all__ = ["__version__", *_WHERE]
 

@@ -383,7 +383,7 @@ class FaceAnonymizer:
                     continue
                 yield from ((task.crop, task.embedding) for task in analysis.tasks if task.pending)
 
-        return fit_cohort(faces(), settings.k, self._same_person(settings))
+        return fit_cohort(faces(), settings.k, self.same_person(settings))
 
     def check(self, settings: Settings) -> None:
         """Refuses settings that the loaded pipeline cannot follow.
@@ -425,6 +425,32 @@ class FaceAnonymizer:
             rows.append(self._embed(crop.image[None])[0])
         return References(np.array(rows), self.thresholds)
 
+    def context(self, settings: Settings, policy: TargetPolicy, timing: Timing) -> Context:
+        """What a method may use: for those who call methods themselves, as clips do."""
+        threshold = self.same_person(settings)
+        return Context(self.pipeline, self.estimator, self._embed, settings, policy, threshold, timing, self._turn)
+
+    def read(
+        self, image: np.ndarray, faces: Sequence[Face], settings: Settings, places: Sequence[int] | None = None
+    ) -> dict[int, FaceTask]:
+        """Reads faces that were detected before.
+
+        Args:
+            image: (H, W, 3) uint8 RGB, upright.
+            faces: all of it; neighbours hide each other's pixels from the model.
+            settings: people to keep count.
+            places: of the faces to read; all of them when None.
+
+        Returns:
+            tasks by place, as `analyze` gives them.
+        """
+        wanted = range(len(faces)) if places is None else places
+        tasks = [FaceTask(face, place) for place, face in enumerate(faces)]
+        # What is decided is not read, and yet somebody's neighbour.
+        tasks = [task if task.number in wanted else task.decided(Outcome.KEPT) for task in tasks]
+        done = analyze_faces(image, tasks, self.estimator, self._embed, self.size)
+        return {place: self._kept(done[place], settings) for place in wanted}
+
     def versions(self) -> dict[str, Any]:
         """What made the pictures: package versions, checkpoint, and sha256 of every weight file, for the report."""
         import diffusers
@@ -442,9 +468,10 @@ class FaceAnonymizer:
         return settings
 
     def _policy(self, policy: TargetPolicy | None, settings: Settings) -> TargetPolicy:
-        return FreshTargets(self._same_person(settings), self.bank) if policy is None else policy
+        return FreshTargets(self.same_person(settings), self.bank) if policy is None else policy
 
-    def _same_person(self, settings: Settings) -> float:
+    def same_person(self, settings: Settings) -> float:
+        """The cosine from which on the identity encoder takes two faces for one person."""
         return self.thresholds["far_0.01"] if settings.threshold is None else settings.threshold
 
     def _view(self, picture: Picture, boxes: Boxes | None) -> View:
@@ -482,12 +509,11 @@ class FaceAnonymizer:
     def _generate(
         self, tasks: Sequence[FaceTask], settings: Settings, policy: TargetPolicy | None, timing: Timing
     ) -> list[FaceTask]:
-        method, policy = find_method(settings.method), self._policy(policy, settings)
-        threshold = self._same_person(settings)
+        method = find_method(settings.method)
         waiting = [task for task in tasks if task.pending]
         if method.uses_targets:
             waiting = [replace(task, wanted=wanted_attributes(task.analysis, settings)) for task in waiting]
-        context = Context(self.pipeline, self.estimator, self._embed, settings, policy, threshold, timing, self._turn)
+        context = self.context(settings, self._policy(policy, settings), timing)
         done = iter(method(waiting, context) if waiting else [])
         return [next(done) if task.pending else task for task in tasks]
 

@@ -208,7 +208,11 @@ def test_an_interrupted_glob_goes_on_although_it_now_finds_outputs(tmp_path, pai
         (["p.png", "--boxes-format", "xyxy"], "give --boxes too"),
         (["p.png", "--only", "nope.jpg"], "found nothing there"),
         (["p.png", "--only", "p.png", "--except", "p.png"], "not allowed with"),
-        (["clip.mp4"], "video, which is not supported yet"),
+        (["clip.mp4", "--method", "k-same"], "--method k-same is for pictures"),
+        (["clip.mp4", "--boxes", "boxes.csv"], "--boxes is for pictures"),
+        (["clip.mp4", "--stride", "0"], "wanted a whole number >= 1"),
+        (["clip.mp4", "--from", "1:2:3:4"], "wanted seconds or H:MM:SS"),
+        (["clip.mp4", "--from", "5", "--to", "0:04"], "stops after it starts"),
         (["p.png", "--nonsense"], "unrecognized arguments"),
     ],
 )
@@ -219,12 +223,13 @@ def test_wrong_command_lines_are_one_line_and_exit_2_before_the_model_loads(
     monkeypatch.setattr(run_command, "_load", lambda options: pytest.fail("loaded"))
     photo(tmp_path / "p.png")
     (tmp_path / "clip.mp4").write_bytes(b"x")
+    (tmp_path / "boxes.csv").write_text("file,x0,y0,x1,y1\nclip.mp4,1,1,9,9\n")
     assert run(*words) == 2
     out, err = capsys.readouterr()
     assert said in err
     assert out == ""
     assert err.count("\n") == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.mp4", "p.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["boxes.csv", "clip.mp4", "p.png"]
 
 
 def test_unexpected_errors_are_one_line_too_unless_debug(tmp_path, monkeypatch, capsys):

@@ -15,7 +15,8 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 _COMMANDS = {
-    "run": "give every face of pictures and folders to somebody who does not exist",
+    "run": "give every face of pictures, clips and folders to somebody who does not exist",
+    "detect": "write where faces are in pictures and clips",
     "train": "train a part of the model from aligned face crops",
     "eval": "judge folders of outputs: privacy, utility, quality",
     "compare": "run every method on one folder and judge them side by side",

@@ -21,9 +21,10 @@ DROPPABLE = ("age", "male", "skin_l", "skin_a", "skin_b", "light_x", "light_y", 
 KEEPABLE = ("copyright", "date", "dpi")
 BOX_FORMATS = ("xyxy", "xywh")
 _TEXT = """\
-Gives every face of pictures to somebody who does not exist, and hides those it cannot replace.
+Gives every face of pictures and clips to somebody who does not exist, and hides those it cannot replace.
 
   deid run photo.jpg                                   -> photo_anon.jpg
+  deid run clip.mp4                                    -> clip_anon.mp4
   deid run holiday/ -o out/ --report out/report.json   the tree of holiday/, mirrored; run again to go on after a stop
   deid run photo.jpg --set age=60 --set smile=0.8      attributes are listed below
 attributes:{attributes}
@@ -32,6 +33,8 @@ attributes:{attributes}
 
 
 RENAMED = {"--forget": "--drop"}
+AUDIO = ("keep", "drop")
+MOTION = ("fine", "coarse")
 
 
 class Parser(argparse.ArgumentParser):
@@ -57,8 +60,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("inputs", nargs="*", type=Path, metavar="INPUT", help="picture or folder")
-    add("-o", "--out", type=Path, help="output folder, or the output's name for one picture")
+    add("inputs", nargs="*", type=Path, metavar="INPUT", help="picture, clip or folder")
+    add("-o", "--out", type=Path, help="output folder, or the output's name for one picture or clip")
     add(
         "--exclude", action="append", default=[], metavar="PATTERN",
         help="leave out files and folders whose path below the input fits, such as '*_anon.*' or thumbs; repeatable; "
@@ -75,6 +78,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )  # fmt: skip
     _add_faces(parser.add_argument_group("which faces"))
     _add_looks(parser.add_argument_group("what becomes of them"))
+    _add_clips(parser.add_argument_group("clips"))
     _add_model(parser.add_argument_group("the model"))
     options = parser.parse_args(argv)
     if not options.inputs and ("help", None) not in options.set:
@@ -122,6 +126,17 @@ def _add_looks(group: argparse._ArgumentGroup) -> None:
     add("--threshold", type=_number, metavar="COSINE", help="similarity to the source at which a face is tried again")
 
 
+def _add_clips(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--audio", choices=AUDIO, default="keep", help="copy the sound, though a voice identifies, or drop it (keep)")
+    add("--crf", type=_natural, default=18, help="quality of the encoder, lower is better and larger (18)")
+    add("--codec", metavar="NAME", help="encoder as FFmpeg calls it, such as libx265 (that of the clip's own family)")
+    add("--stride", type=_positive, help="generate every so many frames, and carry faces along in between (2)")
+    add("--motion", choices=MOTION, default="fine", help="pass speech and blinks, or only what photos pass (fine)")
+    add("--from", type=clip_time, dest="start_s", metavar="TIME", help="where to begin, in seconds or as 1:23:45.6")
+    add("--to", type=clip_time, dest="stop_s", metavar="TIME", help="where to stop, likewise")
+
+
 def _add_model(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add(
@@ -158,6 +173,20 @@ def _natural(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"wanted a whole number >= 0, got {text!r}")
     return int(text)
+
+
+def _positive(text: str) -> int:
+    if not _natural(text):
+        raise argparse.ArgumentTypeError("wanted a whole number >= 1, got 0")
+    return int(text)
+
+
+def clip_time(text: str) -> float:
+    """Seconds, of "83.5" or "1:23.5"; for argparse."""
+    parts = text.split(":")
+    if len(parts) > 3:
+        raise argparse.ArgumentTypeError(f"wanted seconds or H:MM:SS, got {text!r}")
+    return sum(_number(part) * 60**place for place, part in enumerate(reversed(parts)))
 
 
 def _number(text: str) -> float:

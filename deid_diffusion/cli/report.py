@@ -14,6 +14,7 @@ from deid_diffusion.imaging.places import unfit_place
 from deid_diffusion.jobs.run import JobResult
 
 SKIPPED = 1000  # rows about files that were left out
+_OF_CLIPS = ("frames", "blurred_frames", "notes", "review")
 
 
 def write_report(
@@ -32,6 +33,7 @@ def write_report(
         {
             "file": result.job.name,
             **{name: result.picture.get(name) for name in ("width", "height", "sha256")},
+            **{name: result.picture[name] for name in _OF_CLIPS if name in result.picture},
             "output": str(result.job.out_path) if result.ok else None,
             "seed": result.job.seed,
             "faces": len(result.faces),

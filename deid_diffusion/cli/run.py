@@ -26,7 +26,7 @@ def main(argv: list[str]) -> int:
     from deid_diffusion.jobs.journal import Journal
 
     try:
-        settings = _settings(options)
+        settings, clips = _settings(options), _clips(options)
         references = _references([*options.only, *options.keep])
         plan = _plan(options)
     except ValueError as error:
@@ -48,14 +48,14 @@ def main(argv: list[str]) -> int:
         return complain(str(error), 2)
     if options.preview:
         print("deid: the *_before_after.png files show the source faces; keep them to yourself", file=sys.stderr)
-    return _work(plan, anonymize, settings, journal, options)
+    return _work(plan, anonymize, settings, clips, journal, options)
 
 
-def _work(plan: Any, anonymize: Any, settings: Any, journal: Any, options: argparse.Namespace) -> int:
+def _work(plan: Any, anonymize: Any, settings: Any, clips: Any, journal: Any, options: argparse.Namespace) -> int:
     """Runs all jobs and writes the report, however it ends."""
     from deid_diffusion.jobs import run as jobs
 
-    from .show import shown, summary
+    from .show import shown, summary, watch
 
     start, results, stopped, code = time.perf_counter(), [], "", 0
     if options.report:
@@ -63,7 +63,9 @@ def _work(plan: Any, anonymize: Any, settings: Any, journal: Any, options: argpa
         _report(options, plan, anonymize, settings, [])
     try:
         with shown(len(plan.jobs)) as show:
-            for result in jobs.run(plan.jobs, anonymize, settings, journal, options.overwrite):
+            for result in jobs.run(
+                plan.jobs, anonymize, settings, journal, options.overwrite, clips=clips, watch=watch
+            ):
                 results.append(result)
                 show(result)
     except jobs.JobsStopped as error:
@@ -124,6 +126,10 @@ def _plan(options: argparse.Namespace) -> Any:
     if options.report:
         boxes = [options.boxes] if options.boxes else []
         check_report(options.report, planned, [*boxes, *options.only, *options.keep], options.overwrite)
+    clip = next((job.in_path for job in planned.jobs if job.is_clip), None)
+    if clip is not None and (options.boxes or options.method == "k-same"):
+        what = "--boxes" if options.boxes else "--method k-same"
+        raise PlanError(f"{clip}: {what} is for pictures, and this is a clip; leave one of them out")
     if options.boxes_format and not options.boxes:
         raise PlanError("--boxes-format says what the numbers of --boxes are; give --boxes too")
     if options.boxes:
@@ -166,6 +172,14 @@ def _settings(options: argparse.Namespace) -> Any:
         keep_metadata=options.keep_metadata,
         max_pixels=options.max_pixels,
     )
+
+
+def _clips(options: argparse.Namespace) -> Any:
+    """What was chosen about clips."""
+    from deid_diffusion.video import ClipOptions
+
+    names = ("audio", "crf", "codec", "stride", "motion", "start_s", "stop_s")
+    return ClipOptions(**{name: getattr(options, name) for name in names})
 
 
 def _references(paths: Sequence[Path]) -> list[str]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from deid_diffusion.jobs.plan import Skipped
+from deid_diffusion.jobs.plan import Job, Skipped
 from deid_diffusion.jobs.run import JobResult
 
 from . import complain
+
+EVERY_S = 10.0  # between two lines about a clip
 
 
 @contextmanager
@@ -56,10 +59,36 @@ def print_result(result: JobResult) -> None:
     if not result.ok:
         complain(result.error, 1)
         return
+    for note in result.picture.get("notes", ()):
+        print(f"deid: {job.name}: {note}", file=sys.stderr, flush=True)
+    if spans := result.picture.get("review"):
+        print(f"deid: {job.name}: {len(spans)} spans to look at, --report lists them", file=sys.stderr, flush=True)
     took = "done before" if result.earlier else f"{sum(result.seconds.values()):.1f} s"
     print(f"{job.in_path} -> {job.out_path}  {faces_in_words([result])}, {took}", flush=True)
     for notice in result.picture.get("notices", ()):
         print(f"deid: {job.in_path}: {notice}", file=sys.stderr, flush=True)
+
+
+def watch(job: Job) -> Callable[[str, int, int | None], None]:
+    """What is told how far a clip is: it writes a line to stderr every `EVERY_S`."""
+    start = said = time.perf_counter()
+    stage = ""
+
+    def tell(now: str, done: int, total: int | None) -> None:
+        nonlocal start, said, stage
+        clock = time.perf_counter()
+        if now != stage:
+            start = said = clock
+            stage = now
+        if clock - said < EVERY_S:
+            return
+        said, rate = clock, done / max(clock - start, 1e-6)
+        left = f", {max(total - done, 0) / rate:.0f} s left" if total else ""
+        frames = f"{done} of {total} frames" if total else f"{done} frames"
+        words = {"look": "looking", "write": "writing"}[now]
+        print(f"deid: {job.name}: {words}, {frames}, {rate:.1f} fps{left}", file=sys.stderr, flush=True)
+
+    return tell
 
 
 def faces_in_words(results: Sequence[JobResult]) -> str:

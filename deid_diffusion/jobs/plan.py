@@ -32,7 +32,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Job:
-    """One picture to anonymize.
+    """One picture or clip to anonymize.
 
     Attributes:
         in_path, out_path: from where, to where.
@@ -52,6 +52,11 @@ class Job:
     preview_path: Path | None = None
     sha256: str = ""
     keep_times: bool = False
+
+    @property
+    def is_clip(self) -> bool:
+        """Whether it is a clip and no picture."""
+        return self.in_path.suffix.lower() in VIDEOS
 
 
 @dataclass(frozen=True)
@@ -134,9 +139,12 @@ def plan(
             raise PlanError(f"wanted a path, got {wrong}; check it")
     inputs = list({os.path.abspath(path): Path(path) for path in reversed(inputs)}.values())
     lone = len(inputs) == 1 and not os.path.isdir(inputs[0])
+    clip = lone and inputs[0].suffix.lower() in VIDEOS
     if out is not None:
-        check_out(out, lone and inputs[0].suffix.lower() not in VIDEOS)
-    to_file = out is not None and lone and out.suffix.lower() in FORMATS and not os.path.isdir(out)
+        check_out(out, lone and not clip)
+    to_file = (
+        out is not None and lone and out.suffix.lower() in (VIDEOS if clip else FORMATS) and not os.path.isdir(out)
+    )
     if out is not None and not to_file and os.path.exists(out) and not os.path.isdir(out):
         raise PlanError(f"{out}: wanted a folder, got a file; give -o a folder, or one picture and a picture's name")
     search = _Search(tuple(pattern.rstrip("/") for pattern in exclude))
@@ -149,9 +157,8 @@ def plan(
         if place in jobs:
             raise PlanError(f"{item.path} and {jobs[place].in_path} would both become {place}; run them one by one")
         own = seed if lone else file_seed(seed, item.name)
-        jobs[place] = Job(
-            item.path, place, own, item.name.as_posix(), preview_path=_preview(place) if previews else None
-        )
+        shown = previews and item.path.suffix.lower() not in VIDEOS
+        jobs[place] = Job(item.path, place, own, item.name.as_posix(), preview_path=_preview(place) if shown else None)
     if not jobs:
         raise PlanError(f"wanted a picture to anonymize, got none{search.reasons()}; name others")
     targets = {item.target for item in found}
@@ -175,7 +182,7 @@ def file_seed(seed: int, name: Path) -> int:
 
 
 def _look(path: Path, out: Path | None, several: bool, search: _Search) -> list[_Found]:
-    """The pictures of one input; what is left out is noted in `search`."""
+    """The pictures and clips of one input; what is left out is noted in `search`."""
     try:
         path.stat()
     except OSError as error:
@@ -185,8 +192,6 @@ def _look(path: Path, out: Path | None, several: bool, search: _Search) -> list[
         if search.excludes(Path(path.name)):
             search.leave(path, "excluded")
             return []
-        if path.suffix.lower() in VIDEOS:
-            raise PlanError(f"{path}: wanted pictures, got a video, which is not supported yet; leave it out")
         return [_Found(path, Path(path.name), out)]
     label = path.resolve().name
     if out is None and not label:
@@ -196,11 +201,13 @@ def _look(path: Path, out: Path | None, several: bool, search: _Search) -> list[
         raise PlanError(f"{path}: wanted an output folder of its own, got the input folder; give -o another one")
     # Two folders mirrored into one keep their names apart.
     prefix = Path(label) if several and out is not None else Path()
-    pictures = pictures_in(path, target, search)
+    pictures = pictures_in(path, target, search, {*FORMATS, *VIDEOS})
     return [_Found(picture, prefix / picture.relative_to(path), target) for picture in pictures]
 
 
-def pictures_in(folder: Path, target: Path | None = None, search: _Search | None = None) -> list[Path]:
+def pictures_in(
+    folder: Path, target: Path | None = None, search: _Search | None = None, kinds: Collection[str] = FORMATS
+) -> list[Path]:
     """Pictures of a tree, by suffix, without what is hidden and without the outputs in `target`; never none.
 
     Args:
@@ -212,7 +219,7 @@ def pictures_in(folder: Path, target: Path | None = None, search: _Search | None
         PlanError: no picture there, or a folder that cannot be listed: the tree itself, or any one without `search`.
     """
     leave, strict, search = None if target is None else target.resolve(), search is None, search or _Search()
-    pictures = sorted(_walk(folder, leave, search, strict))
+    pictures = sorted(_walk(folder, leave, search, strict, kinds))
     if not pictures:
         raise PlanError(
             f"{folder}: wanted a folder with pictures ({' '.join(FORMATS)}), found none in it{search.reasons()}"
@@ -220,7 +227,7 @@ def pictures_in(folder: Path, target: Path | None = None, search: _Search | None
     return pictures
 
 
-def _walk(root: Path, target: Path | None, search: _Search, strict: bool) -> Iterable[Path]:
+def _walk(root: Path, target: Path | None, search: _Search, strict: bool, kinds: Collection[str]) -> Iterable[Path]:
     journals: list[Journal] = []
 
     def fail(error: OSError) -> None:
@@ -242,7 +249,7 @@ def _walk(root: Path, target: Path | None, search: _Search, strict: bool) -> Ite
         for name in files:
             if name == NAME:
                 continue
-            if reason := _reason_for_file(here / name, root, search, journals):
+            if reason := _reason_for_file(here / name, root, search, journals, kinds):
                 search.leave(here / name, reason)
             else:
                 yield here / name
@@ -257,11 +264,13 @@ def _reason_for_folder(path: Path, root: Path, search: _Search) -> str:
     return "link to a folder" if os.path.islink(path) else ""
 
 
-def _reason_for_file(path: Path, root: Path, search: _Search, journals: Sequence[Journal]) -> str:
+def _reason_for_file(
+    path: Path, root: Path, search: _Search, journals: Sequence[Journal], kinds: Collection[str]
+) -> str:
     """Why a file is left out; empty when it is not."""
     if path.name.startswith("."):
         return "hidden"
-    if path.suffix.lower() not in FORMATS:
+    if path.suffix.lower() not in kinds:
         return "no picture by its suffix"
     if search.excludes(path.relative_to(root)):
         return "excluded"
@@ -272,7 +281,7 @@ def _reason_for_file(path: Path, root: Path, search: _Search, journals: Sequence
 
 def _suffix(path: Path) -> str:
     suffix = path.suffix.lower()
-    return _INSTEAD.get(suffix, path.suffix if suffix in FORMATS else ".jpg")
+    return _INSTEAD.get(suffix, path.suffix if suffix in FORMATS or suffix in VIDEOS else ".jpg")
 
 
 def _place(item: _Found, taken: Collection[Path]) -> Path:

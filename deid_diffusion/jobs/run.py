@@ -14,10 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import DeidError
 from ..imaging.pictures import Picture, PictureError, save_picture
 from ..imaging.places import unfit_place
 from ..messages import brief_error, brief_path
+from ..video import ClipOptions
 from ..weight_files import sha256_of
+from .clips import Watch, do_clip
 from .journal import Journal, fingerprint
 from .plan import Job, Plan, PlanError, plan
 
@@ -39,7 +42,8 @@ class JobResult:
             the journal, so they are plain values from the start.
         seconds: time by stage.
         picture: `width` and `height` in pixels, upright, `sha256` of the input file, and `notices` on what of it was
-            not taken over as it was; empty when it failed.
+            not taken over as it was; of a clip also `frames`, `blurred_frames`, `notes` and `review`, see `ClipResult`;
+            empty when it failed.
         error: why nothing was written; empty when something was.
         earlier: an earlier run had finished it.
         source: size in bytes, modification time in ns and inode of the input that was read; empty when it failed.
@@ -60,8 +64,8 @@ class JobResult:
 
     @property
     def failed_faces(self) -> int:
-        """Faces that were hidden because a model broke, and not by a verdict."""
-        return sum(face["outcome"] == "failed" for face in self.faces)
+        """Faces and whole frames that were hidden because a model broke, and not by a verdict."""
+        return sum(face["outcome"] == "failed" for face in self.faces) + self.picture.get("blurred_frames", 0)
 
 
 def run(
@@ -71,6 +75,8 @@ def run(
     journal: Journal | None = None,
     overwrite: bool = False,
     map: Callable[..., Iterable[JobResult]] = map,
+    clips: ClipOptions | None = None,
+    watch: Watch | None = None,
 ) -> Iterator[JobResult]:
     """Works jobs off and yields their results as they come; those of earlier runs first.
 
@@ -80,28 +86,38 @@ def run(
         journal: says what is finished already. Without one nothing is, and nothing that exists is overwritten.
         overwrite: do everything anew.
         map: how to spread the work; results may come in any order.
+        clips: what is to be chosen about clips.
+        watch: is told of the progress of clips.
 
     Raises:
         JobsStopped: nothing more can be written; what is finished stays.
     """
-    made_with = fingerprint(anonymize.resolve(settings), anonymize.versions())
+    base = fingerprint(anonymize.resolve(settings), anonymize.versions())
+    made_with = {False: base, True: fingerprint(base, clips)}  # by whether it is a clip
     waiting = []
     for job in jobs:
-        earlier = None if overwrite else _earlier(job, journal, made_with)
+        earlier = None if overwrite else _earlier(job, journal, made_with[job.is_clip])
         if earlier is None:
             waiting.append(job)
         else:
             yield earlier
     if journal is not None:
         _note(journal, {job.out_path: {"state": "begun"} for job in waiting})
-    for result in map(partial(do_job, anonymize=anonymize, settings=settings), waiting):
+    for result in map(partial(do_job, anonymize=anonymize, settings=settings, clips=clips, watch=watch), waiting):
         if journal is not None:
-            _note(journal, {result.job.out_path: _line(result, made_with) if result.ok else {"state": "failed"}})
+            line = _line(result, made_with[result.job.is_clip]) if result.ok else {"state": "failed"}
+            _note(journal, {result.job.out_path: line})
         yield result
 
 
-def do_job(job: Job, anonymize: Callable[..., Any], settings: Any = None) -> JobResult:
-    """Reads, anonymizes and writes one picture, whole or not at all. A bad picture is a result, not an exception.
+def do_job(
+    job: Job,
+    anonymize: Callable[..., Any],
+    settings: Any = None,
+    clips: ClipOptions | None = None,
+    watch: Watch | None = None,
+) -> JobResult:
+    """Reads, anonymizes and writes one file, whole or not at all. A bad file is a result, not an exception.
 
     Args:
         job: what to do.
@@ -114,6 +130,8 @@ def do_job(job: Job, anonymize: Callable[..., Any], settings: Any = None) -> Job
     try:
         if wrong := unfit_place(job.out_path):
             raise PictureError(f"{brief_path(job.out_path)}: wanted an ordinary file to replace, got {wrong}")
+        if job.is_clip:
+            return _clip_done(job, anonymize, settings, clips, watch)
         result, digest, source = _anonymized(job, anonymize, settings)
         start = time.perf_counter()
         job.out_path.parent.mkdir(parents=True, exist_ok=True)
@@ -137,7 +155,7 @@ def do_job(job: Job, anonymize: Callable[..., Any], settings: Any = None) -> Job
         log.debug("%s failed", name, exc_info=True)
         if getattr(error.__cause__ or error, "errno", None) in _NO_ROOM:
             raise JobsStopped(str(error)) from error
-        said = isinstance(error, PictureError)
+        said = isinstance(error, DeidError)
         return JobResult(job, error=str(error) if said else f"{name}: {type(error).__name__}: {brief_error(error)}")
 
 
@@ -168,6 +186,26 @@ def _anonymized(job: Job, anonymize: Callable[..., Any], settings: Any) -> tuple
         f"{brief_path(job.in_path)}: wanted a file that stays as it is while it is worked on, got one that was "
         "changed or moved; nothing was written: run the same command again when it is whole"
     )
+
+
+def _clip_done(
+    job: Job, anonymize: Callable[..., Any], settings: Any, clips: ClipOptions | None, watch: Watch | None
+) -> JobResult:
+    """One clip; what changed while it was worked on is not done.
+
+    Raises:
+        PictureError: the file was changed meanwhile.
+    """
+    source, digest = _source(job), _digest(job.in_path)
+    faces, seconds, about = do_clip(job, digest, anonymize, settings, clips, watch)
+    if source != _source(job):
+        job.out_path.unlink()
+        raise PictureError(
+            f"{brief_path(job.in_path)}: was changed while it was worked on; run it again when it is whole"
+        )
+    if job.keep_times:
+        _set_time(job, source[1])
+    return JobResult(job, tuple(faces), seconds, about, source=source)
 
 
 def foreign_output(job: Job, journal: Journal | None) -> JobResult | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,24 @@ from ..pipelines.repulsion import Repulsion
 from ..settings import Settings
 
 EDGE = 0.12  # of the crop's side: how far past the landmarks' hull the skin's colour is still corrected
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """Generated faces to go on from, instead of noise.
+
+    Attributes:
+        images: (B, S, S, 3) uint8 RGB, never the source's.
+        strength: share of the steps that are run on them, the last ones, in (0, 1].
+    """
+
+    images: np.ndarray
+    strength: float
+
+
+def starts_from_images(pipeline: Any) -> bool:
+    """Whether it can go on from generated faces."""
+    return "init_image" in inspect.signature(pipeline.__call__).parameters
 
 
 def reads_words(pipeline: Any) -> bool:
@@ -121,6 +140,7 @@ def sample(
     seeds: Sequence[int],
     settings: Settings,
     repulsion: Repulsion | None = None,
+    start: Start | None = None,
 ) -> np.ndarray:
     """One pipeline call and the colour corrections that belong to it.
 
@@ -132,6 +152,7 @@ def sample(
         seeds: of each face's noise.
         settings: of the run.
         repulsion: instead of the settings' own.
+        start: faces to go on from; for pipelines that can, see `starts_from_images`.
 
     Returns:
         (B, S, S, 3) uint8, new where `inpaint_mask` is above 0.
@@ -147,6 +168,10 @@ def sample(
     # What is not set is left to the pipeline, whose defaults are those of its family.
     rates = {"num_inference_steps": settings.steps, "guidance_scale": settings.guidance_scale}
     own |= {name: value for name, value in rates.items() if value is not None}
+    if start is not None:
+        own |= {"init_image": start.images, "strength": start.strength}
+        if settings.steps is not None:
+            own["num_inference_steps"] = max(settings.steps, math.ceil(1 / start.strength))  # or none would be run
     # Without a ControlNet there is nobody to read landmarks: pose then follows from surroundings and words.
     no_landmarks = reads_words(pipeline) and pipeline.controlnet is None
     crops = np.stack([task.crop.image for task in tasks])

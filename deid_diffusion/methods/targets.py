@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import numpy as np
+
+from ..faces.attributes import Attributes
 from ..faces.task import FaceTask, Target
 from .identity_bank import IdentityBank
 
@@ -57,3 +60,41 @@ class FixedTarget(_Verified):
     def choose(self, task: FaceTask, attempt: int, candidate: int, taken: Collection[int]) -> Target:
         """That somebody."""
         return self.target
+
+
+@dataclass(frozen=True, eq=False)
+class TrackTargets(_Verified):
+    """One somebody for each person of a clip, in all of their frames, candidates and rounds.
+
+    Attributes:
+        bank: identities to become.
+        seed: of the clip.
+        of_person: who was chosen, by the person's number.
+        of_track: likewise, by the track's number, which is that of the track's tasks.
+    """
+
+    bank: IdentityBank
+    seed: int = 0
+    of_person: dict[int, Target] = field(default_factory=dict)
+    of_track: dict[int, Target] = field(default_factory=dict)
+
+    def add(self, track: int, person: int, wanted: Attributes, embedding: np.ndarray) -> Target:
+        """Chooses for a track, once.
+
+        Args:
+            track: its number.
+            person: of whom it is; another track of theirs shares its target.
+            wanted: age, male and skin of the track.
+            embedding: (D,) unit norm, the mean of the track.
+        """
+        if track not in self.of_track:
+            if person not in self.of_person:
+                draw = int(np.random.SeedSequence([self.seed, person]).generate_state(1)[0] >> 1)
+                taken = {target.number for target in self.of_person.values()}
+                self.of_person[person] = self.bank.choose(wanted, embedding, draw, exclude=taken)
+            self.of_track[track] = self.of_person[person]
+        return self.of_track[track]
+
+    def choose(self, task: FaceTask, attempt: int, candidate: int, taken: Collection[int]) -> Target:
+        """The track's own: another one in one of its frames would be seen, and known by an attacker for one more."""
+        return self.of_track[task.number]

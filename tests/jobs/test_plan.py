@@ -49,9 +49,11 @@ def test_a_tree_is_mirrored_and_what_is_no_picture_is_counted(tmp_path):
     (tree / "gone.jpg").symlink_to(tree / "nowhere.jpg")
     (tree / "loop").symlink_to(tree)
     planned = plan([tree], tree / "out")
-    assert outputs(planned, tree / "out") == {"a.jpg": "a.jpg", "deep/er/b.png": "deep/er/b.png"}
+    same = ("a.jpg", "clip.mp4", "deep/er/b.png")
+    assert outputs(planned, tree / "out") == dict(zip(same, same, strict=True))
+    assert [job.is_clip for job in planned.jobs] == [False, True, False]
     left_out = {item.path.name for item in planned.skipped}
-    assert left_out == {".hidden.jpg", ".cache", "notes.txt", "clip.mp4", "gone.jpg", "loop"}
+    assert left_out == {".hidden.jpg", ".cache", "notes.txt", "gone.jpg", "loop"}
     assert planned.folder == tree / "out"
     assert planned.keeps_journal
     assert plan([tree]).folder == tmp_path / "tree_anon"
@@ -84,10 +86,18 @@ def test_seeds_hang_on_the_seed_and_the_name_only(tmp_path):
     assert plan([tmp_path / "in" / "a.jpg"], seed=7).jobs[0].seed == 7
 
 
+def test_a_clip_goes_beside_itself_or_to_a_name_or_a_folder(tmp_path):
+    source = tmp_path / "clip.MOV"
+    source.write_bytes(b"x")
+    assert plan([source], previews=True).jobs[0].out_path == tmp_path / "clip_anon.MOV"
+    assert plan([source], previews=True).jobs[0].preview_path is None
+    assert plan([source], tmp_path / "other.mkv").jobs[0].out_path == tmp_path / "other.mkv"
+    assert plan([source], tmp_path / "out").jobs[0].out_path == tmp_path / "out" / "clip.MOV"
+
+
 def bad_plan(name, tmp_path):
     source = photo(tmp_path / "in" / "a.jpg")
     (tmp_path / "empty").mkdir()
-    (tmp_path / "clip.MP4").write_bytes(b"x")
     (tmp_path / "link.jpg").symlink_to(source)
     os.link(source, tmp_path / "hard.jpg")
     both = [photo(tmp_path / "x" / "1.jpg"), photo(tmp_path / "y" / "1.jpg")]
@@ -102,7 +112,6 @@ def bad_plan(name, tmp_path):
         "nothing": ([], None),
         "no such file": ([tmp_path / "nope.jpg"], None),
         "no pictures": ([tmp_path / "empty"], None),
-        "video": ([tmp_path / "clip.MP4"], None),
         "onto itself": ([source], source),
         "onto itself by a link": ([source], tmp_path / "link.jpg"),
         "onto itself by a hard link": ([source], tmp_path / "hard.jpg"),
@@ -139,7 +148,6 @@ def bad_plan(name, tmp_path):
         ("nothing", "got none"),
         ("no such file", "found nothing"),
         ("no pictures", "found none in it"),
-        ("video", "not supported yet"),
         ("onto itself", "got the input"),
         ("onto itself by a link", "got a link"),
         ("onto itself by a hard link", "got the input"),

@@ -1,0 +1,290 @@
+"""Takes one clip through its two passes: looks at frames, then anonymizes them with what was seen."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from .anonymizer import FaceAnonymizer
+from .clip_result import ClipResult
+from .faces.attributes import Attributes
+from .faces.motion import COARSE, FINE, smooth
+from .faces.scan import Find, Scan
+from .faces.sightings import Origin, Sighting
+from .faces.task import FaceTask, ImageAnalysis
+from .imaging.pictures import Picture
+from .messages import brief, brief_error
+from .methods.protocol import find_method
+from .methods.redact import redact
+from .methods.roles import Role, Roles, as_set
+from .methods.sequence import FacesInSequence, FrameTasks
+from .methods.targets import TrackTargets
+from .result import AnonymizedImage
+from .settings import Settings
+from .timing import Timing
+from .types import Face, Outcome, Redaction
+
+log = logging.getLogger(__name__)
+STRIDE = 2  # frames
+
+
+@dataclass(frozen=True)
+class ClipOptions:
+    """What is to be chosen about a clip and not about its faces.
+
+    Attributes:
+        audio: "keep" copies it as it is; a voice identifies. "drop" leaves it out.
+        crf: constant rate factor of the encoder; lower is better and larger.
+        codec: of the output; None for that of the source's family.
+        stride: a new face is generated every so many frames, and carried along between; None for 2.
+        motion: "fine" passes speech and blinks in eighths of a step; "coarse" in the steps of photos.
+        start_s, stop_s: what part of the clip is written; None for all.
+        ahead_s: how far a stream looks ahead.
+    """
+
+    audio: str = "keep"
+    crf: int = 18
+    codec: str | None = None
+    stride: int | None = None
+    motion: str = "fine"
+    start_s: float | None = None
+    stop_s: float | None = None
+    ahead_s: float = 1.0
+
+    def __post_init__(self):
+        for name, choices in (("audio", ("keep", "drop")), ("motion", ("fine", "coarse"))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be {' or '.join(choices)}, got {brief(getattr(self, name))}")
+        if self.stride is not None and self.stride < 1:
+            raise ValueError(f"stride must be >= 1, got {brief(self.stride)}")
+        if self.start_s is not None and self.stop_s is not None and not self.start_s < self.stop_s:
+            raise ValueError(f"wanted a part that stops after it starts, got {self.start_s} s to {self.stop_s} s")
+
+
+class ClipRun:
+    """One clip on its way."""
+
+    def __init__(self, anonymizer: FaceAnonymizer, seed: int, settings: Settings, options: ClipOptions) -> None:
+        self.anonymizer, self.seed, self.settings, self.timing = anonymizer, seed, settings, Timing()
+        self.method = find_method(settings.method)
+        reads = self.method.reads_faces or settings.keep is not None or settings.only is not None
+        glance, look = getattr(anonymizer.detect, "glance", anonymizer.detect), anonymizer.detect
+        self.scan = Scan(self._timed(glance), self._timed(look), self._read if reads else None)
+        self.policy = TrackTargets(anonymizer.same_person(settings), anonymizer.bank, seed)
+        self.parts = FINE if options.motion == "fine" else COARSE
+        self.context = anonymizer.context(settings, self.policy, self.timing)
+        self.stride = (options.stride or STRIDE) if self.method.uses_targets else 1
+        self.hidden: set[int] = set()
+        self.begin()
+
+    def begin(self) -> None:
+        """Forgets what was generated, and settles where all faces are with what is known by now."""
+        self.roles = Roles(self.scan, self.policy, self.settings, self.parts)
+        self.sequence = FacesInSequence(self.method, self.context, self.stride)
+        self.result = ClipResult(None)
+        self.settle()
+
+    def settle(self, first: int = 0) -> None:
+        """Says where all faces are, from a frame on, with what is known by now."""
+        self._people = self.scan.people(self.anonymizer.thresholds["far_0.01"])
+        self._starts = set(self.scan.linker.starts)
+        self._first, self._sightings = first, self.scan.sightings(self._people, first)
+
+    def results(self, frames: Iterable[tuple[np.ndarray, Any]]) -> Iterator[tuple[Any, AnonymizedImage]]:
+        """Anonymizes frames that were looked at.
+
+        Args:
+            frames: (H, W, 3) uint8 RGB, and what comes back with the result.
+
+        Yields:
+            the results in order, at most a block behind.
+        """
+        block: list[_Prepared] = []
+        prepared = (self._prepared(number, *frame) for number, frame in enumerate(frames))
+        for before, now, after in _with_neighbours(prepared):
+            now.tasks = [_smoothed(task, before, after) for task in now.tasks]
+            block.append(now)
+            ends = after is None or after.number in self._starts
+            if ends or len(block) >= self.stride or now.number in self._starts:
+                yield from self._finished(block)
+                block = []
+
+    def _prepared(self, number: int, image: np.ndarray, source: Any) -> _Prepared:
+        """A frame with its faces read."""
+        sightings, time_s = self._sightings[number - self._first], self.scan.linker.times_s[number]
+        frame = _Prepared(number, time_s, image, source, sightings)
+        if number in self.scan.failed:
+            frame.failure = "looking for faces failed"
+            return frame
+        try:
+            frame.tasks = self._tasks(image, sightings)
+            frame.stepped = {t.number: t.wanted for t in frame.tasks if t.pending and t.wanted is not None}
+        except Exception as error:
+            log.exception("reading frame %d failed", number)
+            frame.failure = brief_error(error)
+        return frame
+
+    def _finished(self, block: Sequence[_Prepared]) -> Iterator[tuple[Any, AnonymizedImage]]:
+        """The frames of a block; blurred as a whole where that fails."""
+        try:
+            rows = self._generate([FrameTasks(one.number, one.time_s, one.tasks) for one in block])
+        except Exception as error:
+            log.exception("generating failed")
+            rows = [[_failed(task, error) for task in one.tasks] for one in block]
+        for frame, tasks in zip(block, rows, strict=True):
+            yield frame.source, self._composited(frame, tasks)
+
+    def _generate(self, block: Sequence[FrameTasks]) -> list[list[FaceTask]]:
+        if self.method.uses_targets:
+            return self.sequence(block)
+        pending = [task for frame in block for task in frame.tasks if task.pending]
+        done = iter(self.method(pending, self.context) if pending else [])
+        return [[next(done) if task.pending else task for task in frame.tasks] for frame in block]
+
+    def _composited(self, frame: _Prepared, tasks: Sequence[FaceTask]) -> AnonymizedImage:
+        if frame.failure:
+            return self._blurred(frame, frame.failure)
+        try:
+            analysis = ImageAnalysis(Picture(frame.image), frame.image, tuple(tasks), self.timing)
+            result = self.anonymizer.composite(analysis, tasks, self.settings)
+        except Exception as error:
+            log.exception("frame %d failed", frame.number)
+            return self._blurred(frame, brief_error(error))
+        self.result.add(frame.time_s, frame.sightings, result.faces)
+        return result
+
+    def too_similar(self) -> set[int]:
+        """Tracks whose faces, all together, are still those of their sources."""
+        similar = set()
+        for number in self.result.tracks:
+            role = self.roles.settled.get(number)
+            if role is not None and not role.kept:
+                track = self.result.tracks[number]
+                track.similarity = self.sequence.pooled_similarity(number, role.embedding)
+                if track.similarity is not None and track.similarity >= self.policy.threshold:
+                    similar.add(number)
+        return similar - self.hidden
+
+    def finish(self, path: Path, notes: Sequence[str]) -> ClipResult:
+        """The report."""
+        self.result.path, (self.result.width, self.result.height) = path, self.scan.size
+        self.result.seconds, self.result.notes = self.timing.seconds, list(notes)
+        for number, track in self.result.tracks.items():
+            track.person = self._people.get(number)
+        return self.result
+
+    def _timed(self, find: Find) -> Find:
+        def timed(image: np.ndarray) -> list[Face]:
+            with self.timing("detect"):
+                return find(image)
+
+        return timed
+
+    def _read(self, image: np.ndarray, faces: Sequence[Face], places: Sequence[int]) -> dict[int, FaceTask]:
+        with self.timing("read"):
+            return self.anonymizer.read(image, faces, self.settings, places)
+
+    def _tasks(self, image: np.ndarray, sightings: Sequence[Sighting]) -> list[FaceTask]:
+        """The faces of a frame, ready for the method or decided."""
+        tasks = [FaceTask(one.face, one.face.track_id, seed=self.seed) for one in sightings]
+        if self.scan.read is None:
+            return tasks
+        roles = [self.roles(task.number, self._people) for task in tasks]
+        kept = [role is not None and role.kept for role in roles]
+        tasks = [
+            task.decided(Outcome.KEPT, role.reason) if keep else task
+            for task, role, keep in zip(tasks, roles, kept, strict=True)
+        ]
+        if not self.method.reads_faces:
+            return tasks
+        tasks = [_hidden(*three) for three in zip(tasks, roles, sightings, strict=True)]
+        tasks = [
+            task.decided(Outcome.REDACTED, "the mean of all its frames was too similar to the source")
+            if task.pending and task.number in self.hidden
+            else task
+            for task in tasks
+        ]
+        open_places = [place for place, task in enumerate(tasks) if task.pending]
+        read = self._read(image, [task.face for task in tasks], open_places) if open_places else {}
+        for place, found in read.items():
+            tasks[place] = self._ready(tasks[place], found, roles[place], sightings[place])
+        return tasks
+
+    def _ready(self, task: FaceTask, found: FaceTask, role: Role, sighting: Sighting) -> FaceTask:
+        """With what was read in this frame, less what may not pass."""
+        if found.outcome in (Outcome.REDACTED, Outcome.FAILED):
+            return task.decided(found.outcome, found.reason)
+        likely = self.anonymizer.thresholds.get("far_0.05", self.policy.threshold)
+        if sighting.origin is not Origin.FOUND and float(found.embedding @ role.embedding) < likely:
+            return task.decided(
+                Outcome.REDACTED, f"{sighting.origin.value}, and not seen there", redaction=Redaction.BLUR
+            )
+        wanted = as_set(role.motion(found.analysis.attributes.to_dict()), self.settings)
+        return replace(
+            found, number=task.number, seed=task.seed, outcome=None, reason="", embedding=role.embedding,
+            wanted=wanted, targets=(role.target,),
+        )  # fmt: skip
+
+    def _blurred(self, frame: _Prepared, reason: str) -> AnonymizedImage:
+        everything = np.ones(frame.image.shape[:2], bool)
+        self.result.frames += 1
+        self.result.blurred_frames += 1
+        self.result.note(frame.time_s, f"the whole frame was blurred: {reason}")
+        height, width = frame.image.shape[:2]
+        # A blur this wide is the same from a small copy, and a hundred times as fast.
+        small = cv2.resize(frame.image, (96, max(96 * height // width, 1)), interpolation=cv2.INTER_AREA)
+        small = redact(small, np.ones(small.shape[:2], bool), Redaction.BLUR)
+        image = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
+        return AnonymizedImage(image, (), {}, everything, Picture(frame.image))
+
+
+@dataclass(eq=False)
+class _Prepared:
+    """A frame on its way: its faces with what was read, or why that failed."""
+
+    number: int
+    time_s: float
+    image: np.ndarray
+    source: Any
+    sightings: Sequence[Sighting]
+    tasks: list[FaceTask] = field(default_factory=list)
+    failure: str = ""
+    stepped: dict[int, Attributes] = field(default_factory=dict)
+
+
+def _with_neighbours(items: Iterable[_Prepared]) -> Iterator[tuple[_Prepared | None, _Prepared, _Prepared | None]]:
+    """Each one with that before and that after it."""
+    before = now = None
+    for after in items:
+        if now is not None:
+            yield before, now, after
+        before, now = now, after
+    if now is not None:
+        yield before, now, None
+
+
+def _smoothed(task: FaceTask, before: _Prepared | None, after: _Prepared | None) -> FaceTask:
+    """With its motion smoothed over the frames before and after it."""
+    if not task.pending or task.wanted is None:
+        return task
+    near = [None if frame is None else frame.stepped.get(task.number) for frame in (before, after)]
+    return replace(task, wanted=smooth(near[0], task.wanted, near[1]))
+
+
+def _failed(task: FaceTask, error: Exception) -> FaceTask:
+    return task.decided(Outcome.FAILED, f"generating failed: {brief_error(error)}") if task.pending else task
+
+
+def _hidden(task: FaceTask, role: Role | None, sighting: Sighting) -> FaceTask:
+    """Redacted where the track says that nothing can be generated: a lost face, or one that nobody could read."""
+    if task.pending and sighting.origin is Origin.HELD:
+        return task.decided(Outcome.REDACTED, "lost; it could still be there", redaction=Redaction.BLUR)
+    if task.pending and role is None:
+        return task.decided(Outcome.REDACTED, "landmarks do not fit the detection in any frame")
+    return task

@@ -1,0 +1,82 @@
+"""Says what of a face may pass through a whole track, and how its motion passes.
+
+Steps that are right for a photo stop speech and blinks, and the mean of many quantised values gives the raw one back
+where it straddles a step. So one quantised level passes for the whole track, and deviations from the track's own
+median in eighths of a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..pipelines.conditioning import FIELDS
+from .attributes import QUANTIZATION_STEP, Attributes
+
+STATIC = ("age", "male", "skin_l", "skin_a", "skin_b", "glasses", "facial_hair")
+DYNAMIC = tuple(name for name in FIELDS if name not in STATIC)
+FINE, COARSE = 8, 1  # parts of a step in which deviations pass
+HYSTERESIS = 0.75  # of such a part, before the next one is taken
+LOW_PASS = (0.25, 0.5, 0.25)
+
+
+def weighted_median(values: Sequence[float], weights: Sequence[float]) -> float:
+    """The value below and above which half of the weight lies."""
+    order = np.argsort(values)
+    total = np.cumsum(np.asarray(weights, float)[order])
+    return float(np.asarray(values, float)[order][int(np.searchsorted(total, total[-1] / 2))])
+
+
+def summarize(readings: Sequence[Mapping[str, float]], weights: Sequence[float]) -> Attributes:
+    """What a whole track is like: the weighted median of each value; of glasses and the like that is a vote.
+
+    Args:
+        readings: attributes by name, all set, N >= 1 of them.
+        weights: how much each counts, above 0.
+    """
+    return Attributes(**{name: weighted_median([r[name] for r in readings], weights) for name in FIELDS})
+
+
+@dataclass(eq=False)
+class Motion:
+    """The attributes of one track, to be called frame by frame.
+
+    Attributes:
+        median: of the track, see `summarize`.
+        parts: of a step in which deviations pass: `FINE` or `COARSE`.
+    """
+
+    median: Attributes
+    parts: int = FINE
+    _levels: dict[str, int] = field(default_factory=dict)
+
+    def __call__(self, now: Mapping[str, float]) -> Attributes:
+        """What may pass in the next frame, not yet smoothed.
+
+        Args:
+            now: the frame's attributes by name.
+
+        Returns:
+            all attributes: Q(median, step) + H(value - median, step / parts), the latter with hysteresis; of what
+            does not move only the first.
+        """
+        base, middle = self.median.quantize().to_dict(), self.median.to_dict()
+        for name in DYNAMIC:
+            part = QUANTIZATION_STEP[name] / self.parts
+            deviation, level = (now[name] - middle[name]) / part, self._levels.get(name)
+            if level is None or abs(deviation - level) > HYSTERESIS:
+                level = self._levels[name] = round(deviation)
+            base[name] = float(np.clip(base[name] + level * part, FIELDS[name].low, FIELDS[name].high))
+        return Attributes(**base)
+
+
+def smooth(before: Attributes | None, now: Attributes, after: Attributes | None) -> Attributes:
+    """The mean of three frames, in the weights of `LOW_PASS`; where one is missing, that in the middle counts for it.
+
+    After quantisation, so that it adds no information.
+    """
+    values = now.to_dict()
+    near = [values if one is None else values | one.to_dict() for one in (before, now, after)]
+    return Attributes(**{n: sum(w * one[n] for w, one in zip(LOW_PASS, near, strict=True)) for n in values})

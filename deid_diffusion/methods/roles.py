@@ -1,0 +1,70 @@
+"""Says once for each track of a clip who it becomes, and frame by frame how that somebody is to look."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..faces.attributes import Attributes
+from ..faces.motion import Motion
+from ..faces.scan import Scan
+from ..faces.task import Target
+from ..settings import Settings
+from .targets import TrackTargets
+
+
+@dataclass(frozen=True, eq=False)
+class Role:
+    """What is settled for a track.
+
+    Attributes:
+        person: of whom it is.
+        target: who it becomes; None for a person to be left alone.
+        motion: what of the track's attributes passes.
+        embedding: (D,) float32 unit norm, of the source: the mean of the track.
+        reason: for the report.
+    """
+
+    person: int
+    target: Target | None
+    motion: Motion
+    embedding: np.ndarray
+    reason: str = ""
+
+    @property
+    def kept(self) -> bool:
+        """Whether it is a person to be left alone."""
+        return self.target is None
+
+
+class Roles:
+    """The roles of all tracks; each is settled when it is first asked for, from what is known by then.
+
+    Attributes:
+        settled: those so far, by the track's number.
+    """
+
+    def __init__(self, scan: Scan, policy: TrackTargets, settings: Settings, parts: int) -> None:
+        """Takes what is known of the tracks, who chooses targets, and the parts of a step, see `faces.motion`."""
+        self.scan, self.policy, self.settings, self.parts = scan, policy, settings, parts
+        self.settled: dict[int, Role] = {}
+
+    def __call__(self, track: int, people: Mapping[int, int]) -> Role | None:
+        """The role of a track; None for one of which nothing could be read."""
+        if track not in self.settled:
+            embedding = self.scan.mean_embedding(track)
+            if embedding is None:
+                return None
+            median, person = self.scan.median(track), people[track]
+            kept, reason = self.scan.verdict(track)
+            wanted = as_set(median.quantize(), self.settings)
+            target = None if kept else self.policy.add(track, person, wanted, embedding)
+            self.settled[track] = Role(person, target, Motion(median, self.parts), embedding, reason)
+        return self.settled[track]
+
+
+def as_set(attributes: Attributes, settings: Settings) -> Attributes:
+    """Attributes less what is dropped, with what the user set."""
+    return attributes.with_changes(dict.fromkeys(settings.drop_attributes)).with_changes(settings.attributes)

@@ -1,0 +1,66 @@
+"""What of a face's motion passes."""
+
+import numpy as np
+import pytest
+
+from deid_diffusion.faces.attributes import QUANTIZATION_STEP, Attributes
+from deid_diffusion.faces.motion import COARSE, DYNAMIC, FINE, STATIC, Motion, smooth, summarize, weighted_median
+from deid_diffusion.pipelines.conditioning import FIELDS
+
+MIDDLE = {name: (field.low + field.high) / 2 for name, field in FIELDS.items()}
+
+
+@pytest.mark.parametrize(
+    ("values", "weights", "median"),
+    [([3], [1], 3), ([1, 2, 9], [1, 1, 1], 2), ([0, 1], [1, 5], 1), ([0, 0, 1], [1, 1, 9], 1)],
+)
+def test_the_median_goes_by_weight(values, weights, median):
+    assert weighted_median(values, weights) == median
+
+
+def test_glasses_are_voted_on():
+    rows = [MIDDLE | {"glasses": value} for value in (0.9, 0.8, 0.1)]
+    assert summarize(rows, [1, 1, 1]).quantize().glasses == 1
+    assert summarize(rows, [1, 1, 9]).quantize().glasses == 0
+
+
+def test_what_does_not_move_passes_once():
+    motion = Motion(Attributes(**MIDDLE | {"age": 41.0}))
+    passed = [motion(MIDDLE | {"age": age, "glasses": 1.0}).to_dict() for age in (20.0, 70.0)]
+    assert all(row["age"] == 40 for row in passed)
+    assert {name for name in FIELDS if passed[0][name] != passed[1][name]} == set()
+    assert set(STATIC) | set(DYNAMIC) == set(FIELDS)
+
+
+@pytest.mark.parametrize(("parts", "levels"), [(FINE, 20), (COARSE, 3)])
+def test_speech_passes_in_parts_of_a_step(parts, levels):
+    motion, step = Motion(Attributes(**MIDDLE | {"mouth_open": 0.1}), parts), QUANTIZATION_STEP["mouth_open"]
+    opened = np.linspace(0, 0.6, 200)
+    passed = np.array([motion(MIDDLE | {"mouth_open": value}).mouth_open for value in opened])
+    assert levels * 0.7 <= len(set(passed.round(6).tolist())) <= levels * 1.3
+    assert np.abs(passed - opened + 0.1).max() < step / 2 + step / parts
+
+
+def test_the_mean_of_many_frames_does_not_give_the_level_back():
+    # A level between two steps, and noise about it: what is quantised frame by frame gives it away on average.
+    rng, level = np.random.default_rng(0), 3.75
+    values = level + rng.normal(0, 3, 500)
+    step = QUANTIZATION_STEP["yaw_deg"]
+    by_frame = np.mean([round(value / step) * step for value in values])
+    motion = Motion(Attributes(**MIDDLE | {"yaw_deg": float(np.median(values))}))
+    passed = np.mean([motion(MIDDLE | {"yaw_deg": value}).yaw_deg for value in values])
+    assert abs(by_frame - level) < 0.4
+    assert abs(passed - level) > 3
+
+
+def test_a_value_at_an_edge_does_not_flicker():
+    motion, part = Motion(Attributes(**MIDDLE | {"smile": 0.5})), QUANTIZATION_STEP["smile"] / FINE
+    passed = [motion(MIDDLE | {"smile": 0.5 + part * (0.5 + wobble)}).smile for wobble in (0.1, -0.1, 0.2, -0.2)]
+    assert len(set(passed)) == 1
+
+
+def test_smoothing_takes_the_middle_for_what_is_missing():
+    one, other = (Attributes(age=40.0, smile=value) for value in (0.0, 0.8))
+    assert smooth(one, other, one).smile == pytest.approx(0.4)
+    assert smooth(None, other, one).smile == pytest.approx(0.6)
+    assert smooth(None, other, None).to_dict() == pytest.approx(other.to_dict())

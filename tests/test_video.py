@@ -1,0 +1,213 @@
+"""Clips from frame to frame, with tiny real networks; the one fake is the detector, which reads the frame's number."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from deid_diffusion.anonymizer import FaceAnonymizer
+from deid_diffusion.clip_run import ClipOptions
+from deid_diffusion.faces.motion import Motion
+from deid_diffusion.methods.targets import TrackTargets
+from deid_diffusion.types import Outcome
+from deid_diffusion.video import VideoAnonymizer
+from tests.test_anonymizer import ALWAYS, FAST, NEVER, covered, face
+from tests.tiny import tiny_bank, tiny_estimator, tiny_pipeline
+
+FPS = 30.0
+# One person is whoever is read at all, while no result is taken for its source.
+ONE_PERSON, QUICK = NEVER | {"far_0.01": -1.01, "far_0.05": -1.01}, replace(FAST, threshold=1.01)
+
+
+def frame(number: int, shot: int = 0, height: int = 200, width: int = 280) -> np.ndarray:
+    """Noise that says its number in the first pixel; another shot is of another colour."""
+    image = np.random.default_rng(number).integers(0, 256, (height, width, 3), np.uint8)
+    image[..., shot] //= 8
+    image[0, 0, 0] = number
+    return image
+
+
+def clip(count: int, cut: int = 1000) -> list[np.ndarray]:
+    return [frame(number, int(number >= cut)) for number in range(count)]
+
+
+def moving(number: int) -> list:
+    return [face(110 + 2 * number, 90)]
+
+
+def build(where=moving, thresholds=NEVER) -> FaceAnonymizer:
+    parts = tiny_pipeline(64), tiny_estimator(), tiny_bank(), thresholds
+    return FaceAnonymizer(*parts, detect=lambda image: where(int(image[0, 0, 0])))
+
+
+def streamed(frames, where=moving, settings=QUICK, thresholds=ONE_PERSON, options=None, seed=0):
+    video = VideoAnonymizer(build(where, thresholds), options or ClipOptions(ahead_s=0.2))
+    return list(video.stream(iter(frames), seed, settings, FPS))
+
+
+def test_every_frame_of_a_face_becomes_the_same_somebody(monkeypatch):
+    chosen, real = [], TrackTargets.add
+    monkeypatch.setattr(TrackTargets, "add", lambda self, *given: chosen.append(real(self, *given)) or chosen[-1])
+    frames = clip(9)
+    results = streamed(frames)
+    assert len(results) == 9
+    assert [[one.outcome for one in result.faces] for result in results] == [[Outcome.REPLACED]] * 9
+    assert {one.face.track_id for result in results for one in result.faces} == {0}
+    assert len({target.number for target in chosen}) == 1
+    for number, (image, result) in enumerate(zip(frames, results, strict=True)):
+        assert covered(image, result.image, moving(number)[0])
+        assert np.array_equal(image[~result.changed_mask], result.image[~result.changed_mask])
+
+
+@pytest.mark.parametrize("stride", [1, 3])
+def test_the_same_seed_gives_the_same_clip_whatever_the_stride(stride):
+    options = ClipOptions(stride=stride, ahead_s=0.2)
+    one, again, other = (streamed(clip(5), options=options, seed=seed) for seed in (1, 1, 2))
+    assert all(np.array_equal(a.image, b.image) for a, b in zip(one, again, strict=True))
+    assert not np.array_equal(one[0].image, other[0].image)
+    assert all(covered(clip(5)[n], one[n].image, moving(n)[0]) for n in range(5))
+
+
+def test_frames_that_miss_a_face_hide_it_all_the_same():
+    frames = clip(16)
+    # Seen, missed in the middle, and then lost for good.
+    results = streamed(frames, lambda number: moving(number) if number in (0, 1, 2, 6, 7) else [])
+    assert [len(result.faces) for result in results] == [1] * 16
+    assert all(covered(frames[n], results[n].image, moving(min(n, 7))[0]) for n in range(14))
+    assert results[15].faces[0].outcome is Outcome.REDACTED
+    assert results[15].faces[0].reason == "lost; it could still be there"
+
+
+def test_an_interpolated_face_that_is_not_seen_there_is_redacted():
+    results = streamed(
+        clip(8),
+        lambda number: moving(number) if number not in (3, 4) else [],
+        thresholds=ONE_PERSON | {"far_0.05": 1.01},
+    )
+    outcomes = [result.faces[0].outcome for result in results]
+    assert outcomes == [Outcome.REPLACED] * 3 + [Outcome.REDACTED] * 2 + [Outcome.REPLACED] * 3
+    assert results[3].faces[0].reason == "interpolated, and not seen there"
+
+
+def test_a_cut_ends_the_track_but_not_the_person():
+    for thresholds, people in ((ONE_PERSON, 1), (NEVER, 2)):
+        anonymize = build(thresholds=thresholds)
+        run = VideoAnonymizer(anonymize)._begin(0, QUICK, {})
+        frames = clip(8, cut=4)
+        for number, image in enumerate(frames):
+            run.scan.add(image, number / FPS)
+        run.begin()
+        results = [result for _, result in run.results((image, None) for image in frames)]
+        assert [result.faces[0].face.track_id for result in results] == [0] * 4 + [1] * 4
+        assert len({target.number for target in run.policy.of_track.values()}) == people
+
+
+def test_a_frame_in_which_the_detector_breaks_is_blurred_as_a_whole():
+    def where(number):
+        if number == 4:
+            raise RuntimeError("broken")
+        return moving(number)
+
+    frames = clip(8)
+    results = streamed(frames, where)
+    assert results[4].changed_mask.all()
+    assert (results[4].image != frames[4]).mean() > 0.95
+    assert [result.faces[0].outcome for result in results if result.faces] == [Outcome.REPLACED] * 7
+
+
+def test_a_repeated_frame_is_what_the_one_before_was():
+    looked = []
+
+    def where(number):
+        looked.append(number)
+        if number == 3:
+            raise RuntimeError("broken")
+        return moving(number)
+
+    run = VideoAnonymizer(build(where, ONE_PERSON))._begin(0, QUICK, {})
+    for place, number in enumerate((0, 1, 1, 2, 3, 3, 4)):
+        run.scan.add(frame(number), place / FPS, place in (2, 5))
+    assert run.scan.failed == {4, 5}
+    assert looked.count(1) == 1
+    assert list(run.scan.linker.tracks[0].found) == [0, 1, 2, 3, 6]
+
+
+def test_memory_does_not_grow_with_a_stream():
+    video = VideoAnonymizer(build(moving, ONE_PERSON), ClipOptions(ahead_s=0.1))
+    results, held = video.stream(iter(clip(40)), 0, replace(QUICK, method="blank"), FPS), []
+    for _ in results:
+        held.append(len(results.gi_frame.f_locals["run"].scan.linker.tracks[0].found))
+    assert len(held) == 40
+    assert max(held) < 20
+
+
+def test_a_detector_that_never_works_is_no_clip():
+    with pytest.raises(ZeroDivisionError):
+        streamed(clip(3), lambda number: 1 // 0)
+
+
+def test_a_frame_that_cannot_be_read_is_blurred_as_a_whole(monkeypatch):
+    real = Motion.__call__
+
+    def breaks(self, now):
+        self.calls = getattr(self, "calls", 0) + 1
+        if self.calls == 3:
+            raise ValueError("broken")
+        return real(self, now)
+
+    monkeypatch.setattr(Motion, "__call__", breaks)
+    results = streamed(clip(6))
+    assert [bool(result.changed_mask.all()) for result in results] == [False, False, True, False, False, False]
+
+
+def test_a_model_that_breaks_hides_its_faces(monkeypatch):
+    anonymize = build(thresholds=ONE_PERSON)
+    monkeypatch.setattr(anonymize.pipeline, "unet", None)
+    results = list(VideoAnonymizer(anonymize).stream(clip(4), settings=QUICK))
+    assert [result.faces[0].outcome for result in results] == [Outcome.FAILED] * 4
+    assert all(covered(clip(4)[n], results[n].image, moving(n)[0]) for n in range(4))
+
+
+def test_what_is_too_similar_is_redacted():
+    results = streamed(clip(4), settings=FAST, thresholds=ALWAYS)
+    assert [result.faces[0].outcome for result in results] == [Outcome.REDACTED] * 4
+
+
+@pytest.mark.parametrize("method", ["blank", "blur", "pixelate"])
+def test_the_classical_methods_follow_faces_too(method):
+    frames = clip(8)
+    settings = replace(QUICK, method=method)
+    results = streamed(frames, lambda number: moving(number) if number != 3 else [], settings)
+    assert [result.faces[0].outcome for result in results] == [Outcome.REDACTED] * 8
+    assert all(covered(frames[n], results[n].image, moving(n)[0]) for n in range(8))
+
+
+def test_k_same_is_refused():
+    with pytest.raises(ValueError, match="does not follow motion; take inpaint"):
+        streamed(clip(2), settings=replace(QUICK, method="k-same"))
+
+
+@pytest.mark.parametrize(
+    ("frames", "message"),
+    [
+        ([np.zeros((4, 4), np.uint8)], r"\(H, W, 3\) uint8 RGB, got ndarray of shape \(4, 4\)"),
+        ([frame(0), frame(1, width=200)], "must all be 280 x 200, got 200 x 200"),
+    ],
+)
+def test_frames_that_are_none_are_refused(frames, message):
+    with pytest.raises(ValueError, match=message):
+        streamed(frames)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"audio": "loud"}, "audio must be keep or drop, got 'loud'"),
+        ({"motion": ""}, "motion must be fine or coarse"),
+        ({"stride": 0}, "stride must be >= 1, got 0"),
+        ({"start_s": 3.0, "stop_s": 2.0}, "stops after it starts, got 3.0 s to 2.0 s"),
+    ],
+)
+def test_options_that_are_none_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        ClipOptions(**options)
