@@ -135,7 +135,7 @@ def open_output(path: Any, kind: str, info: ClipInfo, coding: Coding, audio: lis
     if kind == "avi" and info.variable_rate and info.container != "avi":
         raise ClipError(f"{brief_path(info.path)}: wanted a container of variable rate, got avi; write .mp4 or .mkv")
     options = {"movflags": "+faststart"} if kind in ("mp4", "mov") else {}
-    if kind in ("mp4", "mov") and info.time_base.numerator == 1:
+    if kind in ("mp4", "mov"):
         # The second one counts where tracks begin; at its 1,000 a second, sound moves by up to a millisecond.
         options |= dict.fromkeys(("video_track_timescale", "movie_timescale"), str(info.time_base.denominator))
     container = av.open(str(path), "w", format=kind, container_options=options)

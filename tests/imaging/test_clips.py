@@ -186,6 +186,18 @@ def test_times_tags_turn_and_sound_are_kept(tmp_path, name):
     assert left_over(tmp_path) == []
 
 
+@pytest.mark.parametrize(("name", "codec"), [("in.avi", "mpeg4"), ("in.mkv", "libx264"), ("in.ts", "libx264")])
+def test_another_container_keeps_the_times_too(tmp_path, name, codec):
+    tick = Fraction(1001, 30000) if name == "in.avi" else Fraction(1, 1000)
+    source = make_clip(tmp_path / name, codec, time_base=tick, rate=Fraction(30000, 1001), sound="mp2")
+    with ClipReader(source) as reader:
+        times = [float(frame.pts * reader.info.time_base) for frame in reader]
+    rewrite(source, tmp_path / "out.mp4")
+    got = [float(frame.pts * frame.time_base) for frame in decode(tmp_path / "out.mp4")]
+    assert got == pytest.approx(times, abs=1e-6)
+    assert sounds(source) == sounds(tmp_path / "out.mp4")
+
+
 def test_a_frame_is_shown_upright(tmp_path):
     with ClipReader(make_clip(tmp_path / "flat.mkv", count=2)) as reader:
         flat = next(iter(reader)).image
