@@ -14,6 +14,7 @@ from ..types import Face
 
 GAP_S = 1.0  # longest time for which a lost face is interpolated
 VELOCITY_S = 0.1  # over which the speed of a face is measured
+CLEAR_SCORE = 0.75  # of a detection that is surely a face
 CLOSE = 0.15  # costs of two links that differ by less: the identity encoder decides
 _NEVER = 1e6
 Embed = Callable[[Sequence[int]], Mapping[int, np.ndarray]]  # places of faces -> (D,) unit norm of those it can read
@@ -45,8 +46,8 @@ class Track:
 
     @property
     def is_sure(self) -> bool:
-        """Whether it is surely a face: seen often, or clearly."""
-        return len(self.found) >= 3 or max(face.score for face in self.found.values()) >= 0.5
+        """Whether it was seen clearly at least once. Hands and prints reach 0.7 for a second, and no more."""
+        return max(face.score for face in self.found.values()) >= CLEAR_SCORE
 
 
 class Linker:

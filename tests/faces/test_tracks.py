@@ -123,9 +123,10 @@ def test_a_face_that_leaves_the_picture_is_not_held():
 
 
 def test_a_detection_that_may_be_none_is_extended_but_not_held():
-    rows = filled(linked([[]] * 20 + [[face(300, score=0.2)]] + [[]] * 40))
-    assert origins(rows)[14:27] == ["e"] * 6 + ["f"] + ["e"] * 6
-    assert "h" not in origins(rows)
+    for score, count in ((0.2, 1), (0.7, 20)):
+        rows = filled(linked([[]] * 20 + [[face(300, score=score)]] * count + [[]] * 40))
+        assert origins(rows)[14 : 26 + count] == ["e"] * 6 + ["f"] * count + ["e"] * 6
+        assert "h" not in origins(rows)
 
 
 def test_a_face_that_appears_in_the_middle_is_carried_back():
