@@ -6,10 +6,12 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from deid_diffusion.errors import DeidError
+
 Curve = tuple[tuple[float, ...], tuple[float, ...]]
 
 
-class EvaluationError(ValueError):
+class EvaluationError(DeidError, ValueError):
     """The evaluation cannot give a valid figure; says what was wanted, what was got, what to do."""
 
 

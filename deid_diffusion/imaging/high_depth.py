@@ -15,13 +15,14 @@ import numpy as np
 import tifffile
 from PIL import Image
 
+from ..errors import DeidError
 from .mend import PNG, png_chunk, png_chunks
 
 ASSOCIATED = 1  # TIFF's ExtraSamples: colour is premultiplied by alpha
 _CHANNELS = {"RGB": 3, "RGBA": 4}
 
 
-class RefusedPictureError(ValueError):
+class RefusedPictureError(DeidError, ValueError):
     """A whole picture that is not read; the message says what was wanted, what came and what to do."""
 
 

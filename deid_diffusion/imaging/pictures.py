@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from ..errors import DeidError
 from ..messages import brief_error, brief_path, brief_repr, not_a_path
 from .decode import clean_icc, jpeg_quality, orientation, seek_picture, upright_pixels, upright_sides
 from .encode import encode_picture
@@ -41,7 +42,7 @@ _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b
 _OPENING = threading.Lock()
 
 
-class PictureError(ValueError):
+class PictureError(DeidError, ValueError):
     """A picture could not be read or written; the message says what was wanted, what came and what to do."""
 
 

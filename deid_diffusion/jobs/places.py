@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..errors import DeidError
 from ..imaging.pictures import FORMATS
 from ..imaging.places import unfit_place
 from ..messages import brief_path, not_a_path
@@ -20,7 +21,7 @@ _FILE_SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,4}")
 _REPORT = re.compile(r'\s*\{\s*"versions"')
 
 
-class PlanError(ValueError):
+class PlanError(DeidError, ValueError):
     """What was asked for cannot be begun; nothing was written."""
 
 

@@ -142,9 +142,8 @@ def plan(
     clip = lone and inputs[0].suffix.lower() in VIDEOS
     if out is not None:
         check_out(out, lone and not clip)
-    to_file = (
-        out is not None and lone and out.suffix.lower() in (VIDEOS if clip else FORMATS) and not os.path.isdir(out)
-    )
+    kinds = VIDEOS if clip else FORMATS
+    to_file = out is not None and lone and out.suffix.lower() in kinds and not os.path.isdir(out)
     if out is not None and not to_file and os.path.exists(out) and not os.path.isdir(out):
         raise PlanError(f"{out}: wanted a folder, got a file; give -o a folder, or one picture and a picture's name")
     search = _Search(tuple(pattern.rstrip("/") for pattern in exclude))

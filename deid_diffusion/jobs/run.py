@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 
-class JobsStopped(RuntimeError):
+class JobsStopped(DeidError, RuntimeError):
     """No further job can succeed, as on a full disk."""
 
 
@@ -42,8 +42,8 @@ class JobResult:
             the journal, so they are plain values from the start.
         seconds: time by stage.
         picture: `width` and `height` in pixels, upright, `sha256` of the input file, and `notices` on what of it was
-            not taken over as it was; of a clip also `frames`, `blurred_frames`, `notes` and `review`, see `ClipResult`;
-            empty when it failed.
+            not taken over as it was; of a clip also `frames`, `blurred_frames`, `notes` and `review`, see
+            `ClipResult`; empty when it failed.
         error: why nothing was written; empty when something was.
         earlier: an earlier run had finished it.
         source: size in bytes, modification time in ns and inode of the input that was read; empty when it failed.
@@ -200,9 +200,8 @@ def _clip_done(
     faces, seconds, about = do_clip(job, digest, anonymize, settings, clips, watch)
     if source != _source(job):
         job.out_path.unlink()
-        raise PictureError(
-            f"{brief_path(job.in_path)}: was changed while it was worked on; run it again when it is whole"
-        )
+        name = brief_path(job.in_path)
+        raise PictureError(f"{name}: was changed while it was worked on; run it again when it is whole")
     if job.keep_times:
         _set_time(job, source[1])
     return JobResult(job, tuple(faces), seconds, about, source=source)

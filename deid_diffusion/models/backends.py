@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..errors import DeidError
 from ..messages import brief
 from ..weight_files import cache_dir
 
@@ -25,7 +26,7 @@ KEPT = 3  # exported graphs in the cache, 50 MB each
 _NAMES = ("sample", "level", "condition")
 
 
-class BackendError(RuntimeError):
+class BackendError(DeidError, RuntimeError):
     """A backend cannot run this pipeline here; says why, and what to do."""
 
 
