@@ -404,7 +404,7 @@ class FaceAnonymizer:
         if isinstance(find_method(settings.method), Redact):  # no model runs that could follow the others
             kept = {"keep_metadata": settings.keep_metadata, "panorama": settings.panorama}
             return Settings(method=settings.method, keep=settings.keep, only=settings.only, **kept)
-        return replace(effective_settings(self.pipeline, settings), threshold=self._same_person(settings))
+        return replace(effective_settings(self.pipeline, settings), threshold=self.same_person(settings))
 
     def embed_references(self, photos: Sequence[Photo]) -> References:
         """The people in reference photos, for `keep` and `only`; several photos of one know them better.
