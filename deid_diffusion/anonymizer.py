@@ -364,7 +364,7 @@ class FaceAnonymizer:
                     continue
                 yield from ((task.crop, task.embedding) for task in analysis.tasks if task.pending)
 
-        return fit_cohort(faces(), settings.k, self._same_person(settings))
+        return fit_cohort(faces(), settings.k, self.same_person(settings))
 
     def check(self, settings: Settings) -> None:
         """Raises ValueError for settings that the loaded pipeline cannot follow."""
@@ -394,9 +394,9 @@ class FaceAnonymizer:
             rows.append(self._embed(crop.image[None])[0])
         return References(np.array(rows), self.thresholds)
 
-    def context(self, settings: Settings, policy: TargetPolicy | None, timing: Timing) -> Context:
-        """What a method may use, with the default policy for None: for those who call methods themselves."""
-        policy, threshold = self._policy(policy, settings), self._same_person(settings)
+    def context(self, settings: Settings, policy: TargetPolicy, timing: Timing) -> Context:
+        """What a method may use: for those who call methods themselves, as clips do."""
+        threshold = self.same_person(settings)
         return Context(self.pipeline, self.estimator, self._embed, settings, policy, threshold, timing, self._turn)
 
     def read(
@@ -437,9 +437,10 @@ class FaceAnonymizer:
         return settings
 
     def _policy(self, policy: TargetPolicy | None, settings: Settings) -> TargetPolicy:
-        return FreshTargets(self._same_person(settings), self.bank) if policy is None else policy
+        return FreshTargets(self.same_person(settings), self.bank) if policy is None else policy
 
-    def _same_person(self, settings: Settings) -> float:
+    def same_person(self, settings: Settings) -> float:
+        """The cosine from which on the identity encoder takes two faces for one person."""
         return self.thresholds["far_0.01"] if settings.threshold is None else settings.threshold
 
     def _view(self, picture: Picture, boxes: Boxes | None) -> View:
@@ -479,7 +480,7 @@ class FaceAnonymizer:
         waiting = [task for task in tasks if task.pending]
         if method.uses_targets:
             waiting = [replace(task, wanted=wanted_attributes(task.analysis, settings)) for task in waiting]
-        context = self.context(settings, policy, timing)
+        context = self.context(settings, self._policy(policy, settings), timing)
         done = iter(method(waiting, context) if waiting else [])
         return [next(done) if task.pending else task for task in tasks]
 

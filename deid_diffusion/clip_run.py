@@ -76,10 +76,9 @@ class ClipRun:
         reads = self.method.reads_faces or settings.keep is not None or settings.only is not None
         glance, look = getattr(anonymizer.detect, "glance", anonymizer.detect), anonymizer.detect
         self.scan = Scan(self._timed(glance), self._timed(look), self._read if reads else None)
-        context = anonymizer.context(settings, None, self.timing)
-        self.policy = TrackTargets(context.threshold, anonymizer.bank, seed)
-        self.context = replace(context, policy=self.policy)
+        self.policy = TrackTargets(anonymizer.same_person(settings), anonymizer.bank, seed)
         self.parts = FINE if options.motion == "fine" else COARSE
+        self.context = anonymizer.context(settings, self.policy, self.timing)
         self.stride = (options.stride or STRIDE) if self.method.uses_targets else 1
         self.hidden: set[int] = set()
         self.begin()
