@@ -36,7 +36,8 @@ class FaceMesh:
         notes = tempfile.TemporaryFile()
         command = [python, "-I", __file__]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=notes)
-        assert self._process.stdin is not None and self._process.stdout is not None  # both are pipes
+        assert self._process.stdin is not None  # both are pipes
+        assert self._process.stdout is not None
         self._pictures, self._answers = self._process.stdin, self._process.stdout
         if self._answers.readline().strip() != b"ready":
             self._process.wait(timeout=30)

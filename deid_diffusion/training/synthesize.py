@@ -139,7 +139,6 @@ class Synthesis:
 
     def _best(self, styles: np.ndarray, expected: Quotas) -> int:
         """Who of them is needed most, of those that will be like photos; then counts as expected."""
-        assert self.map is not None  # without one there is no choice
         read, odd = self.map.read(styles), MEASURED.index("ood_score")
         chances = expected.chances(read, self.map.deviation)
         ood_score = (read[:, odd] - self.map.level[odd]) / self.map.natural[odd]
@@ -159,7 +158,6 @@ class Synthesis:
 
     def _second_picture(self, attempt: Attempt) -> Attempt | None:
         """The same person turned, lit and smiling otherwise; None where no such picture is found."""
-        assert self.map is not None and attempt.face is not None  # asked for only after the scouts, of those kept
         dice = np.random.default_rng([self.options.seed, attempt.number, 1])
         now = dict(zip(MEASURED, attempt.face.measured.tolist(), strict=True))
         changes = np.zeros(len(MEASURED))
