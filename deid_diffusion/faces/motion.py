@@ -83,7 +83,7 @@ def smooth(before: Attributes | None, now: Attributes, after: Attributes | None)
     After quantisation, so that it adds no information.
 
     Args:
-        before, now, after: attributes of three frames that follow each other; None at an end of the track.
+        before, now, after: attributes in three frames that follow each other; None where the face was not read.
     """
     values = now.to_dict()
     near = [values if one is None else values | one.to_dict() for one in (before, now, after)]
