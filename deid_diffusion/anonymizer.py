@@ -402,7 +402,7 @@ class FaceAnonymizer:
         """The settings with all that is left to the model spelled out: equal for two that give the same pictures."""
         settings = settings or Settings()
         if isinstance(find_method(settings.method), Redact):  # no model runs that could follow the others
-            kept = {"keep_metadata": settings.keep_metadata, "panorama": settings.panorama}
+            kept: dict[str, Any] = {"keep_metadata": settings.keep_metadata, "panorama": settings.panorama}
             return Settings(method=settings.method, keep=settings.keep, only=settings.only, **kept)
         return replace(effective_settings(self.pipeline, settings), threshold=self.same_person(settings))
 
@@ -426,7 +426,13 @@ class FaceAnonymizer:
         return References(np.array(rows), self.thresholds)
 
     def context(self, settings: Settings, policy: TargetPolicy, timing: Timing) -> Context:
-        """What a method may use: for those who call methods themselves, as clips do."""
+        """What a method may use: for those who call methods themselves, as clips do.
+
+        Args:
+            settings: of the run.
+            policy: who each face becomes.
+            timing: where its seconds are counted.
+        """
         threshold = self.same_person(settings)
         return Context(self.pipeline, self.estimator, self._embed, settings, policy, threshold, timing, self._turn)
 

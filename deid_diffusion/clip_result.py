@@ -122,6 +122,7 @@ class ClipResult:
         self.frames += 1
         for sighting, report in zip(sightings, reports, strict=True):
             number = sighting.face.track_id
+            assert number is not None  # `fill` tells of tracks alone
             track = self.tracks.setdefault(number, TrackReport(number, report, time_s))
             track.stop_s = time_s
             track.origins[sighting.origin] += 1
@@ -136,7 +137,13 @@ class ClipResult:
                 self.note(time_s, "may be a person to leave alone", number)
 
     def note(self, time_s: float, reason: str, track: int | None = None) -> None:
-        """Puts a frame on the review list; next to one for the same reason it makes that longer."""
+        """Puts a frame on the review list; next to one for the same reason it makes that longer.
+
+        Args:
+            time_s: of the frame.
+            reason: in words.
+            track: its number; None for the whole frame.
+        """
         for span in reversed(self.review[-64:]):
             if (span.reason, span.track) == (reason, track) and time_s - span.stop_s <= JOIN_S:
                 span.stop_s = time_s

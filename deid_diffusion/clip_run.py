@@ -57,7 +57,7 @@ class ClipOptions:
     stop_s: float | None = None
     ahead_s: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, choices in (("audio", ("keep", "drop")), ("motion", ("fine", "coarse"))):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be {' or '.join(choices)}, got {brief(getattr(self, name))}")
@@ -71,6 +71,14 @@ class ClipRun:
     """One clip on its way."""
 
     def __init__(self, anonymizer: FaceAnonymizer, seed: int, settings: Settings, options: ClipOptions) -> None:
+        """Nothing is looked at yet.
+
+        Args:
+            anonymizer: its models are used.
+            seed: the same seed gives the same clip; from 0.
+            settings: of one candidate, checked against the pipeline.
+            options: stride and motion count here.
+        """
         self.anonymizer, self.seed, self.settings, self.timing = anonymizer, seed, settings, Timing()
         self.method = find_method(settings.method)
         reads = self.method.reads_faces or settings.keep is not None or settings.only is not None
@@ -172,7 +180,12 @@ class ClipRun:
         return similar - self.hidden
 
     def finish(self, path: Path, notes: Sequence[str]) -> ClipResult:
-        """The report."""
+        """The report.
+
+        Args:
+            path: where the clip is.
+            notes: what is to be known about the whole clip.
+        """
         self.result.path, (self.result.width, self.result.height) = path, self.scan.size
         self.result.seconds, self.result.notes = self.timing.seconds, list(notes)
         for number, track in self.result.tracks.items():

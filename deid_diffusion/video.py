@@ -30,6 +30,12 @@ class VideoAnonymizer:
     """
 
     def __init__(self, anonymizer: FaceAnonymizer, options: ClipOptions | None = None) -> None:
+        """Nothing is loaded or copied.
+
+        Args:
+            anonymizer: its models are used.
+            options: what is chosen for all clips; None for the defaults.
+        """
         self.anonymizer, self.options = anonymizer, options or ClipOptions()
 
     def __call__(
@@ -81,7 +87,7 @@ class VideoAnonymizer:
         from .imaging.clips import ClipReader, ClipWriter, Coding
 
         options, coding = self.options, Coding(codec=self.options.codec, crf=self.options.crf)
-        part = {"start_s": options.start_s, "stop_s": options.stop_s}
+        part: dict[str, Any] = {"start_s": options.start_s, "stop_s": options.stop_s}
         run.begin()
         with (
             ClipReader(path, **part) as frames,
@@ -163,7 +169,7 @@ class _TooSimilar(Exception):
 
 
 def _check_frame(image: np.ndarray, size: tuple[int, int]) -> None:
-    shape = getattr(image, "shape", ())
+    shape: tuple[int, ...] = getattr(image, "shape", ())
     if len(shape) != 3 or shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f"frames must be (H, W, 3) uint8 RGB, got {brief(image)}")
     if size != (0, 0) and (shape[1], shape[0]) != size:

@@ -19,6 +19,7 @@ ELSEWHERE = {
     "methods/redact.py:Redact.__call__": "methods.protocol.Method",
     "methods/targets.py:FreshTargets.choose": "methods.protocol.TargetPolicy",
     "methods/targets.py:FixedTarget.choose": "methods.protocol.TargetPolicy",
+    "methods/targets.py:TrackTargets.choose": "methods.protocol.TargetPolicy",
     "models/backends.py:OnnxForward.__call__": "diffusers.UNet2DConditionModel.forward",
     "pipelines/sd_denoiser.py:FaceDenoiser.use_best_attention": "catches what it raises",
 }

@@ -23,7 +23,12 @@ LOW_PASS = (0.25, 0.5, 0.25)
 
 
 def weighted_median(values: Sequence[float], weights: Sequence[float]) -> float:
-    """The value below and above which half of the weight lies."""
+    """The value below and above which half of the weight lies.
+
+    Args:
+        values: N >= 1 of them, in any order.
+        weights: of each, above 0.
+    """
     order = np.argsort(values)
     total = np.cumsum(np.asarray(weights, float)[order])
     return float(np.asarray(values, float)[order][int(np.searchsorted(total, total[-1] / 2))])
@@ -76,6 +81,9 @@ def smooth(before: Attributes | None, now: Attributes, after: Attributes | None)
     """The mean of three frames, in the weights of `LOW_PASS`; where one is missing, that in the middle counts for it.
 
     After quantisation, so that it adds no information.
+
+    Args:
+        before, now, after: attributes in three frames that follow each other; None where the face was not read.
     """
     values = now.to_dict()
     near = [values if one is None else values | one.to_dict() for one in (before, now, after)]

@@ -17,7 +17,12 @@ MARGIN = 0.5  # of a face's width, that the seam keeps off it on both sides
 
 
 def rolled(picture: Picture, columns: int) -> Picture:
-    """With `columns` taken from its left border to its right one; a negative number does the reverse."""
+    """The picture with columns of its left border moved to its right one.
+
+    Args:
+        picture: of 360 degrees; its alpha and its 16 bit are moved along.
+        columns: how many; a negative number does the reverse.
+    """
     parts = {name: getattr(picture, name) for name in ("image", "alpha", "deep")}
     parts = {name: np.roll(part, -columns, axis=1) for name, part in parts.items() if part is not None}
     return replace(picture, **parts)
@@ -44,7 +49,13 @@ def seam_off_faces(picture: Picture, detect: Callable[[Picture], Sequence[Face]]
 
 
 def moved(face: Face, columns: int, width: int) -> Face:
-    """A face of the rolled picture, in the picture rolled back; across the seam its box ends beyond the border."""
+    """A face of the rolled picture, in the picture rolled back; across the seam its box ends beyond the border.
+
+    Args:
+        face: as found in the rolled picture.
+        columns: by how many it was rolled.
+        width: of the picture in pixels.
+    """
     shift = columns - width if face.box[0] + columns >= width else columns
     return replace(face, box=face.box + [shift, 0, shift, 0], landmarks=face.landmarks + [shift, 0])
 

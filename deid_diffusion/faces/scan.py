@@ -178,11 +178,21 @@ class Scan:
         return group_people(list(self.linker.tracks.values()), threshold)
 
     def sightings(self, people: Mapping[int, int] | None = None, first: int = 0) -> list[list[Sighting]]:
-        """Where all faces are, for each frame from `first` on, see `sightings.fill`."""
+        """Where all faces are, for each frame from `first` on, see `sightings.fill`.
+
+        Args:
+            people: of each track, as from `people`; without, every track is somebody else.
+            first: number of a frame.
+        """
         linker = self.linker
         return fill(list(linker.tracks.values()), linker.times_s, linker.starts, self.size, people, first)
 
 
 def united(faces: Sequence[Face], more: Sequence[Face]) -> list[Face]:
-    """Two lists of detections of one picture, each face once; the first list's own where both have it."""
+    """Two lists of detections of one picture, each face once; the first list's own where both have it.
+
+    Args:
+        faces: all of which are taken.
+        more: of which those are taken that overlap none of the others.
+    """
     return [*faces, *(one for one in more if all(iou(one.box, face.box) < 0.35 for face in faces))]

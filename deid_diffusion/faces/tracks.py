@@ -38,10 +38,12 @@ class Track:
 
     @property
     def first(self) -> int:
+        """The first frame that found it."""
         return next(iter(self.found))
 
     @property
     def last(self) -> int:
+        """The last frame that found it."""
         return next(reversed(self.found))
 
     @property
@@ -114,7 +116,12 @@ class Linker:
         return costs if embed is None else _told_apart(costs, tracks, embed)
 
     def predicted(self, track: Track, time_s: float) -> np.ndarray:
-        """(4,) the box at a time after the track's last detection, at constant velocity."""
+        """(4,) the box at a time after the track's last detection, at constant velocity.
+
+        Args:
+            track: one of `tracks`.
+            time_s: in seconds, not before that detection.
+        """
         return moved(track, self.times_s, track.last, time_s)
 
 
@@ -212,12 +219,24 @@ def group_people(tracks: Collection[Track], threshold: float) -> dict[int, int]:
 
 
 def shot_of(frame: int, starts: Sequence[int]) -> int:
-    """Which shot a frame is of, given the frames with which they begin."""
+    """Which shot a frame is of, from 0.
+
+    Args:
+        frame: its number.
+        starts: the frames with which shots begin, in order, 0 first.
+    """
     return int(np.searchsorted(starts, frame, side="right")) - 1
 
 
 def moved(track: Track, times_s: Sequence[float], end: int, time_s: float) -> np.ndarray:
-    """(4,) the box of one of the track's ends, moved on at the speed it had there to a time beyond."""
+    """(4,) the box of one of the track's ends, moved on at the speed it had there to a time beyond.
+
+    Args:
+        track: with at least one detection.
+        times_s: of all frames so far.
+        end: the track's first frame or its last one.
+        time_s: in seconds, before the first or after the last.
+    """
     back = times_s[end] > time_s
     order = list(track.found) if back else list(reversed(track.found))
     near = [frame for frame in order[:60] if abs(times_s[frame] - times_s[end]) <= VELOCITY_S]
@@ -252,7 +271,11 @@ def _is_close(costs: np.ndarray) -> bool:
 
 
 def iou(one: np.ndarray, other: np.ndarray) -> float:
-    """Intersection over union of two (4,) boxes."""
+    """Intersection over union in [0, 1].
+
+    Args:
+        one, other: (4,) x0 y0 x1 y1.
+    """
     sides = np.clip(np.minimum(one[2:], other[2:]) - np.maximum(one[:2], other[:2]), 0, None)
     both = float(np.prod(sides))
     return both / max(float(np.prod(one[2:] - one[:2]) + np.prod(other[2:] - other[:2])) - both, 1e-9)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeGuard
 
 import cv2
 import numpy as np
@@ -62,13 +63,17 @@ def look(detect: Callable[[np.ndarray], list[Face]], image: np.ndarray, alpha: n
     return View(kept, canvas)
 
 
-def shows(alpha: np.ndarray | None) -> bool:
-    """Whether alpha can show anything: it is there and not the same everywhere."""
+def shows(alpha: np.ndarray | None) -> TypeGuard[np.ndarray]:
+    """Whether alpha, (H, W) or None, can show anything: it is there and not the same everywhere."""
     return alpha is not None and alpha.size > 0 and int(alpha.min()) != int(alpha.max())
 
 
 def views(image: np.ndarray, alpha: np.ndarray) -> list[tuple[np.ndarray, float]]:
     """The picture on white, on black, alpha as a grey picture and its negative; no two alike, none of them plain.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        alpha: (H, W) uint8 or uint16; not the same everywhere.
 
     Returns:
         (H, W, 3) uint8, and what is taken off the score of a face to say where it is best read.
@@ -95,6 +100,9 @@ def without_faces(alpha: np.ndarray | None, changed: np.ndarray) -> np.ndarray |
     Args:
         alpha: (H, W) uint8 or uint16; None when opaque.
         changed: (H, W) bool.
+
+    Raises:
+        ValueError: `changed` is not bool, or has another shape than alpha.
     """
     if not shows(alpha):
         return alpha

@@ -149,6 +149,10 @@ def open_clip(path: str | os.PathLike[str]) -> Any:
 def video_stream(container: Any, path: Path) -> Any:
     """The first video stream that is no cover picture.
 
+    Args:
+        container: an open `av` input container.
+        path: of its file, for the message.
+
     Raises:
         ClipError: there is none.
     """
@@ -159,7 +163,16 @@ def video_stream(container: Any, path: Path) -> Any:
 
 
 def describe(container: Any, path: Path) -> ClipInfo:
-    """`probe` on an opened container, which has to be reopened or sought before its frames are read."""
+    """`probe` on an opened container, which has to be reopened or sought before its frames are read.
+
+    Args:
+        container: an open `av` input container.
+        path: of its file.
+
+    Raises:
+        ClipError: it has no video stream, or not one frame in it.
+        BrokenClipError: the first frame cannot be decoded.
+    """
     av = load_av()
     stream = video_stream(container, path)
     try:

@@ -106,7 +106,7 @@ class ClipReader:
         before: Frame | None = None
         for index, (pts, decoded) in enumerate(self._wanted(), self._first_index):
             repeated = before is not None and same(decoded, before.source)
-            image = before.image if repeated else self._upright(decoded)
+            image = before.image if before is not None and repeated else self._upright(decoded)
             before = Frame(index, pts, float(pts * self.info.time_base), image, repeated, decoded)
             yield before
 
@@ -165,7 +165,8 @@ class ClipReader:
             stream = video_stream(container, self.path)
             stream.thread_count = self._threads
             stream.thread_type = "NONE" if self._threads == 1 else "AUTO"
-            end, stamps = _End(self.info, stream, seek), deque(maxlen=None if self.info.container == "avi" else 0)
+            end = _End(self.info, stream, seek)
+            stamps: deque[int | None] = deque(maxlen=None if self.info.container == "avi" else 0)
             try:
                 if seek:
                     container.seek(self._begin, stream=stream)
@@ -196,7 +197,7 @@ class _End:
         self._info, self._packets, self._corrupt = info, 0, False
         index = stream.index_entries
         # Only an index of every frame tells where the last one is.
-        is_full = bool(info.frames) and len(index) >= info.frames
+        is_full = bool(info.frames and len(index) >= info.frames)
         self._last_dts = index[len(index) - 1].timestamp if is_full else None
         self._count = info.frames if not seek else None
         self._dts = 0

@@ -63,7 +63,8 @@ class ClipWriter:
     ) -> None:
         if audio not in ("keep", "drop"):
             raise ClipError(f'wanted audio "keep" or "drop", got {brief(audio)}')
-        self.path, self.info, self.notices = Path(path), info, []
+        self.path, self.info = Path(path), info
+        self.notices: list[str] = []
         self._coding, self._audio, self._span = coding or Coding(), audio == "keep", (start_s, stop_s)
         self._kind, self._layout = muxer(self.path), layout_of(info)
         self._orientation = Orientation.from_matrix(info.matrix)

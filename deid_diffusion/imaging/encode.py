@@ -25,7 +25,16 @@ _OPAQUE = ("JPEG", "BMP")
 def encode_picture(
     picture: Picture, image: np.ndarray, deep: np.ndarray | None, kind: str, unchanged: bool, metadata: Metadata
 ) -> bytes:
-    """The bytes of a file; arguments as of `pictures.save_picture`, and what of the metadata to put in."""
+    """The bytes of a file.
+
+    Args:
+        picture: what was read: its alpha, profile, greyness and own file.
+        image: (H, W, 3) uint8 RGB, what is to be written.
+        deep: (H, W, 3) uint16 of the same, which formats of 16 bit a channel get; None where there is none.
+        kind: Pillow's name of the format: "PNG".
+        unchanged: whether nothing of the picture was changed; its coded pixels are kept where the format is the same.
+        metadata: what of it to put in.
+    """
     data = _unchanged(picture, image, kind, metadata) if unchanged else None
     data = data or _encode(picture, image, deep, kind, metadata)
     return with_metadata(data, metadata) if kind in ("JPEG", "PNG") else data

@@ -54,11 +54,11 @@ class Coding:
             ClipError: there is none, or none of that name.
         """
         av = load_av()
-        name = self.codec or ENCODERS.get(info.codec)
+        name = self.codec or ENCODERS.get(info.codec) or ""
         if not 0 <= self.crf <= 51:
             raise ClipError(f"wanted a crf from 0 (lossless) to 51, got {brief(self.crf)}")
         try:
-            av.codec.Codec(name or "", "w")
+            av.codec.Codec(name, "w")
         except (av.codec.codec.UnknownCodecError, ValueError):
             raise ClipError(
                 f"{brief_path(info.path)}: wanted an encoder, got none of the name {brief(name or info.codec)}; "
@@ -67,7 +67,15 @@ class Coding:
         return name
 
     def options(self, name: str, info: ClipInfo) -> dict[str, str]:
-        """What the encoder of that name is told."""
+        """What the encoder is told.
+
+        Args:
+            name: FFmpeg's name of the encoder, as from `encoder`.
+            info: of the source.
+
+        Returns:
+            FFmpeg's names of options -> values; empty for encoders that are left as they are.
+        """
         crf = str(self.crf)
         if name in ("libx264", "libx264rgb"):
             # Captions and unregistered data of the source would be passed through.
@@ -103,7 +111,13 @@ def muxer(path: Any) -> str:
 
 
 def new_encoder(info: ClipInfo, coding: Coding, kind: str) -> Any:
-    """An `av` codec context like that of `open_output`, without a container: one for each segment."""
+    """An `av` codec context like that of `open_output`, without a container: one for each segment.
+
+    Args:
+        info: of the source.
+        coding: how to encode.
+        kind: `muxer`'s name of the format that the packets will be put into.
+    """
     av, name = load_av(), coding.encoder(info)
     context = av.CodecContext.create(name, "w")
     if av.ContainerFormat(kind, "w").flags & av.format.Flags.global_header.value:
@@ -157,7 +171,15 @@ def open_output(path: Any, kind: str, info: ClipInfo, coding: Coding, audio: lis
 
 
 def refusal(info: ClipInfo, coding: Coding, kind: str, audio: list[Any], got: Exception | str) -> ClipError:
-    """The error of a clip that an encoder or container does not take."""
+    """The error of a clip that an encoder or container does not take.
+
+    Args:
+        info: of the source.
+        coding: how it was to be encoded.
+        kind: `muxer`'s name of the format.
+        audio: the source's audio streams that were to be copied.
+        got: what came instead, an exception of PyAV or words.
+    """
     what = brief_error(getattr(got, "strerror", None) or got)
     sounds = ", ".join(dict.fromkeys(source.codec_context.name for source in audio)) or "no audio"
     return ClipError(

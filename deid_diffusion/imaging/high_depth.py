@@ -7,8 +7,10 @@ not write is memory of the picture before. So nothing is taken on one decoder's 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from io import BytesIO
 from math import prod
+from typing import Any
 
 import cv2
 import numpy as np
@@ -32,8 +34,12 @@ def deep_tiff(image: Image.Image, data: bytes) -> np.ndarray:
     Args:
         image: as opened and loaded by Pillow, which says what the channels mean, and turned it.
         data: the bytes of its file.
+
+    Raises:
+        RefusedPictureError: no decoder reads 16 bit, or two read different pictures.
+        ValueError: strips or tiles are missing.
     """
-    tags = image.tag_v2
+    tags = image.tag_v2  # type: ignore[attr-defined]  # Pillow's types know no TIFF tags
     array = tiff_page(data, image.tell())
     if array is None and tags.get(284, 1) == 1 and image.tell() == 0:
         # LZW and what else needs tifffile's optional codecs; planes one after another OpenCV takes for pixels.
@@ -52,7 +58,15 @@ def deep_tiff(image: Image.Image, data: bytes) -> np.ndarray:
 
 
 def deep_png(image: Image.Image, data: bytes) -> np.ndarray:
-    """As `deep_tiff`, from a PNG; not turned."""
+    """(H, W), (H, W, 3) or (H, W, 4) uint16 in RGB order, not turned; a colour key has become alpha of 0 or 65535.
+
+    Args:
+        image: as opened and loaded by Pillow.
+        data: the bytes of its file.
+
+    Raises:
+        RefusedPictureError: two decoders do not read the same.
+    """
     # Only whole chunks and an end: OpenCV makes room for whatever a garbled PNG says will come.
     parts = [png_chunk(name, body) for name, body in png_chunks(data) if name in (b"IHDR", b"tRNS", b"IDAT")]
     array = _opencv(b"".join([PNG, *parts, png_chunk(b"IEND", b"")]))
@@ -67,10 +81,14 @@ def deep_png(image: Image.Image, data: bytes) -> np.ndarray:
 def check_tiff(image: Image.Image, data: bytes) -> None:
     """Compares what Pillow read of a TIFF with what tifffile reads, where it can.
 
+    Args:
+        image: as opened and loaded by Pillow, and turned upright.
+        data: the bytes of its file.
+
     Raises:
         RefusedPictureError: they differ, or nobody can tell.
     """
-    tags = image.tag_v2
+    tags = image.tag_v2  # type: ignore[attr-defined]
     bits, kind = set(tags.get(258, (1,))), tags.get(262)
     if tags.get(284, 1) == 2 and max(bits) > 8:
         raise RefusedPictureError(_unread(tags))
@@ -86,11 +104,15 @@ def check_tiff(image: Image.Image, data: bytes) -> None:
 def tiff_page(data: bytes, number: int = 0) -> np.ndarray | None:
     """A page by tifffile, (H, W) or (H, W, C), upright; None where it needs a codec that is not there.
 
+    Args:
+        data: the bytes of a TIFF.
+        number: of the page, from 0.
+
     Raises:
         ValueError: strips or tiles are missing.
     """
     with contextlib.closing(tifffile.TiffFile(BytesIO(data))) as file:
-        page = file.pages[number]
+        page = file.pages[number].aspage()
         if page.shaped[0] not in (1, page.samplesperpixel) or page.shaped[1] != 1 or page.dtype is None:
             return None
         # tifffile leaves what has no strip or tile as it found it in memory.
@@ -111,7 +133,15 @@ def tiff_page(data: bytes, number: int = 0) -> np.ndarray | None:
 
 
 def upright(array: np.ndarray, orientation: int) -> np.ndarray:
-    """Applies an EXIF orientation, 1 to 8; what is not one is taken for 1."""
+    """The picture turned and mirrored as its orientation says.
+
+    Args:
+        array: (H, W) or (H, W, C).
+        orientation: of EXIF, 1 to 8; what is not one is taken for 1.
+
+    Returns:
+        (H, W) or (H, W, C) of the same type, a view; height and width swapped for 5 to 8.
+    """
     if orientation in (2, 5, 7, 4):
         array = array[:, ::-1]
     turns = {3: 2, 4: 2, 5: 1, 6: 3, 7: 3, 8: 1}.get(orientation, 0)
@@ -158,7 +188,7 @@ def _agree(array: np.ndarray, image: Image.Image) -> bool:
     return np.array_equal(high, shown)
 
 
-def _unread(tags) -> str:
+def _unread(tags: Mapping[int, Any]) -> str:
     planes = ", planes one after another" if tags.get(284, 1) == 2 else ""
     return (
         f"wanted a TIFF that two decoders read alike, got one of {max(tags.get(258, (1,)))} bit{planes}, compression "
@@ -167,6 +197,6 @@ def _unread(tags) -> str:
 
 
 def eight_bit(deep: np.ndarray) -> np.ndarray:
-    """Pixels of uint16 rounded to uint8."""
+    """(H, W) or (H, W, C) uint16 -> the same shape in uint8, rounded to the nearest level."""
     # 257 = 65535 / 255: the nearest level, so that 8-bit data widened to 16 comes back as it was.
     return ((deep.astype(np.uint32) + 128) // 257).astype(np.uint8)

@@ -78,6 +78,13 @@ def join(
 def rehearse(part: Path, kind: str, info: ClipInfo, coding: Coding, keep_audio: bool) -> None:
     """Writes a frame and the first packet of each audio stream, and looks at what comes back.
 
+    Args:
+        part: the file to be written for it, which the caller removes.
+        kind: FFmpeg's name of the format.
+        info: of the source.
+        coding: how to encode.
+        keep_audio: whether the source's audio packets are to be copied.
+
     Raises:
         ClipError: encoder or container refuse it, or lose a stream without a word.
     """

@@ -30,7 +30,12 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def png_chunk(name: bytes, body: bytes) -> bytes:
-    """A chunk as it stands in a file."""
+    """A chunk as it stands in a file: length, name, body, checksum.
+
+    Args:
+        name: its four letters.
+        body: what it holds.
+    """
     return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
 

@@ -10,6 +10,7 @@ import re
 import struct
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
 from PIL import Image
 
@@ -70,7 +71,7 @@ def _text(value: object) -> str:
     return text if text.isprintable() and len(text) <= _LONGEST else ""
 
 
-def _dpi(value: object) -> tuple[float, float] | None:
+def _dpi(value: Any) -> tuple[float, float] | None:
     try:
         across, down = (float(side) for side in value)
     except (TypeError, ValueError, ZeroDivisionError):
@@ -80,7 +81,12 @@ def _dpi(value: object) -> tuple[float, float] | None:
 
 
 def with_metadata(data: bytes, metadata: Metadata) -> bytes:
-    """The bytes of a JPEG or PNG that holds none, with it."""
+    """The bytes of a JPEG or PNG with metadata.
+
+    Args:
+        data: of a whole file that holds none.
+        metadata: what is put in.
+    """
     exif = metadata.exif()
     if data.startswith(PNG):
         more = b""

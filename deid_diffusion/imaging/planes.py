@@ -61,7 +61,7 @@ class Orientation:
         return self._mirror(coded.swapaxes(0, 1) if self.swap else coded)
 
     def coded(self, upright: np.ndarray) -> np.ndarray:
-        """The way back."""
+        """(H, W, ...) upright to (h, w, ...) coded: the way back."""
         mirrored = self._mirror(upright)
         return mirrored.swapaxes(0, 1) if self.swap else mirrored
 
@@ -89,7 +89,17 @@ class Layout:
 
     @staticmethod
     def of(pix_fmt: str, color_range: int, color_matrix: int, width: int, height: int) -> Layout:
-        """Raises ValueError, in words, for a format whose samples cannot be replaced."""
+        """The layout of a clip's frames.
+
+        Args:
+            pix_fmt: FFmpeg's name of the pixel format.
+            color_range: 1 limited, 2 full, 0 unspecified.
+            color_matrix: H.273 code; unspecified is guessed from the size.
+            width, height: in pixels.
+
+        Raises:
+            ValueError: a format whose samples cannot be replaced; says so in words.
+        """
         if pix_fmt in _PACKED or pix_fmt == "gbrp":
             return Layout(pix_fmt, None, 8, True, 0)
         found = _PLANAR.fullmatch(pix_fmt)
@@ -111,6 +121,10 @@ def to_rgb(frame: Any, layout: Layout) -> np.ndarray:
     """(h, w, 3) uint8 RGB in the coded orientation of a decoded `av.VideoFrame`.
 
     The inverse of `paste` to the rounding: swscale's fast conversion is a level too dark, its exact one twice as slow.
+
+    Args:
+        frame: as decoded; not written to.
+        layout: of its pixel format.
     """
     if layout.matrix == 0:
         return frame.to_ndarray(format="rgb24")
@@ -130,7 +144,11 @@ def _enlarge(plane: np.ndarray, step_x: int, step_y: int) -> np.ndarray:
 
 
 def same(frame: Any, other: Any) -> bool:
-    """Whether two decoded frames have the same samples."""
+    """Whether two decoded frames have the same samples.
+
+    Args:
+        frame, other: `av.VideoFrame`s; another size or pixel format makes them different.
+    """
     if (frame.width, frame.height, frame.format.name) != (other.width, other.height, other.format.name):
         return False
     pairs = list(zip(_views(frame), _views(other), strict=True))
@@ -187,7 +205,7 @@ def _paste_yuv(copy: Any, layout: Layout, corner: tuple[int, int], image: np.nda
     pad = ((0, -changed.shape[0] % step_y), (0, -changed.shape[1] % step_x))
     blocks = np.pad(changed, pad)
     small = (blocks.shape[1] // step_x, blocks.shape[0] // step_y)
-    touched = blocks.reshape(small[1], step_y, small[0], step_x).any(axis=(1, 3))
+    touched = np.asarray(blocks.reshape(small[1], step_y, small[0], step_x).any(axis=(1, 3)))
     for number in (1, 2):
         chroma = np.pad(yuv[..., number], pad, mode="edge")
         _put(

@@ -45,7 +45,10 @@ def told_profile(image: Image.Image, data: bytes) -> tuple[bytes | None, str]:
         return _told_by_png(data, grey)
     if data[4:8] == b"ftyp":
         at = data.find(b"colrnclx")
-        return _from_cicp(*struct.unpack_from(">2H", data, at + 8), grey) if at > 0 else (None, "")
+        if at <= 0:
+            return None, ""
+        primaries, transfer = struct.unpack_from(">2H", data, at + 8)
+        return _from_cicp(primaries, transfer, grey)
     if image.mode == "RGB" and "icc_profile" not in image.info and _is_adobe_rgb(image):
         return rgb_profile(D65, *ADOBE_RGB), "Adobe RGB by its EXIF alone; the profile is embedded"
     return None, ""
@@ -91,7 +94,9 @@ def _is_adobe_rgb(image: Image.Image) -> bool:
         return False
 
 
-def rgb_profile(white: Sequence[float], primaries: Sequence[Sequence[float]], exponent: float | None) -> bytes:
+def rgb_profile(
+    white: Sequence[float], primaries: Sequence[Sequence[float]] | np.ndarray, exponent: float | None
+) -> bytes:
     """A matrix profile, ICC 4.
 
     Args:
@@ -117,11 +122,11 @@ def _xyz(x: float, y: float) -> np.ndarray:
     return np.array([x / y, 1.0, (1 - x - y) / y])
 
 
-def _fixed(values: Sequence[float]) -> bytes:
+def _fixed(values: Sequence[float] | np.ndarray) -> bytes:
     return struct.pack(f">{len(values)}i", *(round(float(value) * 65536) for value in values))
 
 
-def _xyz_tag(values: Sequence[float]) -> bytes:
+def _xyz_tag(values: Sequence[float] | np.ndarray) -> bytes:
     return b"XYZ " + bytes(4) + _fixed(values)
 
 

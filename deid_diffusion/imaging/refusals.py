@@ -56,7 +56,7 @@ def tiff_kind(data: bytes) -> str:
     """What the first page holds, in words; empty where the file is cut or garbled."""
     try:
         with contextlib.closing(tifffile.TiffFile(BytesIO(data))) as file:
-            page = file.pages[0]
+            page = file.pages[0].aspage()
             ends = [at + size for at, size in zip(page.dataoffsets, page.databytecounts, strict=True)]
             if not ends or max(ends) > len(data) or page.imagewidth < 1 or page.imagelength < 1:
                 return ""

@@ -41,12 +41,16 @@ class Segments:
     Attributes:
         frames: in the whole segments found.
         last_pts: the greatest in them, or None.
+
+    Raises:
+        ClipError: the folder cannot be made, read or written.
     """
 
     def __init__(self, output: Path, key: dict[str, Any]) -> None:
         self.folder = output.with_name(f".deid-{output.name}.segments")
-        self._number, self._file, self._frames = 0, None, 0
-        self.frames, self.last_pts = 0, None
+        self._number, self.frames = 0, 0
+        self._file: BinaryIO | None = None
+        self.last_pts: int | None = None
         try:
             self.folder.mkdir(exist_ok=True)
             self._begin(json.dumps(key, sort_keys=True))

@@ -16,7 +16,11 @@ def thumbnail(image: np.ndarray) -> np.ndarray:
 
 
 def is_cut(before: np.ndarray, after: np.ndarray) -> bool:
-    """Whether a new shot begins between two thumbnails. A flash or a pan is none: pixels and colours must differ."""
+    """Whether a new shot begins between two thumbnails. A flash or a pan is none: pixels and colours must differ.
+
+    Args:
+        before, after: (36, 64, 3) uint8 RGB of two frames, one after the other.
+    """
     if float(cv2.absdiff(before, after).mean()) <= DIFFERENCE:
         return False
     return cv2.compareHist(_histogram(before), _histogram(after), cv2.HISTCMP_BHATTACHARYYA) > COLOURS

@@ -47,12 +47,24 @@ class Roles:
     """
 
     def __init__(self, scan: Scan, policy: TrackTargets, settings: Settings, parts: int) -> None:
-        """Takes what is known of the tracks, who chooses targets, and the parts of a step, see `faces.motion`."""
+        """Nothing is settled yet.
+
+        Args:
+            scan: what is known of the tracks.
+            policy: chooses who they become.
+            settings: attributes that are set or dropped count.
+            parts: of a step in which deviations pass, see `faces.motion.Motion`.
+        """
         self.scan, self.policy, self.settings, self.parts = scan, policy, settings, parts
         self.settled: dict[int, Role] = {}
 
     def __call__(self, track: int, people: Mapping[int, int]) -> Role | None:
-        """The role of a track; None for one of which nothing could be read."""
+        """The role of a track; None for one of which nothing could be read.
+
+        Args:
+            track: its number.
+            people: the person of each track, as from `Scan.people`.
+        """
         if track not in self.settled:
             embedding = self.scan.mean_embedding(track)
             if embedding is None:
@@ -66,5 +78,10 @@ class Roles:
 
 
 def as_set(attributes: Attributes, settings: Settings) -> Attributes:
-    """Attributes less what is dropped, with what the user set."""
+    """Attributes less what is dropped, with what the user set.
+
+    Args:
+        attributes: of a face.
+        settings: `drop_attributes` and `attributes` count; the latter win.
+    """
     return attributes.with_changes(dict.fromkeys(settings.drop_attributes)).with_changes(settings.attributes)

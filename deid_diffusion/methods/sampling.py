@@ -96,7 +96,7 @@ def effective_settings(pipeline: Any, settings: Settings) -> Settings:
     """
     default, family = Settings(), inspect.signature(pipeline.__call__).parameters
     steps, scale = (family[name].default for name in ("num_inference_steps", "guidance_scale"))
-    unread = ("max_pixels",) if reads_words(pipeline) else ("max_pixels", "landmark_style")
+    unread: tuple[str, ...] = ("max_pixels",) if reads_words(pipeline) else ("max_pixels", "landmark_style")
     unread += ("k", "cohort") if settings.method == "inpaint" else ()
     return replace(
         settings,

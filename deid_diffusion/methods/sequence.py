@@ -14,6 +14,7 @@ import numpy as np
 
 from ..faces.masks import blended
 from ..faces.task import FaceTask
+from ..pipelines.repulsion import as_repulsion
 from ..types import FaceCrop, Outcome
 from .protocol import Context, Method
 from .sampling import Start, batch_size, sample, starts_from_images, target_meshes
@@ -76,7 +77,13 @@ class FacesInSequence:
     """Generates for all tracks of a clip, block by block: the last frame of a block, then those before it."""
 
     def __init__(self, method: Method, context: Context, stride: int) -> None:
-        """Takes what generates a face anew, what it may use, and the frames of a block."""
+        """No face is generated yet.
+
+        Args:
+            method: generates a face anew.
+            context: what it may use.
+            stride: frames of a block, from 1.
+        """
         self.method, self.context, self.stride = method, context, stride
         self.from_images = starts_from_images(context.pipeline)
         self._chains: dict[int, _Chain] = {}
@@ -94,6 +101,10 @@ class FacesInSequence:
         """Cosine of the mean of a track's generated faces to (D,) its source; None when there are none.
 
         Averaged over many frames what is left of a person stands out.
+
+        Args:
+            track: its number.
+            source: (D,) unit norm, by the same encoder.
         """
         if track not in self._pooled:
             return None
@@ -153,7 +164,8 @@ class FacesInSequence:
         settings, targets = self.context.settings, [task.targets[0] for task in tasks]
         # The last step needs no push: the face it starts from has been off the source since its key frame.
         push = settings.strength if strength > STRENGTHS[0] else 0.0
-        repulsion = replace(settings.repulsion, scale=settings.repulsion.scale * push)
+        base = as_repulsion(settings.repulsion)
+        repulsion = replace(base, scale=base.scale * push)
         with self.context.timing("inpaint"), self.context.turn:
             return sample(
                 self.context.pipeline, tasks, targets, target_meshes(self.context.estimator, tasks, targets),

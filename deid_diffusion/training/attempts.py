@@ -65,8 +65,8 @@ def save_attempts(
 def columns_of(rows: list[tuple[str, Attempt, bool]]) -> dict[str, np.ndarray]:
     """Key, attempt, whether it is a second picture -> labels of the crops, as `load_faces` wants them and more.
 
-    Landmarks are in pixels of the 256 px crop. `style` and `crop256_from_image1024` make the crop again; `measured`
-    (see `MEASURED`) is what the quotas are counted by.
+    Of N rows each column is (N, ...). Landmarks are in pixels of the 256 px crop. `style` and `crop256_from_image1024`
+    make the crop again; `measured` (see `MEASURED`) is what the quotas are counted by.
     """
 
     def stack(name: str, *shape: int, dtype: type = np.float16) -> np.ndarray:
@@ -91,4 +91,5 @@ def columns_of(rows: list[tuple[str, Attempt, bool]]) -> dict[str, np.ndarray]:
 
 
 def webp(image: np.ndarray) -> bytes:
+    """(S, S, 3) uint8 RGB -> the bytes of a lossy WebP file without a profile or metadata."""
     return encode("WEBP", image, None, None, False, {})

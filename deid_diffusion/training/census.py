@@ -18,6 +18,10 @@ COLUMNS, FACE, MARGIN = 12, 112, 130  # faces a row, px of one, px for the name 
 def census(shards: Shards, traits: Sequence[Trait]) -> dict[str, Any]:
     """Counts by group, of those kept and of what was tried.
 
+    Args:
+        shards: the data set, at least one shard of it.
+        traits: what is counted; the first columns of the measures, in their order.
+
     Returns:
         people, crops, attempts; `groups`: for each trait and group its count, its share and the share wanted;
         `left_out`: how often for which reason; `faulty`: for each trait and group the share of its attempts that had
@@ -59,7 +63,12 @@ def census_text(table: dict[str, Any]) -> str:
 
 
 def draw_sheet(shards: Shards, traits: Sequence[Trait]) -> Image.Image:
-    """A row of faces for each group of each trait, at random but the same each time."""
+    """A row of faces for each group of each trait, at random but the same each time.
+
+    Args:
+        shards: the data set, at least one shard of it.
+        traits: as of `census`.
+    """
     first, keys = ~shards.column("second"), shards.column("key")
     groups = Quotas(traits).groups(shards.column("measured"))
     dice = np.random.default_rng(0)

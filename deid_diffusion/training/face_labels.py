@@ -87,7 +87,7 @@ class Labeller:
     recogniser: torch.nn.Module | None = None
     age_net: torch.nn.Module | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self._detect = CenterFace()
 
     @torch.no_grad()

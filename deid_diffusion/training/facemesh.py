@@ -36,7 +36,10 @@ class FaceMesh:
         notes = tempfile.TemporaryFile()
         command = [python, "-I", __file__]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=notes)
-        if self._process.stdout.readline().strip() != b"ready":
+        assert self._process.stdin is not None  # both are pipes
+        assert self._process.stdout is not None
+        self._pictures, self._answers = self._process.stdin, self._process.stdout
+        if self._answers.readline().strip() != b"ready":
             self._process.wait(timeout=30)
             notes.seek(0)
             said = notes.read().decode(errors="replace").strip().splitlines()
@@ -45,12 +48,17 @@ class FaceMesh:
             )
 
     def __call__(self, image: np.ndarray) -> np.ndarray | None:
-        """(512, 512, 3) uint8 RGB -> (478, 3) float32 x y z in its pixels, None where no face is found."""
+        """(512, 512, 3) uint8 RGB -> (478, 3) float32 x y z in its pixels, None where no face is found.
+
+        Raises:
+            ValueError: an image of another shape or type.
+            RuntimeError: the other process ended.
+        """
         if image.shape != (SEEN, SEEN, 3) or image.dtype != np.uint8:
             raise ValueError(f"image must be ({SEEN}, {SEEN}, 3) uint8, got {image.shape} {image.dtype}; resize it")
-        self._process.stdin.write(image.tobytes())
-        self._process.stdin.flush()
-        answer = self._process.stdout.read(LANDMARKS * 3 * 4)
+        self._pictures.write(image.tobytes())
+        self._pictures.flush()
+        answer = self._answers.read(LANDMARKS * 3 * 4)
         if len(answer) != LANDMARKS * 3 * 4:
             raise RuntimeError("the Python with mediapipe ended; see whether it was killed for memory, and run again")
         points = np.frombuffer(answer, np.float32).reshape(LANDMARKS, 3)
@@ -58,7 +66,7 @@ class FaceMesh:
 
     def close(self) -> None:
         """Ends the other process."""
-        self._process.stdin.close()
+        self._pictures.close()
         self._process.wait(timeout=30)
 
 

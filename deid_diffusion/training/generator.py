@@ -50,17 +50,21 @@ class Graph(torch.nn.Module):
     """
 
     def __init__(self, path: Path):
-        """Reads PATH.xml and PATH.bin."""
+        """Reads PATH.xml and PATH.bin.
+
+        Raises:
+            ValueError: an operation that is not known.
+        """
         super().__init__()
         root = ElementTree.parse(path.with_suffix(".xml")).getroot()
         numbers = np.fromfile(path.with_suffix(".bin"), np.uint8)
         sources = {
-            (e.get("to-layer"), e.get("to-port")): f"{e.get('from-layer')}:{e.get('from-port')}"
+            (e.get("to-layer", ""), e.get("to-port", "")): f"{e.get('from-layer')}:{e.get('from-port')}"
             for e in root.iterfind("edges/edge")
         }
         self.indices: dict[str, torch.Tensor] = {}
         self.steps: list[tuple[Callable[..., Any], list[str], list[str]]] = []
-        layers = {layer.get("id"): layer for layer in root.iterfind("layers/layer")}
+        layers = {layer.get("id", ""): layer for layer in root.iterfind("layers/layer")}
         for layer in _in_order(layers, sources):
             data = layer.find("data")
             values: Attributes = {} if data is None else dict(data.attrib)
@@ -99,7 +103,7 @@ class Graph(torch.nn.Module):
 
 def _in_order(layers: dict[str, Any], sources: dict[tuple[str, str], str]) -> list[Any]:
     """Layers so that each comes after those it takes from."""
-    needs = {number: [] for number in layers}
+    needs: dict[str, list[str]] = {number: [] for number in layers}
     for (number, _), source in sources.items():
         needs[number].append(source.split(":")[0])
     ordered, waiting = {}, [number for number, layer in layers.items() if layer.get("type") == "Result"]

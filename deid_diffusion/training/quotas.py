@@ -31,7 +31,7 @@ class Trait:
     groups: tuple[str, ...]
     shares: tuple[float, ...]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         rising = all(a < b for a, b in pairwise(self.edges))
         if not rising or not len(self.groups) == len(self.shares) == len(self.edges) + 1:
             raise ValueError(f"{self.name}: wanted E rising edges, E + 1 groups and shares, got {self}")
@@ -77,11 +77,12 @@ class Quotas:
     traits: Sequence[Trait] = TRAITS
     counts: list[np.ndarray] = field(default_factory=list)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.counts:
             self.counts = [np.zeros(len(trait.groups)) for trait in self.traits]
 
     def copy(self) -> Quotas:
+        """One of its own counts: what is counted there does not count here."""
         return Quotas(self.traits, [count.copy() for count in self.counts])
 
     def groups(self, measured: np.ndarray) -> np.ndarray:
@@ -111,7 +112,12 @@ class Quotas:
             counts[number] += 1
 
     def expect(self, chances: Sequence[np.ndarray], row: int) -> None:
-        """One more who is only expected: of each group, as much as its chance."""
+        """One more who is only expected: of each group, as much as its chance.
+
+        Args:
+            chances: for each trait (N, G), as from `chances`.
+            row: of the person, 0 to N - 1.
+        """
         for counts, chance in zip(self.counts, chances, strict=True):
             counts += chance[row]
 

@@ -20,7 +20,12 @@ class Shards:
     """
 
     def __init__(self, folder: Path, name: str = "synthetic"):
-        """Reads the labels of the shards that are there."""
+        """Reads the labels of the shards that are there.
+
+        Args:
+            folder: which exists.
+            name: NAME, with which its files begin.
+        """
         self.folder, self.name = folder, name
         self.labels: list[dict[str, np.ndarray]] = []
         while (path := self._path("", len(self.labels), "npz")).exists():
@@ -53,14 +58,14 @@ class Shards:
         self.labels.pop()
 
     def column(self, name: str) -> np.ndarray:
-        """One column of all shards."""
+        """(N, ...): one column of all shards, of which there is at least one."""
         return np.concatenate([labels[name] for labels in self.labels])
 
     def merge(self) -> None:
         """Writes `NAME.npz`, the labels as training wants them, and `NAME_labels.npz`, as its `--labels` does."""
         columns = {n: self.column(n) for n in self.labels[0] if not n.startswith(TRIED)}
         write_whole(self.folder / f"{self.name}.npz", packed(columns))
-        seen = {n: columns[n] for n in ("key", "glasses", "facial_hair") if n in columns}
+        seen: dict[str, np.ndarray] = {n: columns[n] for n in ("key", "glasses", "facial_hair") if n in columns}
         write_whole(self.folder / f"{self.name}_labels.npz", packed(seen))
 
     def crops(self, suffix: str = "") -> Iterable[tuple[str, bytes]]:
@@ -68,7 +73,9 @@ class Shards:
         for number in range(len(self.labels)):
             with tarfile.open(self._path(suffix, number, "tar")) as tar:
                 for member in tar:
-                    yield Path(member.name).stem, tar.extractfile(member).read()
+                    file = tar.extractfile(member)
+                    assert file is not None  # `add` puts in nothing but files
+                    yield Path(member.name).stem, file.read()
 
     def _path(self, suffix: str, number: int, kind: str) -> Path:
         return self.folder / f"{self.name}{suffix}-{number:04d}.{kind}"
@@ -77,12 +84,17 @@ class Shards:
 def packed(columns: Mapping[str, np.ndarray]) -> bytes:
     """An npz file's bytes."""
     buffer = io.BytesIO()
-    np.savez(buffer, **columns)
+    np.savez(buffer, **columns)  # type: ignore[arg-type]  # numpy's types take a column for `allow_pickle`
     return buffer.getvalue()
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Writes a file so that a crash leaves the old one or the new one, and never a part."""
+    """Writes a file so that a crash leaves the old one or the new one, and never a part.
+
+    Args:
+        path: of the file, in a folder that exists.
+        data: all of it.
+    """
     partial = path.with_name(path.name + ".part")
     with partial.open("wb") as file:
         file.write(data)

@@ -83,13 +83,14 @@ class Synthesis:
     quotas: Quotas = field(default_factory=Quotas)
     map: StyleMap | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for labels in self.shards.labels:
             for row in self.quotas.groups(labels["measured"][~labels["second"]]):
                 self.quotas.count(row)
 
     @property
     def tried(self) -> int:
+        """How many attempts there are in the finished shards."""
         return sum(len(labels["tried_fault"]) for labels in self.shards.labels)
 
     def make_shard(self, count: int) -> int:
@@ -175,13 +176,17 @@ class Synthesis:
 def settle(options: Options, out: Path) -> None:
     """Writes what the people depend on beside them, or compares with what is written there.
 
+    Args:
+        options: those of `SHAPES` and the networks count.
+        out: the folder, which exists.
+
     Raises:
         ValueError: the folder was begun with something else.
     """
     asked = {name: value for name, value in asdict(options).items() if name in SHAPES}
     asked |= {"rule": RULE, "wheel": WHEEL, "landmarks": "mediapipe" if options.mesh else "reader"}
-    for name, path in (("recogniser", options.recogniser), ("age_net", options.age_net)):
-        asked[name] = sha256_of(Path(path))[:16] if path else "shipped"
+    for name, net in (("recogniser", options.recogniser), ("age_net", options.age_net)):
+        asked[name] = sha256_of(Path(net))[:16] if net else "shipped"
     path = out / "synthesis.json"
     if not path.exists():
         write_json(asked, path)
@@ -194,7 +199,12 @@ def settle(options: Options, out: Path) -> None:
 
 
 def load_labeller(options: Options, mesh: FaceMesh | None) -> Labeller:
-    """The networks that the options name."""
+    """The networks that the options name.
+
+    Args:
+        options: the recogniser and the age network; the shipped ones where they are empty.
+        mesh: MediaPipe's landmarks; None for the shipped estimator's.
+    """
     from transformers import ResNetForImageClassification
 
     id_encoder = weights_dir("face256") / "id_encoder"
@@ -211,7 +221,12 @@ def people(shards: Shards) -> int:
 
 
 def fill(work: Synthesis, options: Options) -> None:
-    """Shard after shard, until there are enough people or the minutes are over."""
+    """Shard after shard, until there are enough people or the minutes are over.
+
+    Args:
+        work: gets them.
+        options: how many people, and how many minutes.
+    """
     shards, started, before = work.shards, time.monotonic(), work.tried
     while people(shards) < options.count:
         work.make_shard(options.count - people(shards))
