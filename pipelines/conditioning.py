@@ -52,6 +52,12 @@ FIELDS: dict[str, Field] = {
 ATTRIBUTE_NAMES = tuple(FIELDS)
 
 
+def shown(value: object) -> str:
+    """A value for an error message: a word or a number whole, of anything longer its type, for it may be a picture."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"a {type(value).__name__}"
+
+
 def attribute_vector(attributes: Sequence[Mapping[str, float | None]]) -> torch.Tensor:
     """One mapping a face -> (B, 2A) float32: A scaled values, then A validity bits.
 
@@ -66,10 +72,10 @@ def attribute_vector(attributes: Sequence[Mapping[str, float | None]]) -> torch.
             if value is None:
                 continue
             if name not in FIELDS:
-                raise ValueError(f"unknown attribute {name!r}; know {', '.join(FIELDS)}")
+                raise ValueError(f"unknown attribute {shown(name)}; know {', '.join(FIELDS)}")
             spec = FIELDS[name]
             if not spec.low <= value <= spec.high:
-                raise ValueError(f"{name} must lie in [{spec.low}, {spec.high}] ({spec.unit}), got {value}")
+                raise ValueError(f"{name} must lie in [{spec.low}, {spec.high}] ({spec.unit}), got {shown(value)}")
             column = ATTRIBUTE_NAMES.index(name)
             row[column] = (value - spec.centre) / spec.scale
             row[column + len(FIELDS)] = 1

@@ -7,6 +7,7 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 
+from .conditioning import shown
 from .id_encoder import embed, shifted_views
 
 Function = Callable[[torch.Tensor], torch.Tensor]
@@ -117,9 +118,9 @@ def as_repulsion(value: Repulsion | Mapping[str, Any] | None) -> Repulsion:
         raise ValueError(
             f"repulsion must be a Repulsion, a mapping of its fields, or None, got {type(value).__name__}"
         )
-    unknown = sorted(set(value) - set(names))
+    unknown = sorted(set(value) - set(names), key=str)
     if unknown:
-        raise ValueError(f"repulsion takes {', '.join(names)}; got {', '.join(map(str, unknown))}")
+        raise ValueError(f"repulsion takes {', '.join(names)}; got {', '.join(map(shown, unknown[:5]))}")
     try:
         return Repulsion(**value)
     except TypeError as error:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 
+from .conditioning import shown
 from .guidance import Model
 from .schedule import Level, levels, output_from
 
@@ -70,7 +71,7 @@ class Sampler:
         counts = {"num_inference_steps": num_inference_steps, "num_images_per_prompt": num_images_per_prompt}
         for name, value in counts.items():
             if value < 1:
-                raise ValueError(f"{name} must be >= 1, got {value}")
+                raise ValueError(f"{name} must be >= 1, got {shown(value)}")
         if not 0 < strength <= 1:
             raise ValueError(f"strength must lie in (0, 1], got {strength}; 1 is pure noise")
         if isinstance(generator, list) and len(generator) != batch * num_images_per_prompt:
@@ -79,7 +80,7 @@ class Sampler:
             )
         unknown = set(names) - set(self._callback_tensor_inputs)
         if unknown:
-            raise ValueError(f"callbacks can get {self._callback_tensor_inputs}, got {sorted(unknown)}")
+            raise ValueError(f"callbacks can get {self._callback_tensor_inputs}, got {shown(sorted(unknown))}")
         for name, value in rows.items():
             if value is not None and len(value) != batch:
                 raise ValueError(f"need one {name} a face, got {len(value)} for {batch} faces")

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from .conditioning import POINTS
+from .conditioning import POINTS, shown
 
 STYLES = ("mediapipe", "dlib68")
 # Both were trained on 512 px pictures; lines and dots grow with the crop.
@@ -82,7 +82,7 @@ def draw_landmarks(points: torch.Tensor, size: int, style: str = "mediapipe", ou
         ValueError: another style or shape.
     """
     if style not in STYLES:
-        raise ValueError(f"landmark_style must be one of {STYLES}, got {style!r}")
+        raise ValueError(f"landmark_style must be one of {STYLES}, got {shown(style)}")
     # Pictures index pixel centres, crops measure from the outer corner.
     faces = as_mesh(points).cpu().numpy() - 0.5
     draw = draw_contours if style == "mediapipe" else draw_dots

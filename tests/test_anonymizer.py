@@ -450,7 +450,7 @@ def test_a_mapping_is_a_fine_repulsion():
     by_name = anonymize(image, steps=2, repulsion={"scale": 60})
     assert by_name.faces[0].outcome is Outcome.REPLACED
     assert np.array_equal(by_name.image, anonymize(image, steps=2, repulsion=Repulsion(scale=60)).image)
-    with pytest.raises(ValueError, match="got scales"):
+    with pytest.raises(ValueError, match="got 'scales'"):
         anonymize(image, repulsion={"scales": 60})
 
 

@@ -560,7 +560,8 @@ def test_a_terminal_that_is_closed_leaves_the_report(tmp_path):
     for number in range(200):
         photo(tmp_path / "in" / f"{number:03}.png")
     program = f"""
-import sys, time; sys.path.insert(0, {str(CHECKOUT)!r})
+import signal, sys, time; sys.path.insert(0, {str(CHECKOUT)!r})
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever runs the tests may ignore it (nohup)
 from tests.fakes import Inverter
 from deid_diffusion import cli
 from deid_diffusion.cli import run

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from deid_diffusion import FaceAnonymizer
-from deid_diffusion.compositing.paste import paste_crop
+from deid_diffusion.compositing.paste import Patch, paste_faces
 from deid_diffusion.faces.attributes import Attributes, check_attributes
 from deid_diffusion.faces.detect import CenterFaceDetector, faces_from_boxes
 from deid_diffusion.hub import publish
@@ -20,7 +20,7 @@ from deid_diffusion.imaging.alpha import look, without_faces
 from deid_diffusion.imaging.pictures import Picture, PictureError, load_picture, save_picture
 from deid_diffusion.jobs.run import Job, do_job, plan
 from deid_diffusion.messages import brief
-from deid_diffusion.methods.k_same import gather
+from deid_diffusion.methods.k_same import fit_cohort
 from deid_diffusion.methods.redact import redact, redact_face
 from deid_diffusion.models.backends import use_backend
 from deid_diffusion.models.loading import load_pipeline
@@ -174,14 +174,14 @@ def test_the_parts_say_nothing_of_what_they_were_given(tmp_path, hostile, caplog
     quiet(lambda: redact_face(IMAGE, hostile, "blank"), caplog)
     quiet(lambda: redact_face(IMAGE, FACE, hostile), caplog)
     quiet(lambda: redact(IMAGE, hostile, "blank"), caplog)
-    quiet(lambda: paste_crop(IMAGE, hostile, crop), caplog)
-    quiet(lambda: paste_crop(hostile, IMAGE, crop), caplog)
+    quiet(lambda: paste_faces(IMAGE, [Patch(hostile, crop)]), caplog)
+    quiet(lambda: paste_faces(hostile, [Patch(IMAGE, crop)]), caplog)
     quiet(lambda: Attributes(age=hostile), caplog)
     quiet(lambda: check_attributes({"age": hostile}), caplog)
     quiet(lambda: check_attributes(hostile), caplog)
     quiet(lambda: Attributes().with_changes({"smile": hostile}), caplog)
-    quiet(lambda: gather(hostile, 2, 0.5), caplog)
-    quiet(lambda: gather([], hostile, 0.5), caplog)
+    quiet(lambda: fit_cohort(hostile, 2, 0.5), caplog)
+    quiet(lambda: fit_cohort([], hostile, 0.5), caplog)
     quiet(lambda: weights_dir(hostile), caplog)
     quiet(lambda: use_backend(None, hostile), caplog)
     quiet(lambda: publish(hostile, "a/b"), caplog)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import cv2
 import numpy as np
 
-from ..messages import as_numbers, brief
+from ..messages import brief
 from ..types import Face
 from .centerface import STRIDE, CenterFace, Found, concatenate
 from .geometry import apply, compose, invert
@@ -171,10 +171,15 @@ def faces_from_boxes(boxes: np.ndarray | Sequence[Sequence[float]], image_shape:
         ValueError: for what is no box, lies outside the picture, or is smaller than any face, as fractions of the
             sides are; a face skipped silently would stay exposed.
     """
-    rows = as_numbers(boxes) if np.size(boxes) else np.zeros((0, 4))
-    if rows is None or rows.ndim != 2 or rows.shape[1] != 4:
+    try:
+        numbers = np.asarray(boxes)
+    except Exception:  # rows of different lengths; NumPy's own error may hold what came
+        numbers = np.empty(0)
+    if numbers.size == 0 and numbers.shape[0] == 0 and isinstance(boxes, Sequence | np.ndarray) and not len(boxes):
+        return []
+    # By kind: NumPy would make numbers of strings and of True.
+    if numbers.ndim != 2 or numbers.shape[1] != 4 or numbers.dtype.kind not in "iuf":
         raise ValueError(f"boxes must be (N, 4) numbers, x0 y0 x1 y1 of each in pixels, got {brief(boxes)}")
-    numbers = rows
     height, width = image_shape[:2]
     least = np.minimum(LEAST_SIDE, [width, height])
     faces = []

@@ -46,7 +46,17 @@ def _unchanged(picture: Picture, image: np.ndarray, kind: str, metadata: Metadat
         return None  # it has no place for EXIF unless it is made with one
     if not picture.encoded or kind != picture.format or not np.array_equal(image, picture.image):
         return None
-    return stripped(picture.encoded, kind)
+    data = stripped(picture.encoded, kind)
+    return data if data is not None and _shows_the_same(data, picture.encoded) else None
+
+
+def _shows_the_same(data: bytes, other: bytes) -> bool:
+    """Whether two files decode to the same pixels: of a garbled one, what was taken out may have mattered."""
+    try:
+        with Image.open(BytesIO(data)) as one, Image.open(BytesIO(other)) as two:
+            return (one.mode, one.size) == (two.mode, two.size) and one.tobytes() == two.tobytes()
+    except Exception:  # decoders raise every kind of error on damaged bytes
+        return False
 
 
 def _encode(picture: Picture, image: np.ndarray, deep: np.ndarray | None, kind: str, metadata: Metadata) -> bytes:

@@ -155,9 +155,9 @@ def test_a_region_without_an_edge_has_a_gradient(name):
     assert image.grad[..., 140:160].abs().max() > 0
 
 
-def test_probes_for_something_else_are_refused(tmp_path):
+def test_classifiers_for_something_else_are_refused(tmp_path):
     AttributeClassifiers({"hat": torch.zeros(9)}).save(tmp_path / "attribute_classifiers.safetensors")
-    with pytest.raises(ValueError, match="must hold probes for glasses, facial_hair, male; got hat"):
+    with pytest.raises(ValueError, match="must hold classifiers for glasses, facial_hair, male; got hat"):
         AttributeClassifiers.load(tmp_path / "attribute_classifiers.safetensors")
 
 
