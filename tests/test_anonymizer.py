@@ -433,7 +433,7 @@ def test_a_result_that_misses_the_face_is_redacted(monkeypatch):
         ({"redact_with": "sticker"}, "sticker"),
         ({"method": "k-same", "k": 1}, "k must be >= 2"),
         ({"keep": np.zeros((1, 4)), "only": np.zeros((1, 4))}, "not both"),
-        ({"repulsion": {"strength": 3}}, "repulsion takes scale, .*; got strength"),
+        ({"repulsion": {"strength": 3}}, "repulsion takes scale, .*; got 'strength'"),
         ({"repulsion": 30}, "repulsion must be a Repulsion"),
         ({"noise_scale": -1.0}, "noise_scale must be >= 0"),
     ],

@@ -270,7 +270,7 @@ def test_a_mask_is_cut_at_a_half(pipe):
         ({"strength": 0.0}, r"strength must lie in \(0, 1\], got 0.0"),
         ({"strength": 0.4, "init_image": torch.zeros(1, 3, SIZE, SIZE)}, "0.4 of 2 steps leaves none"),
         ({"init_image": torch.zeros(2, 3, SIZE, SIZE)}, "init_image must be like image"),
-        ({"repulsion": {"strength": 2}}, "repulsion takes scale, .*; got strength"),
+        ({"repulsion": {"strength": 2}}, "repulsion takes scale, .*; got 'strength'"),
         ({"repulsion": 30.0}, "repulsion must be a Repulsion"),
     ],
 )

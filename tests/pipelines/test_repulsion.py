@@ -92,7 +92,7 @@ def test_a_mapping_is_a_repulsion_and_none_is_off():
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ({"strength": 3}, "repulsion takes scale, margin, start, stop, through_unet, views; got strength"),
+        ({"strength": 3}, "repulsion takes scale, margin, start, stop, through_unet, views; got 'strength'"),
         ({"scale": -1}, "scale must be >= 0"),
         ({"scale": float("nan")}, "scale must be >= 0 and finite, got nan"),
         ({"scale": float("inf")}, "and finite, got inf"),
