@@ -95,6 +95,7 @@ class FaceAnonymizer:
         self.size: int = pipeline.size
         self.detect: Detector = CenterFaceDetector() if detect is None else detect
         self._turn = RLock()
+        self._box_reader = CenterFaceDetector()  # for detectors that cannot look at a box; loads at its first use
 
     @classmethod
     def from_pretrained(
@@ -487,7 +488,7 @@ class FaceAnonymizer:
         if _are_faces(boxes):
             return View(list(boxes), picture.image)
         named = faces_from_boxes(boxes, picture.image.shape)
-        look_again = getattr(self.detect, "read_box", None) or CenterFaceDetector().read_box
+        look_again = getattr(self.detect, "read_box", self._box_reader.read_box)
         return View([look_again(picture.image, face) for face in named], picture.image)
 
     def _kept(self, task: FaceTask, settings: Settings) -> FaceTask:

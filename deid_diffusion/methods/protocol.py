@@ -118,9 +118,9 @@ def find_method(method: str | Method) -> Method:
         ValueError: nobody has this name, or it is not of a method's shape.
     """
     if isinstance(method, str):
-        names = method_names()
-        if method not in _METHODS:
-            raise ValueError(f"method must be one of {', '.join(names)}, got {brief(method)}")
+        # The folder is looked through for an unknown name only: this is asked several times a face.
+        if method not in _METHODS and method not in method_names():
+            raise ValueError(f"method must be one of {', '.join(sorted(_METHODS))}, got {brief(method)}")
         return _METHODS[method]
     if not isinstance(method, Method):
         raise ValueError(
