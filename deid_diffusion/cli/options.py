@@ -122,7 +122,12 @@ def _add_looks(group: argparse._ArgumentGroup) -> None:
         help=f"do not take this over from the source: {', '.join(DROPPABLE)}",
     )  # fmt: skip
     add("--seed", type=_natural, default=0, help="the same seed gives the same picture (0)")
-    add("--strength", type=_number, default=1.0, help="factor on the guidance away from the source's identity (1)")
+    add(
+        "--repulsion-factor",
+        type=_number,
+        default=1.0,
+        help="factor on the guidance away from the source's identity (1)",
+    )
     add("--threshold", type=_number, metavar="COSINE", help="similarity to the source at which a face is tried again")
 
 

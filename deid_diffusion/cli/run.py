@@ -161,7 +161,7 @@ def _settings(options: argparse.Namespace) -> Any:
         prompt=options.prompt,
         landmark_style=options.landmark_style,
         repulsion=Repulsion() if options.repulsion is None else Repulsion(scale=options.repulsion),
-        strength=options.strength,
+        repulsion_factor=options.repulsion_factor,
         attributes=dict(options.set),
         drop_attributes=tuple(options.drop),
         redact_with=options.redact_with,

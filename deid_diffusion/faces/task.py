@@ -23,12 +23,12 @@ class Target:
 
     Attributes:
         embedding: (D,) float32 unit norm, in the identity encoder's space.
-        person: (P,) float32, face shape in standard deviations of `FaceShape.person_basis`.
+        shape_params: (P,) float32, shape parameters in standard deviations of `FaceShape.shape_basis`.
         number: place in the bank; -1 for somebody who is in none.
     """
 
     embedding: np.ndarray
-    person: np.ndarray
+    shape_params: np.ndarray
     number: int = -1
     __repr__ = brief_repr
 

@@ -163,7 +163,7 @@ class FacesInSequence:
     def _sample(self, tasks: Sequence[FaceTask], images: Sequence[np.ndarray], strength: float) -> np.ndarray:
         settings, targets = self.context.settings, [task.targets[0] for task in tasks]
         # The last step needs no push: the face it starts from has been off the source since its key frame.
-        push = settings.strength if strength > STRENGTHS[0] else 0.0
+        push = settings.repulsion_factor if strength > STRENGTHS[0] else 0.0
         base = as_repulsion(settings.repulsion)
         repulsion = replace(base, scale=base.scale * push)
         with self.context.timing("inpaint"), self.context.turn:
