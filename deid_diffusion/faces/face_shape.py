@@ -91,7 +91,7 @@ class FaceShape:
         return Placement(*fit_similarity(self.mean[rigid], landmarks[rigid]))
 
     def shape_of(self, canonical: np.ndarray, expression: np.ndarray) -> np.ndarray:
-        """(478, 3) canonical and (E,) -> (P,) shape parameters in standard deviations: whose face it is, by geometry."""
+        """(478, 3) canonical and (E,) -> (P,) shape parameters in standard deviations: whose face, by geometry."""
         rest = canonical - self.expressed(expression)
         return np.tensordot(self.shape_basis, rest, axes=([1, 2], [0, 1])) / np.maximum(self.shape_std, 1e-6)
 
