@@ -37,6 +37,7 @@ from .models.backends import use_backend
 from .models.loading import IDENTITIES, THRESHOLDS, check_id_encoder, check_speed, load_with_identities
 from .pipelines.id_encoder import embed
 from .result import AnonymizedImage
+from .seeds import checked_seed
 from .settings import Settings
 from .spec import AnonymizerSpec
 from .timing import Timing
@@ -162,7 +163,7 @@ class FaceAnonymizer:
     def __call__(
         self,
         image: Source,
-        seed: int = 0,
+        seed: int | None = None,
         boxes: Boxes | None = None,
         settings: Settings | None = None,
         policy: TargetPolicy | None = None,
@@ -172,7 +173,7 @@ class FaceAnonymizer:
 
         Args:
             image: path, PIL image, (H, W, 3) uint8 RGB array, or Picture.
-            seed: the same seed gives the same picture.
+            seed: the same seed gives the same picture; None draws one that nobody knows.
             boxes: faces to treat instead of detecting: x0 y0 x1 y1 in image pixels, each looked at for how its face
                 lies, and hidden where there is none; or whole Face objects, of a detector of your own.
             settings: a whole Settings; defaults otherwise.
@@ -192,7 +193,7 @@ class FaceAnonymizer:
     def map(
         self,
         images: Iterable[Source],
-        seed: int = 0,
+        seed: int | None = None,
         batch_size: int = 64,
         settings: Settings | None = None,
         policy: TargetPolicy | None = None,
@@ -202,7 +203,7 @@ class FaceAnonymizer:
 
         Args:
             images: as `__call__` takes them; read one by one, as results are taken.
-            seed: of the first picture; the next ones get `seed + 1`, `seed + 2` ...
+            seed: of the first picture; the next ones get `seed + 1`, `seed + 2` ... None draws one that nobody knows.
             batch_size: a window of pictures is worked off when it holds so many faces, or so many pictures; nothing
                 beyond the window is in memory. Also the faces of one model call, unless the settings say.
             settings, policy, changes: as in `__call__`.
@@ -214,6 +215,7 @@ class FaceAnonymizer:
             PictureError: a picture that cannot be read; results of those before it have been yielded.
         """
         settings = self._settings(settings, {"batch": batch_size, **changes} if settings is None else changes)
+        seed = checked_seed(seed)
         window: list[tuple[ImageAnalysis, list[FaceTask]]] = []
         for place, image in enumerate(images):
             try:
@@ -268,7 +270,7 @@ class FaceAnonymizer:
         self,
         analysis: ImageAnalysis,
         policy: TargetPolicy | None = None,
-        seed: int = 0,
+        seed: int | None = None,
         settings: Settings | None = None,
         **changes: Any,
     ) -> list[FaceTask]:
@@ -277,14 +279,13 @@ class FaceAnonymizer:
         Args:
             analysis: of the first stage.
             policy: a new somebody for every face by default.
-            seed: of the picture.
+            seed: of the picture; None draws one that nobody knows.
             settings, changes: as in `__call__`. The attributes count, for people are matched by them.
 
         Raises:
             ValueError: no seed.
         """
-        if not isinstance(seed, int | np.integer) or seed < 0:
-            raise ValueError(f"seed must be a whole number from 0 on, got {brief(seed)}")
+        seed = checked_seed(seed)
         settings = self._settings(settings, changes)
         policy = self._policy(policy, settings)
         chosen: list[FaceTask] = []

@@ -18,6 +18,7 @@ from .clip_run import ClipOptions, ClipRun
 from .messages import brief
 from .methods.protocol import find_method
 from .result import AnonymizedImage
+from .seeds import checked_seed
 from .settings import Settings
 
 Progress = Callable[[str, int, int | None], None]  # "look" or "write", frames so far, frames of the file if known
@@ -42,7 +43,7 @@ class VideoAnonymizer:
         self,
         path: str | PathLike,
         out: str | PathLike,
-        seed: int = 0,
+        seed: int | None = None,
         settings: Settings | None = None,
         progress: Progress | None = None,
         key: str = "",
@@ -52,7 +53,7 @@ class VideoAnonymizer:
 
         Args:
             path, out: from where, to where; nothing half-written is left under the latter name.
-            seed: the same seed gives the same clip.
+            seed: the same seed gives the same clip; None draws one that nobody knows.
             settings: as for pictures; `candidates` does not count.
             progress: called after each frame.
             key: what the result depends on, in a word, so that a run that was stopped need not encode again what it
@@ -107,7 +108,7 @@ class VideoAnonymizer:
     def stream(
         self,
         frames: Iterable[np.ndarray],
-        seed: int = 0,
+        seed: int | None = None,
         settings: Settings | None = None,
         fps: float = 30.0,
         **changes: Any,
@@ -147,9 +148,8 @@ class VideoAnonymizer:
         for _, result in run.results(looked()):
             yield result
 
-    def _begin(self, seed: int, settings: Settings | None, changes: Mapping[str, Any]) -> ClipRun:
-        if not isinstance(seed, int | np.integer) or seed < 0:
-            raise ValueError(f"seed must be a whole number from 0 on, got {brief(seed)}")
+    def _begin(self, seed: int | None, settings: Settings | None, changes: Mapping[str, Any]) -> ClipRun:
+        seed = checked_seed(seed)
         settings = replace(settings or Settings(), **changes)
         if find_method(settings.method).name == "k-same":
             raise ValueError(

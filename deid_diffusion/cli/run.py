@@ -80,10 +80,19 @@ def _work(plan: Any, anonymize: Any, settings: Any, clips: Any, journal: Any, op
     failed = _say_failures(results) | _say_unreadable(plan.skipped)
     if stopped:
         again = "the same command without --overwrite" if options.overwrite else "the same command"
-        return complain(f"{stopped}; no output is half-written, and {again} goes on where this stopped", code)
-    if not failed and not plan.keeps_journal:
-        journal.remove()
-    return 1 if failed else 0
+        complain(f"{stopped}; no output is half-written, and {again} goes on where this stopped", code)
+        return _say_confidential(journal, code)
+    if failed:
+        return _say_confidential(journal, 1)
+    journal.finish(plan.keeps_list)
+    return 0
+
+
+def _say_confidential(journal: Any, code: int) -> int:
+    """Says on stderr what must not be published; the exit code as it is."""
+    if journal.path.exists():
+        return complain(f"{journal.path} holds the seeds: keep it to yourself; it goes when all is done", code)
+    return code
 
 
 def _say_failures(results: Sequence[Any]) -> bool:
@@ -130,6 +139,8 @@ def _plan(options: argparse.Namespace) -> Any:
     if clip is not None and (options.boxes or options.method == "k-same"):
         what = "--boxes" if options.boxes else "--method k-same"
         raise PlanError(f"{clip}: {what} is for pictures, and this is a clip; leave one of them out")
+    if options.report_seeds and not options.report:
+        raise PlanError("--report-seeds says what the report holds; give --report too")
     if options.boxes_format and not options.boxes:
         raise PlanError("--boxes-format says what the numbers of --boxes are; give --boxes too")
     if options.boxes:
@@ -250,18 +261,18 @@ def _load(options: argparse.Namespace) -> Any:
 def _report(options: argparse.Namespace, plan: Any, anonymize: Any, settings: Any, results: Sequence[Any]) -> None:
     from deid_diffusion.jobs.journal import describe
 
-    from .report import write_report
+    from .report import CONFIDENTIAL, write_report
 
     about = {
         "versions": anonymize.versions(),
-        "seed": options.seed,
+        **({"confidential": CONFIDENTIAL, "seed": options.seed} if options.report_seeds else {}),
         "settings": describe(settings),
         "complete": len(results) == len(plan.jobs),
     }
     left_out = [(str(item.path), item.reason) for item in plan.skipped]
     try:
         options.report.parent.mkdir(parents=True, exist_ok=True)
-        write_report(options.report, results, about, left_out)
+        write_report(options.report, results, about, left_out, options.report_seeds)
     except OSError as error:
         raise OSError(f"{options.report}: wanted to write the report there, got {error.strerror}") from error
 

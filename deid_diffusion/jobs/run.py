@@ -21,7 +21,7 @@ from ..messages import brief_error, brief_path
 from ..video import ClipOptions
 from ..weight_files import sha256_of
 from .clips import Watch, do_clip
-from .journal import Journal, fingerprint
+from .journal import Journal, fingerprint, seed_fits
 from .plan import Job, Plan, PlanError, plan
 
 __all__ = ["Job", "JobResult", "JobsStopped", "Plan", "PlanError", "do_job", "foreign_output", "plan", "run"]
@@ -38,8 +38,8 @@ class JobResult:
     """What became of a job.
 
     Attributes:
-        faces: a line of the report for each face, as `FaceReport.to_json` gives it: results outlive the process in
-            the journal, so they are plain values from the start.
+        faces: a line of the report for each face, as `FaceReport.to_json` gives it, with its seed: results outlive
+            the process in the journal, so they are plain values from the start.
         seconds: time by stage.
         picture: `width` and `height` in pixels, upright, `sha256` of the input file, and `notices` on what of it was
             not taken over as it was; of a clip also `frames`, `blurred_frames`, `notes` and `review`, see
@@ -47,6 +47,7 @@ class JobResult:
         error: why nothing was written; empty when something was.
         earlier: an earlier run had finished it.
         source: size in bytes, modification time in ns and inode of the input that was read; empty when it failed.
+        forgotten_seed: an earlier, finished run drew the seed, and nobody knows it any more.
     """
 
     job: Job
@@ -56,6 +57,7 @@ class JobResult:
     error: str = ""
     earlier: bool = False
     source: tuple[int, ...] = ()
+    forgotten_seed: bool = False
 
     @property
     def ok(self) -> bool:
@@ -102,10 +104,11 @@ def run(
         else:
             yield earlier
     if journal is not None:
-        _note(journal, {job.out_path: {"state": "begun"} for job in waiting})
+        _note(journal, {job.out_path: {"state": "begun", "seed": job.seed} for job in waiting})
     for result in map(partial(do_job, anonymize=anonymize, settings=settings, clips=clips, watch=watch), waiting):
         if journal is not None:
-            line = _line(result, made_with[result.job.is_clip]) if result.ok else {"state": "failed"}
+            failed = {"state": "failed", "seed": result.job.seed}
+            line = _line(result, made_with[result.job.is_clip]) if result.ok else failed
             _note(journal, {result.job.out_path: line})
         yield result
 
@@ -149,7 +152,7 @@ def do_job(
         seconds = {**result.seconds, "write": time.perf_counter() - start}
         height, width = result.image.shape[:2]
         about = {"width": width, "height": height, "sha256": digest, "notices": list(result.notices)}
-        return JobResult(job, tuple(face.to_json() for face in result.faces), seconds, about, source=source)
+        return JobResult(job, tuple(face.to_json(seeds=True) for face in result.faces), seconds, about, source=source)
     except Exception as error:
         name = brief_path(job.in_path)
         log.debug("%s failed", name, exc_info=True)
@@ -237,9 +240,11 @@ def _earlier(job: Job, journal: Journal | None, made_with: str) -> JobResult | N
     # "begun": an interrupted run may or may not have finished it.
     if line["state"] == "begun" or not _is_source(job, line):
         return None
-    if line["made_with"] != fingerprint(made_with, job.seed, job.boxes):
+    if line["made_with"] != fingerprint(made_with, job.boxes) or not seed_fits(line, job.run_seed):
         return JobResult(job, error=f"{job.out_path} was made with other settings; --overwrite makes it anew")
-    earlier = JobResult(job, tuple(line["faces"]), line["seconds"], line.get("picture", {}), earlier=True)
+    forgotten = job.run_seed is None and "seed" not in line
+    about = line.get("picture", {})
+    earlier = JobResult(job, tuple(line["faces"]), line["seconds"], about, earlier=True, forgotten_seed=forgotten)
     return None if earlier.failed_faces else earlier  # a model that broke may be whole again
 
 
@@ -247,7 +252,9 @@ def _line(result: JobResult, made_with: str) -> dict[str, Any]:
     job = result.job
     return {
         "state": "done",
-        "made_with": fingerprint(made_with, job.seed, job.boxes),
+        "made_with": fingerprint(made_with, job.boxes),
+        "seed": job.seed,
+        "run_seed": job.run_seed,
         "source": list(result.source),
         "size": _size(job.out_path),
         "faces": list(result.faces),

@@ -15,6 +15,7 @@ import numpy as np
 from ..faces.masks import blended
 from ..faces.task import FaceTask
 from ..pipelines.repulsion import as_repulsion
+from ..seeds import derived_seed
 from ..types import FaceCrop, Outcome
 from .protocol import Context, Method
 from .sampling import Start, batch_size, sample, starts_from_images, target_meshes
@@ -271,4 +272,4 @@ def _pose(task: FaceTask) -> np.ndarray:
 
 def _grain_seed(task: FaceTask, frame: int) -> int:
     """31 bits: grain is new in each frame, as a sensor's."""
-    return int(np.random.SeedSequence([task.draw_seed(), frame]).generate_state(1)[0] >> 1)
+    return derived_seed(task.draw_seed(), frame)
