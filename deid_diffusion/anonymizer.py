@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import pickle
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from os import PathLike
@@ -159,6 +160,15 @@ class FaceAnonymizer:
             origin=loaded.origin | {"backend": use_backend(loaded.pipe, spec.backend)},
             spec=None if components else spec,
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles as its spec: whoever gets it loads the weights again."""
+        if self.spec is None:
+            raise pickle.PicklingError(
+                "wanted an anonymizer that a spec builds, got one that was put together by hand; load it by "
+                "FaceAnonymizer.from_spec, without components"
+            )
+        return FaceAnonymizer.from_spec, (self.spec,)
 
     def __call__(
         self,

@@ -422,16 +422,16 @@ def test_a_real_signal_in_mid_batch_is_survived(tmp_path, weights, astronaut, ca
     assert process.returncode == code, err
     told = json.loads((tmp_path / "report.json").read_text())
     assert told["complete"] is False
-    assert told["files"][0]["file"] == "00.png"
+    assert told["files"]
     assert "goes on where this stopped" in err
-    assert first.startswith(str(tmp_path / "in" / "00.png"))
+    assert first.startswith(str(tmp_path / "in"))  # workers race for being the first
     assert [path.name for path in (tmp_path / "out").iterdir() if path.suffix == ".part"] == []
     if sent != signal.SIGINT:
         return
     assert run(tmp_path / "in", "-o", tmp_path / "out") == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == count
-    assert "done before" in lines[0]
+    assert sum("done before" in line for line in lines) >= len(told["files"])
 
 
 def test_the_report_is_written_whatever_ends_the_run(tmp_path, painter, monkeypatch):

@@ -156,6 +156,11 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         "--backend", choices=BACKENDS, default="auto",
         help="what runs the model; auto: onnx on a CPU where onnxruntime is installed, else torch (auto)",
     )  # fmt: skip
+    add(
+        "--workers", type=_positive, metavar="N",
+        help="processes of one thread each that share the files; each takes about 1 GB (as many as cores and memory "
+        "allow, where that pays; 1 on a GPU)",
+    )  # fmt: skip
     add("--steps", type=_natural, help="denoising steps (4; 25 for Stable Diffusion)")
     add("--candidates", type=_natural, help="faces generated for each one, the best is taken (2; 1 likewise)")
     add("--guidance", type=_number, metavar="SCALE", help="classifier-free guidance, 1 for none (1; 5 likewise)")

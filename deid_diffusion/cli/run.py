@@ -24,6 +24,7 @@ def main(argv: list[str]) -> int:
         return _print_attributes()
     from deid_diffusion.jobs import run as jobs
     from deid_diffusion.jobs.journal import Journal
+    from deid_diffusion.jobs.machine import one_thread
 
     try:
         settings, clips = _settings(options), _clips(options)
@@ -41,6 +42,8 @@ def main(argv: list[str]) -> int:
             more = f" (and {len(foreign) - 1} more like it)" if len(foreign) > 1 else ""
             skipped = f"; {left_out(plan.skipped)}" if plan.skipped else ""
             return complain(foreign[0].error + more + skipped, 1)
+    if len(plan.jobs) > 1 and options.device == "cpu":
+        one_thread()
     anonymize = _load(options)
     try:
         settings = _completed(settings, anonymize, plan, references, options)
@@ -53,7 +56,10 @@ def main(argv: list[str]) -> int:
 
 def _work(plan: Any, anonymize: Any, settings: Any, clips: Any, journal: Any, options: argparse.Namespace) -> int:
     """Runs all jobs and writes the report, however it ends."""
+    from functools import partial
+
     from deid_diffusion.jobs import run as jobs
+    from deid_diffusion.jobs.workers import spread
 
     from .show import shown, summary, watch
 
@@ -63,8 +69,9 @@ def _work(plan: Any, anonymize: Any, settings: Any, clips: Any, journal: Any, op
         _report(options, plan, anonymize, settings, [])
     try:
         with shown(len(plan.jobs)) as show:
+            spreading = partial(spread, options.workers, options.device)
             for result in jobs.run(
-                plan.jobs, anonymize, settings, journal, options.overwrite, clips=clips, watch=watch
+                plan.jobs, anonymize, settings, journal, options.overwrite, spreading, clips, watch
             ):
                 results.append(result)
                 show(result)

@@ -8,9 +8,8 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,13 +17,15 @@ from ..errors import DeidError
 from ..imaging.pictures import Picture, PictureError, save_picture
 from ..imaging.places import unfit_place
 from ..messages import brief_error, brief_path
-from ..video import ClipOptions
 from ..weight_files import sha256_of
-from .clips import Watch, do_clip
 from .journal import Journal, fingerprint, seed_fits
 from .plan import Job, Plan, PlanError, plan
 
-__all__ = ["Job", "JobResult", "JobsStopped", "Plan", "PlanError", "do_job", "foreign_output", "plan", "run"]
+if TYPE_CHECKING:
+    from ..clip_run import ClipOptions
+    from .clips import Watch
+
+__all__ = ["Job", "JobResult", "JobsStopped", "Plan", "PlanError", "Work", "do_job", "foreign_output", "plan", "run"]
 log = logging.getLogger(__name__)
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
@@ -70,6 +71,27 @@ class JobResult:
         return sum(face["outcome"] == "failed" for face in self.faces) + self.picture.get("blurred_frames", 0)
 
 
+@dataclass(frozen=True, eq=False)
+class Work:
+    """What is done with each job, as a function of it; picklable where its anonymizer is.
+
+    Attributes:
+        anonymize: a FaceAnonymizer, or what behaves like one.
+        settings: its Settings; defaults when None.
+        clips: what is to be chosen about clips.
+        watch: is told of the progress of clips.
+    """
+
+    anonymize: Any
+    settings: Any = None
+    clips: ClipOptions | None = None
+    watch: Watch | None = None
+
+    def __call__(self, job: Job) -> JobResult:
+        """As `do_job`."""
+        return do_job(job, self.anonymize, self.settings, self.clips, self.watch)
+
+
 def run(
     jobs: Iterable[Job],
     anonymize: Any,
@@ -87,7 +109,7 @@ def run(
         settings: its Settings; defaults when None.
         journal: says what is finished already. Without one nothing is, and nothing that exists is overwritten.
         overwrite: do everything anew.
-        map: how to spread the work; results may come in any order.
+        map: how to spread the work, a function of a `Work` and jobs; results may come in any order.
         clips: what is to be chosen about clips.
         watch: is told of the progress of clips.
 
@@ -105,7 +127,7 @@ def run(
             yield earlier
     if journal is not None:
         _note(journal, {job.out_path: {"state": "begun", "seed": job.seed} for job in waiting})
-    for result in map(partial(do_job, anonymize=anonymize, settings=settings, clips=clips, watch=watch), waiting):
+    for result in map(Work(anonymize, settings, clips, watch), waiting):
         if journal is not None:
             failed = {"state": "failed", "seed": result.job.seed}
             line = _line(result, made_with[result.job.is_clip]) if result.ok else failed
@@ -199,6 +221,8 @@ def _clip_done(
     Raises:
         PictureError: the file was changed meanwhile.
     """
+    from .clips import do_clip
+
     source, digest = _source(job), _digest(job.in_path)
     faces, seconds, about = do_clip(job, digest, anonymize, settings, clips, watch)
     if source != _source(job):
