@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from ..faces.face_list import FaceList
 from ..imaging.pictures import FORMATS
 from ..messages import not_a_path
 from .journal import NAME, Journal
@@ -42,6 +43,7 @@ class Job:
         preview_path: where to put before and after, side by side.
         keep_times: the output gets the input's modification time.
         sha256: of the picture that the boxes were found in; the file must be this one. Empty when not known.
+        listed: what a detections file says of it; of a picture, the boxes are those.
     """
 
     in_path: Path
@@ -52,6 +54,7 @@ class Job:
     preview_path: Path | None = None
     sha256: str = ""
     keep_times: bool = False
+    listed: FaceList | None = None
 
     @property
     def is_clip(self) -> bool:

@@ -149,7 +149,8 @@ def do_job(
         seconds = {**result.seconds, "write": time.perf_counter() - start}
         height, width = result.image.shape[:2]
         about = {"width": width, "height": height, "sha256": digest, "notices": list(result.notices)}
-        return JobResult(job, tuple(face.to_json() for face in result.faces), seconds, about, source=source)
+        kept = () if job.listed is None else tuple(one.report().to_json() for one in job.listed.removed)
+        return JobResult(job, tuple(face.to_json() for face in result.faces) + kept, seconds, about, source=source)
     except Exception as error:
         name = brief_path(job.in_path)
         log.debug("%s failed", name, exc_info=True)
@@ -237,7 +238,7 @@ def _earlier(job: Job, journal: Journal | None, made_with: str) -> JobResult | N
     # "begun": an interrupted run may or may not have finished it.
     if line["state"] == "begun" or not _is_source(job, line):
         return None
-    if line["made_with"] != fingerprint(made_with, job.seed, job.boxes):
+    if line["made_with"] != _made_with(job, made_with):
         return JobResult(job, error=f"{job.out_path} was made with other settings; --overwrite makes it anew")
     earlier = JobResult(job, tuple(line["faces"]), line["seconds"], line.get("picture", {}), earlier=True)
     return None if earlier.failed_faces else earlier  # a model that broke may be whole again
@@ -247,13 +248,18 @@ def _line(result: JobResult, made_with: str) -> dict[str, Any]:
     job = result.job
     return {
         "state": "done",
-        "made_with": fingerprint(made_with, job.seed, job.boxes),
+        "made_with": _made_with(job, made_with),
         "source": list(result.source),
         "size": _size(job.out_path),
         "faces": list(result.faces),
         "picture": dict(result.picture),
         "seconds": {stage: round(value, 4) for stage, value in result.seconds.items()},
     }
+
+
+def _made_with(job: Job, made_with: str) -> str:
+    listed = [] if job.listed is None else [job.listed.describe()]
+    return fingerprint(made_with, job.seed, job.boxes, *listed)
 
 
 def _digest(path: Path) -> str:
