@@ -469,6 +469,18 @@ class FaceAnonymizer:
         done = analyze_faces(image, tasks, self.estimator, self._embed, self.size)
         return {place: self._kept(done[place], settings) for place in wanted}
 
+    def look_at(self, image: np.ndarray, face: Face) -> Face:
+        """Reads the points of a face of which only the box is known.
+
+        Args:
+            image: (H, W, 3) uint8 RGB, upright.
+            face: its box counts.
+
+        Returns:
+            the face with its points; of score 0 where no face is in the box.
+        """
+        return getattr(self.detect, "read_box", self._box_reader.read_box)(image, face)
+
     def versions(self) -> dict[str, Any]:
         """What made the pictures: package versions, checkpoint, and sha256 of every weight file, for the report."""
         import diffusers
@@ -499,8 +511,7 @@ class FaceAnonymizer:
         if _are_faces(boxes):
             return View(list(boxes), picture.image)
         named = faces_from_boxes(boxes, picture.image.shape)
-        look_again = getattr(self.detect, "read_box", self._box_reader.read_box)
-        return View([look_again(picture.image, face) for face in named], picture.image)
+        return View([self.look_at(picture.image, face) for face in named], picture.image)
 
     def _kept(self, task: FaceTask, settings: Settings) -> FaceTask:
         """KEPT for a person who is to be left alone, and marked where it might be one."""

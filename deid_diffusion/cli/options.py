@@ -89,7 +89,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def _add_faces(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--boxes", type=Path, metavar="FILE", help="your own boxes instead of detection: JSON or CSV, or a report")
+    add(
+        "--boxes",
+        type=Path,
+        metavar="FILE",
+        help="your own boxes instead of detection: JSON or CSV, a report, or for clips what `deid detect` wrote",
+    )
     add("--boxes-format", choices=BOX_FORMATS, help="what a box there is: x0 y0 x1 y1 or x y width height, in pixels")
     add(
         "--panorama", action="store_true",

@@ -135,6 +135,7 @@ def _plan(options: argparse.Namespace) -> Any:
     from deid_diffusion.jobs.plan import PlanError, plan
 
     from .boxes import with_boxes
+    from .face_lists import with_face_lists
 
     planned = plan(
         options.inputs, options.out, options.seed, bool(options.preview), options.exclude, options.overwrite
@@ -142,16 +143,16 @@ def _plan(options: argparse.Namespace) -> Any:
     if options.report:
         boxes = [options.boxes] if options.boxes else []
         check_report(options.report, planned, [*boxes, *options.only, *options.keep], options.overwrite)
-    clip = next((job.in_path for job in planned.jobs if job.is_clip), None)
-    if clip is not None and (options.boxes or options.method == "k-same"):
-        what = "--boxes" if options.boxes else "--method k-same"
-        raise PlanError(f"{clip}: {what} is for pictures, and this is a clip; leave one of them out")
     if options.report_seeds and not options.report:
         raise PlanError("--report-seeds says what the report holds; give --report too")
+    _check_clips(options, planned.jobs)
     if options.boxes_format and not options.boxes:
         raise PlanError("--boxes-format says what the numbers of --boxes are; give --boxes too")
     if options.boxes:
-        boxed, notes = with_boxes(planned.jobs, options.boxes, options.boxes_format)
+        if options.boxes.suffix.lower() == ".jsonl":
+            boxed, notes = with_face_lists(planned.jobs, options.boxes, options.start_s, options.stop_s)
+        else:
+            boxed, notes = with_boxes(planned.jobs, options.boxes, options.boxes_format)
         planned = replace(planned, jobs=boxed)
         for note in notes:
             print(f"deid: {note}", file=sys.stderr)
@@ -161,6 +162,25 @@ def _plan(options: argparse.Namespace) -> Any:
         more = f" (and {len(linked) - 1} more like it)" if len(linked) > 1 else ""
         complain(f"{linked[0]}{more} is a hard link: this name gets the new picture, its other names keep the old", 0)
     return planned
+
+
+def _check_clips(options: argparse.Namespace, jobs: Sequence[Any]) -> None:
+    """Refuses what clips cannot follow, before anything is loaded."""
+    from deid_diffusion.jobs.plan import PlanError
+
+    clip = next((job.in_path for job in jobs if job.is_clip), None)
+    if clip is None:
+        return
+    wrong = {
+        f"--boxes {options.boxes}": options.boxes and options.boxes.suffix.lower() != ".jsonl",
+        "--method k-same": options.method == "k-same",
+        "--panorama": options.panorama,
+        "--keep-metadata": options.keep_metadata,
+    }
+    for what, is_wrong in wrong.items():
+        if is_wrong:
+            hint = "give the .jsonl file that `deid detect` writes" if "--boxes" in what else "leave one of them out"
+            raise PlanError(f"{clip}: {what} is for pictures, and this is a clip; {hint}")
 
 
 def _settings(options: argparse.Namespace) -> Any:

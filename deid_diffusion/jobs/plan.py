@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from ..faces.face_list import FaceList
 from ..imaging.pictures import FORMATS
 from ..messages import not_a_path
 from ..seeds import checked_seed, derived_seed
@@ -43,6 +44,7 @@ class Job:
         preview_path: where to put before and after, side by side.
         keep_times: the output gets the input's modification time.
         sha256: of the picture that the boxes were found in; the file must be this one. Empty when not known.
+        listed: what a detections file says of it; of a picture, the boxes are those.
     """
 
     in_path: Path
@@ -54,6 +56,7 @@ class Job:
     sha256: str = ""
     keep_times: bool = False
     run_seed: int | None = None
+    listed: FaceList | None = None
 
     @property
     def is_clip(self) -> bool:

@@ -174,7 +174,9 @@ def do_job(
         seconds = {**result.seconds, "write": time.perf_counter() - start}
         height, width = result.image.shape[:2]
         about = {"width": width, "height": height, "sha256": digest, "notices": list(result.notices)}
-        return JobResult(job, tuple(face.to_json(seeds=True) for face in result.faces), seconds, about, source=source)
+        kept = () if job.listed is None else tuple(one.report().to_json() for one in job.listed.removed)
+        rows = tuple(face.to_json(seeds=True) for face in result.faces)
+        return JobResult(job, rows + kept, seconds, about, source=source)
     except Exception as error:
         name = brief_path(job.in_path)
         log.debug("%s failed", name, exc_info=True)
@@ -264,7 +266,7 @@ def _earlier(job: Job, journal: Journal | None, made_with: str) -> JobResult | N
     # "begun": an interrupted run may or may not have finished it.
     if line["state"] == "begun" or not _is_source(job, line):
         return None
-    if line["made_with"] != fingerprint(made_with, job.boxes) or not seed_fits(line, job.run_seed):
+    if line["made_with"] != _made_with(job, made_with) or not seed_fits(line, job.run_seed):
         return JobResult(job, error=f"{job.out_path} was made with other settings; --overwrite makes it anew")
     forgotten = job.run_seed is None and "seed" not in line
     about = line.get("picture", {})
@@ -276,7 +278,7 @@ def _line(result: JobResult, made_with: str) -> dict[str, Any]:
     job = result.job
     return {
         "state": "done",
-        "made_with": fingerprint(made_with, job.boxes),
+        "made_with": _made_with(job, made_with),
         "seed": job.seed,
         "run_seed": job.run_seed,
         "source": list(result.source),
@@ -285,6 +287,11 @@ def _line(result: JobResult, made_with: str) -> dict[str, Any]:
         "picture": dict(result.picture),
         "seconds": {stage: round(value, 4) for stage, value in result.seconds.items()},
     }
+
+
+def _made_with(job: Job, made_with: str) -> str:
+    listed = [] if job.listed is None else [job.listed.describe()]
+    return fingerprint(made_with, job.seed, job.boxes, *listed)
 
 
 def _digest(path: Path) -> str:
