@@ -287,8 +287,7 @@ def _load(options: argparse.Namespace) -> Any:
 
 def _report(options: argparse.Namespace, plan: Any, anonymize: Any, settings: Any, results: Sequence[Any]) -> None:
     from deid_diffusion.jobs.journal import describe
-
-    from .report import CONFIDENTIAL, write_report
+    from deid_diffusion.jobs.report import CONFIDENTIAL, write_report
 
     about = {
         "versions": anonymize.versions(),
