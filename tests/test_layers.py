@@ -10,7 +10,7 @@ CHECKOUT = Path(__file__).parent.parent
 # From bottom to top, by the folder or file right below `deid_diffusion/`. Imports go to rows below, or stay at home.
 ROWS = [
     "messages",
-    "weight_files",
+    "weight_files seeds",
     "types errors timing telemetry",
     "settings imaging",
     "faces",
