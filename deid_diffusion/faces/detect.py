@@ -54,13 +54,12 @@ class CenterFaceDetector:
         Raises:
             ValueError: no (H, W, 3) uint8 picture.
         """
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
-            raise ValueError(f"image must be (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}; load_picture() it")
+        check_image(image)
         pixels = image.shape[0] * image.shape[1]
         passes = [self._levels(image, float(np.clip(np.sqrt(self.upright_pixels / pixels), 1, 2)))]
         small, image_from_small = _resized(image, min(np.sqrt(self.turned_pixels / pixels), 1.0))
         for quarters in (1, 2, 3):
-            found = self._tiles(np.ascontiguousarray(np.rot90(small, quarters)))
+            found = self._tiles(np.ascontiguousarray(np.rot90(small, quarters)), self.threshold)
             # Faces that lie in this pass stand in another, which reads their points better.
             found = found[np.array([abs(roll_deg(points)) < 50 for points in found.points], dtype=bool)]
             passes.append(found.mapped(compose(image_from_small, _from_turned(quarters, small.shape[:2]))))
@@ -90,16 +89,16 @@ class CenterFaceDetector:
         parts = []
         while True:
             level, image_from_level = _resized(image, scale)
-            parts.append(self._tiles(level).mapped(image_from_level))
+            parts.append(self._tiles(level, self.threshold).mapped(image_from_level))
             if max(level.shape[:2]) <= 320 or min(level.shape[:2]) <= 32:
                 return concatenate(parts)
             scale /= 4
 
-    def _tiles(self, image: np.ndarray) -> Found:
+    def _tiles(self, image: np.ndarray, threshold: float, tile: int = TILE, overlap: int = OVERLAP) -> Found:
         parts = []
-        for y0, y1 in _spans(image.shape[0]):
-            for x0, x1 in _spans(image.shape[1]):
-                found = self._network(image[None, y0:y1, x0:x1], self.threshold)[0]
+        for y0, y1 in _spans(image.shape[0], tile, overlap):
+            for x0, x1 in _spans(image.shape[1], tile, overlap):
+                found = self._network(image[None, y0:y1, x0:x1], threshold)[0]
                 found = found.mapped(np.array([[1, 0, x0], [0, 1, y0]]))
                 # A face cut by a tile's edge is seen whole by the next tile or at the next level.
                 low, high = found.boxes[:, :2] - 3, found.boxes[:, 2:] + 3
@@ -144,20 +143,45 @@ class CenterFaceDetector:
         points = level.landmarks if level.score > 0.8 * seen.score else seen.landmarks
         return replace(face, landmarks=points, score=max(seen.score, level.score))
 
-    def _look(self, image: np.ndarray, face: Face, turns_deg: Sequence[float]) -> Face:
+    def _look(self, image: np.ndarray, face: Face, turns_deg: Sequence[float], side: int = LOOK) -> Face:
         """The surest face in the middle of the view, over all turns; of score 0 when there is none."""
         centre, size = (face.box[:2] + face.box[2:]) / 2, float((face.box[2:] - face.box[:2]).max())
-        maps = [_upright_from_image(centre, LOOK / (2 * size), turn) for turn in turns_deg]
-        views = np.stack([_view(image, matrix) for matrix in maps])
-        best = replace(face, score=0.0)
-        for found, matrix in zip(self._network(views, 0.1), maps, strict=True):
-            middle = np.abs((found.boxes[:, :2] + found.boxes[:, 2:]) / 2 - LOOK / 2).max(1) < LOOK / 6
-            extent = (found.boxes[:, 2:] - found.boxes[:, :2]).max(1)
-            found = _clipped(found[middle & (extent > LOOK / 4) & (extent < LOOK)].mapped(invert(matrix)), image.shape)
-            if len(found.scores) and found.scores.max() > best.score:
-                surest = int(found.scores.argmax())
-                best = Face(found.boxes[surest], found.points[surest], float(found.scores[surest]))
-        return best
+        maps = [_upright_from_image(centre, side / (2 * size), turn, side) for turn in turns_deg]
+        views = np.stack([_view(image, matrix, side) for matrix in maps])
+        return surest(face, maps, self._network(views, 0.1), image.shape, side)
+
+
+def surest(
+    face: Face, maps: Sequence[np.ndarray], founds: Sequence[Found], image_shape: tuple[int, ...], side: int
+) -> Face:
+    """The surest face in the middle of square views, in image pixels; of score 0 when there is none.
+
+    Args:
+        face: what the views are of.
+        maps: (2, 3) view_from_image of each.
+        founds: what the network found in each.
+        image_shape: height, width, ...
+        side: of the views, in which the face has half of it.
+    """
+    best = replace(face, score=0.0)
+    for found, matrix in zip(founds, maps, strict=True):
+        middle = np.abs((found.boxes[:, :2] + found.boxes[:, 2:]) / 2 - side / 2).max(1) < side / 6
+        extent = (found.boxes[:, 2:] - found.boxes[:, :2]).max(1)
+        found = _clipped(found[middle & (extent > side / 4) & (extent < side)].mapped(invert(matrix)), image_shape)
+        if len(found.scores) and found.scores.max() > best.score:
+            first = int(found.scores.argmax())
+            best = Face(found.boxes[first], found.points[first], float(found.scores[first]))
+    return best
+
+
+def check_image(image: np.ndarray) -> None:
+    """Makes sure that it is a picture.
+
+    Raises:
+        ValueError: no (H, W, 3) uint8.
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+        raise ValueError(f"image must be (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}; load_picture() it")
 
 
 def faces_from_boxes(boxes: np.ndarray | Sequence[Sequence[float]], image_shape: tuple[int, ...]) -> list[Face]:
@@ -195,11 +219,15 @@ def faces_from_boxes(boxes: np.ndarray | Sequence[Sequence[float]], image_shape:
     return faces
 
 
-def merge(found: Found) -> Found:
+def merge(found: Found, sure: float = 0.0) -> Found:
     """One detection per face, surest first: overlapping ones are the same face, seen in several passes.
 
     A smaller one in the middle of a larger one goes as well (an eye, a nose), for what replaces the larger one
     replaces it; a face at another's edge stays, and so does the larger of two, whatever their scores.
+
+    Args:
+        found: in image pixels.
+        sure: score from which a larger one takes smaller ones along.
     """
     order = np.argsort(-found.scores, kind="stable")
     found = found[order]
@@ -213,7 +241,7 @@ def merge(found: Found) -> Found:
         same = both > 0.35 * (area[i] + area[kept] - both)
         half = (found.boxes[kept, 2:] - found.boxes[kept, :2]) / 2
         in_middle = (((centre[i] - centre[kept]) / half) ** 2).sum(1) < 0.4**2
-        part = in_middle & (area[i] < area[kept]) & (both > 0.8 * area[i])
+        part = in_middle & (area[i] < area[kept]) & (both > 0.8 * area[i]) & (found.scores[kept] >= sure)
         if not (same | part).any():
             kept.append(i)
     return found[np.array(kept, dtype=int)]
@@ -244,22 +272,22 @@ def _is_doubtful(face: Face) -> bool:
     return face.score < 0.5 or abs(roll_deg(face.landmarks)) > 15
 
 
-def _upright_from_image(centre: np.ndarray, scale: float, turn_deg: float) -> np.ndarray:
+def _upright_from_image(centre: np.ndarray, scale: float, turn_deg: float, side: int) -> np.ndarray:
     turn = np.radians(turn_deg)
     linear = scale * np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
-    return np.concatenate([linear, (LOOK / 2 - linear @ centre)[:, None]], axis=1)
+    return np.concatenate([linear, (side / 2 - linear @ centre)[:, None]], axis=1)
 
 
-def _view(image: np.ndarray, view_from_image: np.ndarray) -> np.ndarray:
-    """(LOOK, LOOK, 3) uint8: the mapped part of the picture, shrunk by area where it is larger."""
-    corners = apply(invert(view_from_image), LOOK * np.array([[0, 0], [1, 0], [1, 1], [0, 1]], float))
+def _view(image: np.ndarray, view_from_image: np.ndarray, side: int) -> np.ndarray:
+    """(side, side, 3) uint8: the mapped part of the picture, shrunk by area where it is larger."""
+    corners = apply(invert(view_from_image), side * np.array([[0, 0], [1, 0], [1, 1], [0, 1]], float))
     low = np.maximum(np.floor(corners.min(0)), 0).astype(int)
     part = image[low[1] : int(corners[:, 1].max()) + 1, low[0] : int(corners[:, 0].max()) + 1]
     part, part_from_small = _resized(part, min(1.5 * float(np.sqrt(np.linalg.det(view_from_image[:, :2]))), 1.0))
     shift = np.array([[1, 0, low[0]], [0, 1, low[1]]], float)
     matrix = compose(view_from_image, compose(shift, part_from_small))
     matrix[:, 2] += matrix[:, :2].sum(1) * 0.5 - 0.5  # OpenCV's origin is the centre of the first pixel
-    return cv2.warpAffine(part, matrix, (LOOK, LOOK), flags=cv2.INTER_LINEAR)
+    return cv2.warpAffine(part, matrix, (side, side), flags=cv2.INTER_LINEAR)
 
 
 def _resized(image: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
@@ -271,10 +299,10 @@ def _resized(image: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
     return image, np.array([[width / size[0], 0, 0], [0, height / size[1], 0]])
 
 
-def _spans(length: int) -> list[tuple[int, int]]:
-    """Tiles along one side: of equal length, at most TILE, overlapping by at least OVERLAP."""
-    count = max(-(-(length - OVERLAP) // (TILE - OVERLAP)), 1)
-    size = -(-(length + (count - 1) * OVERLAP) // (count * STRIDE)) * STRIDE
+def _spans(length: int, tile: int, overlap: int) -> list[tuple[int, int]]:
+    """Tiles along one side: of equal length, at most `tile`, overlapping by at least `overlap`."""
+    count = max(-(-(length - overlap) // (tile - overlap)), 1)
+    size = -(-(length + (count - 1) * overlap) // (count * STRIDE)) * STRIDE
     starts = np.linspace(0, max(length - size, 0), count).round().astype(int)
     return [(int(start), int(start) + size) for start in starts]
 
