@@ -185,8 +185,10 @@ def _paste(rng, picture, person: Person, spot, size, roll, condition) -> None:
     small = min(1.0, 1.3 * scale)
     image = cv2.resize(image, None, fx=small, fy=small, interpolation=cv2.INTER_AREA)
     turn = np.radians(roll)
-    linear = scale / (len(image) / len(person.image)) * np.array(
-        [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]
+    linear = (
+        scale
+        / (len(image) / len(person.image))
+        * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     )
     x0, y0 = int(spot[0]) - half, int(spot[1]) - half
     shift = np.array(spot) - [x0, y0] - linear @ (person.centre * len(image) / len(person.image))

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..messages import brief
 from ..types import Face
 from .centerface import Found, concatenate
-from .detect import (
-    CenterFaceDetector, _clipped, _distinct, _from_turned, _is_doubtful, _resized, _upright_from_image, _view,
-    check_image, merge, surest,
-)  # fmt: skip
+from .detect import CenterFaceDetector, check_image, distinct, is_doubtful, merge
 from .geometry import compose, invert
+from .views import clipped, from_turned, resized, surest, upright_from_image, view_of
 
 SURE = 0.5  # score from which a detection needs no look to be believed
 TILE, OVERLAP = 1536, 96  # pixels: fewer seams than the thorough detector has, for 0.2 GB more
@@ -48,12 +47,12 @@ class FastDetector(CenterFaceDetector):
             ValueError: no (H, W, 3) uint8 picture.
         """
         check_image(image)
-        proposals = merge(_clipped(self._pyramid(image), image.shape), SURE)
+        proposals = merge(clipped(self._pyramid(image), image.shape), SURE)
         sure = proposals.scores >= SURE
-        seen = [self._second_look(image, face) if _is_doubtful(face) else face for face in _faces(proposals[sure])]
+        seen = [self._second_look(image, face) if is_doubtful(face) else face for face in _faces(proposals[sure])]
         seen += [self._second_look(image, face) for face in self._hinted(image, _faces(proposals[~sure]))]
         kept = [face for face in seen if face is not None]
-        return _distinct(_faces(merge(_found(kept))))
+        return distinct(_faces(merge(_found(kept))))
 
     def _pyramid(self, image: np.ndarray) -> Found:
         """The picture at its finest scale, at half of that, and so on down to a thumbnail."""
@@ -63,7 +62,7 @@ class FastDetector(CenterFaceDetector):
             scale = max(float(np.sqrt(self.finest_pixels / pixels)), self.finest_scale)
         parts: list[Found] = []
         while True:
-            level, image_from_level = _resized(image, scale)
+            level, image_from_level = resized(image, scale)
             threshold = self.proposals[min(len(parts), 2)]
             parts.append(self._tiles(level, threshold, TILE, OVERLAP).mapped(image_from_level))
             if max(level.shape[:2]) <= 320 or min(level.shape[:2]) <= 32:
@@ -77,10 +76,10 @@ class FastDetector(CenterFaceDetector):
             part, maps, views = faces[start : start + BATCH], [], []
             for face in part:
                 centre, size = (face.box[:2] + face.box[2:]) / 2, float((face.box[2:] - face.box[:2]).max())
-                upright = _upright_from_image(centre, GLANCE / (2 * size), 0, GLANCE)
-                view = _view(image, upright, GLANCE)
-                views += [np.rot90(view, quarters) for quarters in range(4)]
-                maps += [upright] + [compose(invert(_from_turned(q, view.shape[:2])), upright) for q in (1, 2, 3)]
+                upright = upright_from_image(centre, GLANCE / (2 * size), 0, GLANCE)
+                view = view_of(image, upright, GLANCE)
+                views += [np.rot90(view, q) for q in range(4)]
+                maps += [compose(invert(from_turned(q, view.shape[:2])), upright) for q in range(4)]
             found = self._network(np.stack(views), HINT)
             for number, face in enumerate(part):
                 four = slice(4 * number, 4 * number + 4)
@@ -88,6 +87,23 @@ class FastDetector(CenterFaceDetector):
                 if max(seen.score, face.score) >= HINT:
                     hinted.append(seen if seen.score > face.score else face)
         return hinted
+
+
+DETECTORS: dict[str, type[CenterFaceDetector]] = {"fast": FastDetector, "thorough": CenterFaceDetector}
+
+
+def detector_of(name: str) -> CenterFaceDetector:
+    """The detector of that name; its weights load at its first use.
+
+    Args:
+        name: "fast" or "thorough".
+
+    Raises:
+        ValueError: another name.
+    """
+    if name not in DETECTORS:
+        raise ValueError(f"detection must be {' or '.join(DETECTORS)}, got {brief(name)}")
+    return DETECTORS[name]()
 
 
 def _faces(found: Found) -> list[Face]:
