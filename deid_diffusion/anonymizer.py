@@ -21,6 +21,7 @@ from .faces.align import crop_faces
 from .faces.analyze import analyze_faces
 from .faces.detect import CenterFaceDetector, Detector, faces_from_boxes
 from .faces.estimator import FaceEstimator, as_unit
+from .faces.fast_detect import detector_of
 from .faces.masks import is_covered
 from .faces.panorama import moved, rolled, seam_off_faces
 from .faces.references import Decision, References, decide, reference_face
@@ -83,7 +84,7 @@ class FaceAnonymizer:
             bank: identities to become, embedded by the same id_encoder.
             thresholds: cosines of the identity encoder at false accept rates, key "far_0.01"; for
                 `embed_references` also `faces.references.RATES`.
-            detect: finds faces; CenterFace by default.
+            detect: finds faces; the fast detector by default.
             hashes: sha256 of the weight files, for the report.
             origin: which checkpoint it is, likewise.
             spec: what builds the same one elsewhere; None for one that was put together by hand.
@@ -95,7 +96,7 @@ class FaceAnonymizer:
         self.pipeline, self.estimator, self.bank = pipeline, estimator, bank
         self.thresholds, self.hashes, self.origin, self.spec = thresholds, hashes or {}, origin or {}, spec
         self.size: int = pipeline.size
-        self.detect: Detector = CenterFaceDetector() if detect is None else detect
+        self.detect: Detector = detector_of("fast") if detect is None else detect
         self._turn = RLock()
         self._box_reader = CenterFaceDetector()  # for detectors that cannot look at a box; loads at its first use
 
@@ -113,21 +114,23 @@ class FaceAnonymizer:
         controlnet: str | PathLike | None = None,
         preview_vae: str | PathLike | None = None,
         variant: str | None = None,
+        detection: str = "fast",
         **components: Any,
     ) -> FaceAnonymizer:
         """Loads weights: the shipped ones, a folder, or a checkpoint on the Hub.
 
         Args:
-            model, device, estimator, id_encoder, backend, pipeline, revision, dtype, controlnet, preview_vae, variant:
-                see `AnonymizerSpec`.
+            model, device, estimator, id_encoder, backend, pipeline, revision, dtype, controlnet, preview_vae, variant,
+                detection: see `AnonymizerSpec`.
             components: finished components that replace the checkpoint's, such as `scheduler`.
 
         Raises:
             FileNotFoundError, ValueError, BackendError: see `from_spec`.
         """
         spec = AnonymizerSpec(
-            model, device, estimator, id_encoder, backend, pipeline, revision, dtype, controlnet, preview_vae, variant
-        )
+            model, device, estimator, id_encoder, backend, pipeline, revision, dtype, controlnet, preview_vae, variant,
+            detection,
+        )  # fmt: skip
         return cls.from_spec(spec, **components)
 
     @classmethod
@@ -144,6 +147,7 @@ class FaceAnonymizer:
             BackendError: a backend that was named cannot run here.
         """
         check_speed(spec.dtype, spec.device)
+        detect = detector_of(spec.detection)
         names = ("pipeline", "revision", "dtype", "controlnet", "preview_vae", "variant")
         given = {name: getattr(spec, name) for name in names} | components
         given = {name: value for name, value in given.items() if value is not None}
@@ -156,8 +160,9 @@ class FaceAnonymizer:
             FaceEstimator.from_pretrained(folder, spec.device),
             IdentityBank.load(identities / IDENTITIES),
             json.loads((identities / THRESHOLDS).read_text()),
+            detect,
             hashes=hashes,
-            origin=loaded.origin | {"backend": use_backend(loaded.pipe, spec.backend)},
+            origin=loaded.origin | {"backend": use_backend(loaded.pipe, spec.backend), "detection": spec.detection},
             spec=None if components else spec,
         )
 

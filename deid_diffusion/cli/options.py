@@ -16,6 +16,7 @@ light_y glasses facial_hair"""
 PIPELINES = ("face256", "sd", "sdxl")
 DTYPES = ("float32", "float16", "bfloat16")
 LANDMARK_STYLES = ("mediapipe", "dlib68")
+DETECTION = ("fast", "thorough")
 BACKENDS = ("auto", "torch", "compile", "onnx")
 DROPPABLE = ("age", "male", "skin_l", "skin_a", "skin_b", "light_x", "light_y", "glasses", "facial_hair")
 KEEPABLE = ("copyright", "date", "dpi")
@@ -95,6 +96,7 @@ def _add_faces(group: argparse._ArgumentGroup) -> None:
         metavar="FILE",
         help="your own boxes instead of detection: JSON or CSV, a report, or for clips what `deid detect` wrote",
     )
+    add_detect(group)
     add("--boxes-format", choices=BOX_FORMATS, help="what a box there is: x0 y0 x1 y1 or x y width height, in pixels")
     add(
         "--panorama", action="store_true",
@@ -110,6 +112,18 @@ def _add_faces(group: argparse._ArgumentGroup) -> None:
         "--except", type=Path, action="append", default=[], metavar="REF", dest="keep",
         help="leave this person as they are where the recogniser is sure: 1 of 100 other photos years apart, 25 of "
         "one session, and 2 of 1,000 strangers (20 references); borderline faces are hidden and named in the report",
+    )  # fmt: skip
+
+
+def add_detect(group: argparse._ActionsContainer) -> None:
+    """Adds the option that names the detector.
+
+    Args:
+        group: of a parser, or a parser.
+    """
+    group.add_argument(
+        "--detect", choices=DETECTION, default="fast",
+        help="how faces are looked for; thorough looks at full size and turned, in several times the time (fast)",
     )  # fmt: skip
 
 

@@ -281,7 +281,7 @@ def _load(options: argparse.Namespace) -> Any:
     # What was not given is left to the library's own defaults.
     names = ("pipeline", "revision", "controlnet", "preview_vae", "dtype", "backend")
     how = {name: getattr(options, name) for name in names}
-    how = {name: value for name, value in how.items() if value is not None}
+    how = {name: value for name, value in how.items() if value is not None} | {"detection": options.detect}
     return FaceAnonymizer.from_pretrained(options.model, device=options.device, **how)
 
 
