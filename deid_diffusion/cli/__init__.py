@@ -20,6 +20,7 @@ _COMMANDS = {
     "train": "train a part of the model from aligned face crops",
     "eval": "judge folders of outputs: privacy, utility, quality",
     "compare": "run every method on one folder and judge them side by side",
+    "web": "open a page in the browser: see every face, decide, download",
     "publish": "put a pipeline's weights and code on the Hub",
 }
 _USAGE = """\

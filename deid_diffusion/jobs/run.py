@@ -18,7 +18,7 @@ from ..imaging.pictures import Picture, PictureError, save_picture
 from ..imaging.places import unfit_place
 from ..messages import brief_error, brief_path
 from ..weight_files import sha256_of
-from .journal import Journal, fingerprint
+from .journal import Journal, fingerprint, seed_fits
 from .plan import Job, Plan, PlanError, plan
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ class JobResult:
     """What became of a job.
 
     Attributes:
-        faces: a line of the report for each face, as `FaceReport.to_json` gives it: results outlive the process in
-            the journal, so they are plain values from the start.
+        faces: a line of the report for each face, as `FaceReport.to_json` gives it, with its seed: results outlive
+            the process in the journal, so they are plain values from the start.
         seconds: time by stage.
         picture: `width` and `height` in pixels, upright, `sha256` of the input file, and `notices` on what of it was
             not taken over as it was; of a clip also `frames`, `blurred_frames`, `notes` and `review`, see
@@ -48,6 +48,7 @@ class JobResult:
         error: why nothing was written; empty when something was.
         earlier: an earlier run had finished it.
         source: size in bytes, modification time in ns and inode of the input that was read; empty when it failed.
+        forgotten_seed: an earlier, finished run drew the seed, and nobody knows it any more.
     """
 
     job: Job
@@ -57,6 +58,7 @@ class JobResult:
     error: str = ""
     earlier: bool = False
     source: tuple[int, ...] = ()
+    forgotten_seed: bool = False
 
     @property
     def ok(self) -> bool:
@@ -124,10 +126,11 @@ def run(
         else:
             yield earlier
     if journal is not None:
-        _note(journal, {job.out_path: {"state": "begun"} for job in waiting})
+        _note(journal, {job.out_path: {"state": "begun", "seed": job.seed} for job in waiting})
     for result in map(Work(anonymize, settings, clips, watch), waiting):
         if journal is not None:
-            line = _line(result, made_with[result.job.is_clip]) if result.ok else {"state": "failed"}
+            failed = {"state": "failed", "seed": result.job.seed}
+            line = _line(result, made_with[result.job.is_clip]) if result.ok else failed
             _note(journal, {result.job.out_path: line})
         yield result
 
@@ -171,7 +174,9 @@ def do_job(
         seconds = {**result.seconds, "write": time.perf_counter() - start}
         height, width = result.image.shape[:2]
         about = {"width": width, "height": height, "sha256": digest, "notices": list(result.notices)}
-        return JobResult(job, tuple(face.to_json() for face in result.faces), seconds, about, source=source)
+        kept = () if job.listed is None else tuple(one.report().to_json() for one in job.listed.removed)
+        rows = tuple(face.to_json(seeds=True) for face in result.faces)
+        return JobResult(job, rows + kept, seconds, about, source=source)
     except Exception as error:
         name = brief_path(job.in_path)
         log.debug("%s failed", name, exc_info=True)
@@ -261,9 +266,11 @@ def _earlier(job: Job, journal: Journal | None, made_with: str) -> JobResult | N
     # "begun": an interrupted run may or may not have finished it.
     if line["state"] == "begun" or not _is_source(job, line):
         return None
-    if line["made_with"] != fingerprint(made_with, job.seed, job.boxes):
+    if line["made_with"] != _made_with(job, made_with) or not seed_fits(line, job.run_seed):
         return JobResult(job, error=f"{job.out_path} was made with other settings; --overwrite makes it anew")
-    earlier = JobResult(job, tuple(line["faces"]), line["seconds"], line.get("picture", {}), earlier=True)
+    forgotten = job.run_seed is None and "seed" not in line
+    about = line.get("picture", {})
+    earlier = JobResult(job, tuple(line["faces"]), line["seconds"], about, earlier=True, forgotten_seed=forgotten)
     return None if earlier.failed_faces else earlier  # a model that broke may be whole again
 
 
@@ -271,13 +278,20 @@ def _line(result: JobResult, made_with: str) -> dict[str, Any]:
     job = result.job
     return {
         "state": "done",
-        "made_with": fingerprint(made_with, job.seed, job.boxes),
+        "made_with": _made_with(job, made_with),
+        "seed": job.seed,
+        "run_seed": job.run_seed,
         "source": list(result.source),
         "size": _size(job.out_path),
         "faces": list(result.faces),
         "picture": dict(result.picture),
         "seconds": {stage: round(value, 4) for stage, value in result.seconds.items()},
     }
+
+
+def _made_with(job: Job, made_with: str) -> str:
+    listed = [] if job.listed is None else [job.listed.describe()]
+    return fingerprint(made_with, job.seed, job.boxes, *listed)
 
 
 def _digest(path: Path) -> str:
