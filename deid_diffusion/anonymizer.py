@@ -7,6 +7,7 @@ import logging
 import pickle
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
 from threading import RLock
@@ -488,13 +489,10 @@ class FaceAnonymizer:
 
     def versions(self) -> dict[str, Any]:
         """What made the pictures: package versions, checkpoint, and sha256 of every weight file, for the report."""
-        import diffusers
-        import transformers
-
         from . import __version__
 
         names: dict[str, Any] = {"deid_diffusion": __version__, "torch": torch.__version__}
-        names |= {"diffusers": diffusers.__version__, "transformers": transformers.__version__}
+        names |= {name: version(name) for name in ("diffusers", "transformers")}
         return names | {"checkpoint": dict(self.origin), "weights": dict(self.hashes)}
 
     def _settings(self, settings: Settings | None, changes: dict[str, Any]) -> Settings:
