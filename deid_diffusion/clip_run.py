@@ -14,6 +14,7 @@ import numpy as np
 from .anonymizer import FaceAnonymizer
 from .clip_result import ClipResult
 from .faces.attributes import Attributes
+from .faces.lids import blinking
 from .faces.motion import COARSE, FINE, smooth
 from .faces.scan import Find, Scan
 from .faces.sightings import Origin, Sighting
@@ -116,12 +117,19 @@ class ClipRun:
         block: list[_Prepared] = []
         prepared = (self._prepared(number, *frame) for number, frame in enumerate(frames))
         for before, now, after in _with_neighbours(prepared):
-            now.tasks = [_smoothed(task, before, after) for task in now.tasks]
+            now.tasks = [self._moving(task, before, after) for task in now.tasks]
             block.append(now)
             ends = after is None or after.number in self._starts
             if ends or len(block) >= self.stride or now.number in self._starts:
                 yield from self._finished(block)
                 block = []
+
+    def _moving(self, task: FaceTask, before: _Prepared | None, after: _Prepared | None) -> FaceTask:
+        """With its motion smoothed over the frames before and after it, and the lids apart from it."""
+        if not task.pending or task.wanted is None:
+            return task
+        rest = as_set(self.roles.settled[task.number].motion.median.quantize(), self.settings)
+        return blinking(_smoothed(task, before, after), rest.eyes_open)
 
     def _prepared(self, number: int, image: np.ndarray, source: Any) -> _Prepared:
         """A frame with its faces read."""
@@ -201,7 +209,11 @@ class ClipRun:
 
     def _read(self, image: np.ndarray, faces: Sequence[Face], places: Sequence[int]) -> dict[int, FaceTask]:
         with self.timing("read"):
-            return self.anonymizer.read(image, faces, self.settings, places)
+            found = self.anonymizer.read(image, faces, self.settings, places)
+            clear = {place: task for place, task in found.items() if task.analysis is not None}
+            crops, analyses = [task.crop.image for task in clear.values()], [task.analysis for task in clear.values()]
+            closer = zip(clear, self.anonymizer.estimator.look_closer(crops, analyses), strict=True)
+            return found | {place: replace(clear[place], analysis=one) for place, one in closer}
 
     def _tasks(self, image: np.ndarray, sightings: Sequence[Sighting]) -> list[FaceTask]:
         """The faces of a frame, ready for the method or decided."""
@@ -284,8 +296,7 @@ def _with_neighbours(items: Iterable[_Prepared]) -> Iterator[tuple[_Prepared | N
 
 def _smoothed(task: FaceTask, before: _Prepared | None, after: _Prepared | None) -> FaceTask:
     """With its motion smoothed over the frames before and after it."""
-    if not task.pending or task.wanted is None:
-        return task
+    assert task.wanted is not None
     near = [None if frame is None else frame.stepped.get(task.number) for frame in (before, after)]
     return replace(task, wanted=smooth(near[0], task.wanted, near[1]))
 
