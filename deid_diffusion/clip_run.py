@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from .types import Face, Outcome, Redaction
 
 log = logging.getLogger(__name__)
 STRIDE = 2  # frames
+PEEK = 320  # px, long side of a frame in which only large faces are looked for
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,8 @@ class ClipRun:
         self.method = find_method(settings.method)
         reads = self.method.reads_faces or settings.keep is not None or settings.only is not None
         glance, look = getattr(anonymizer.detect, "glance", anonymizer.detect), anonymizer.detect
-        self.scan = Scan(self._timed(glance), self._timed(look), self._read if reads else None)
+        peek = self._timed(partial(glance, side=PEEK)) if glance is not look else None
+        self.scan = Scan(self._timed(glance), self._timed(look), self._read if reads else None, peek)
         self.policy = TrackTargets(anonymizer.same_person(settings), anonymizer.bank, seed)
         self.parts = FINE if options.motion == "fine" else COARSE
         self.context = anonymizer.context(settings, self.policy, self.timing)

@@ -22,6 +22,8 @@ from .tracks import Linker, group_people, iou, join_backwards
 log = logging.getLogger(__name__)
 LOOK_S = 0.5  # between two full looks
 READ_S = 0.1  # between two readings of a track
+WIDE_EVERY = 3  # frames: of the others, those with large faces or none are looked at in small
+LARGE = 1 / 12  # of the picture's long side: such a face is 26 px tall for the smaller look
 KEPT = 8  # frames: a track's speed is measured over some
 SHARP_SCORE = 0.5  # of a detection that says something about the person
 Find = Callable[[np.ndarray], list[Face]]
@@ -59,7 +61,7 @@ class Scan:
         failed: frames in which the detector broke: nobody knows who is in them.
     """
 
-    def __init__(self, glance: Find, look: Find, read: Read | None = None) -> None:
+    def __init__(self, glance: Find, look: Find, read: Read | None = None, peek: Find | None = None) -> None:
         """Takes what finds faces and what reads them.
 
         Args:
@@ -67,8 +69,9 @@ class Scan:
             look: thorough, for the first frame of a shot, every `LOOK_S`, and where a track loses its face.
             read: (H, W, 3) uint8, all its faces, the places of those to read -> their analyzed tasks by place; None
                 when nothing is to be read.
+            peek: quicker than `glance`, for large faces; None for the same.
         """
-        self.glance, self.look, self.read = glance, look, read
+        self.glance, self.look, self.read, self.peek = glance, look, read, peek
         self.linker, self.readings = Linker(), dict[int, list[Reading]]()
         self.size = (0, 0)
         self._thumbnail: np.ndarray | None = None
@@ -121,13 +124,25 @@ class Scan:
     def _detect(self, image: np.ndarray, time_s: float, cut: bool) -> list[Face]:
         """The faces of a frame; a second, thorough look where it is due or one seems to be gone."""
         due = cut or time_s - self._looked_s >= LOOK_S - 1e-6
-        faces = self.glance(image)
-        if not due:
-            due = any(max((iou(one.box, face.box) for face in faces), default=0.0) < 0.2 for one in self._faces)
-        if due:
+        faces = self.glance(image) if due else self._glanced(image)
+        if due or self._loses_one(faces):
             faces = united(self.look(image), faces)
             self._looked_s = time_s
         return faces
+
+    def _glanced(self, image: np.ndarray) -> list[Face]:
+        """The faces of a frame by the quickest look that sees those of the frame before."""
+        least = LARGE * max(image.shape[:2])
+        large = all((face.box[2:] - face.box[:2]).max() >= least for face in self._faces)
+        if self.peek is not None and large and len(self.linker.times_s) % WIDE_EVERY:
+            faces = self.peek(image)
+            if not self._loses_one(faces):
+                return faces
+        return self.glance(image)
+
+    def _loses_one(self, faces: Sequence[Face]) -> bool:
+        """Whether a face of the frame before is not among them."""
+        return any(max((iou(one.box, face.box) for face in faces), default=0.0) < 0.2 for one in self._faces)
 
     def _learn(self, number: int, task: FaceTask, time_s: float) -> None:
         """Adds a reading to a track."""
