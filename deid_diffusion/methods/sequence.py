@@ -17,6 +17,7 @@ from ..faces.lids import move_lids
 from ..faces.masks import blended
 from ..faces.task import FaceTask
 from ..pipelines.repulsion import as_repulsion
+from ..seeds import derived_seed
 from ..types import FaceCrop, Outcome
 from .carrying import face_flow, moved, source_flow
 from .protocol import Context, Method
@@ -167,7 +168,7 @@ class FacesInSequence:
     def _sample(self, tasks: Sequence[FaceTask], images: Sequence[np.ndarray], strength: float) -> np.ndarray:
         settings, targets = self.context.settings, [task.targets[0] for task in tasks]
         # The last step needs no push: the face it starts from has been off the source since its key frame.
-        push = settings.strength if strength > STRENGTHS[0] else 0.0
+        push = settings.repulsion_factor if strength > STRENGTHS[0] else 0.0
         base = as_repulsion(settings.repulsion)
         repulsion = replace(base, scale=base.scale * push)
         with self.context.timing("inpaint"), self.context.turn:
@@ -245,7 +246,7 @@ class FacesInSequence:
 
     def _shown(self, task: FaceTask, image: np.ndarray, mesh: np.ndarray, frame: FrameTasks) -> FaceTask:
         """A replaced task with its face as it is pasted: it blinks, and grain is new in each frame, as a sensor's."""
-        seed = int(np.random.SeedSequence([task.draw_seed(), frame.number]).generate_state(1)[0] >> 1)
+        seed = derived_seed(task.draw_seed(), frame.number)
         return replace(task, generated=move_lids(image, mesh, task.opening), result_seed=seed)
 
 

@@ -1,0 +1,1 @@
+export function startEvaluation(root, onLost) { return { forget() {} }; }
