@@ -2,7 +2,7 @@
 
 import { dropZone, failure, h, icon, pills, say } from "./dom.js";
 import { FaceCard } from "./face.js";
-import { Lost, picture, remove, save, upload, visit, work } from "./net.js";
+import { follow, Lost, picture, remove, save, upload, visit, work } from "./net.js";
 import { Stage } from "./stage.js";
 
 const ACCEPT = "image/jpeg,image/png,image/webp,image/tiff,image/avif,image/bmp,image/gif,.heic,.heif,.tif,.jfif";
@@ -38,8 +38,8 @@ export function startPhotos(root, onLost) {
   more.addEventListener("change", () => { take([...more.files]); more.value = ""; });
 
   const empty = h("div", { class: "empty" },
-    h("h1", {}, "Faces out, people who do not exist in"),
-    h("p", { class: "lead" }, "Drop a photo. Every face that is found becomes somebody else; you look, decide, and save a clean file."),
+    h("h1", {}, "Every face becomes somebody who does not exist"),
+    h("p", { class: "lead" }, "Drop a photo, look at each face, decide, and save a clean file."),
     dropZone({ id: "first-photos", title: "Drop photos here", label: "Choose photos", accept: ACCEPT, symbol: "photo",
       text: "JPEG, PNG, WebP, TIFF, HEIC and more", onfiles: (files) => take(files) }),
     h("ul", { class: "promises" },
@@ -86,7 +86,15 @@ export function startPhotos(root, onLost) {
         photo.id = (await upload("photo", photo.file, (share) => status(photo, `Reading the file: ${Math.round(100 * share)} %`))).id;
       }
       if (!photo.data) {
-        await update(photo, await work("look", { id: photo.id, options }, (place) => status(photo, waiting(place, "Looking for faces"))));
+        let stop = () => {};
+        const told = (place) => {
+          status(photo, waiting(place, "Looking for faces"));
+          stop();
+          if (!place) stop = follow((_, text) => photo.data || status(photo, text[0].toUpperCase() + text.slice(1)));
+        };
+        try {
+          await update(photo, await work("look", { id: photo.id, options }, told));
+        } finally { stop(); }
       }
       const count = photo.data.faces.length;
       status(photo, count ? `Making ${count === 1 ? "a new face" : `${count} new faces`}` : "Finishing");
