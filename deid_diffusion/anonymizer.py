@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import pickle
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from os import PathLike
@@ -37,6 +38,7 @@ from .models.backends import use_backend
 from .models.loading import IDENTITIES, THRESHOLDS, check_id_encoder, check_speed, load_with_identities
 from .pipelines.id_encoder import embed
 from .result import AnonymizedImage
+from .seeds import checked_seed
 from .settings import Settings
 from .spec import AnonymizerSpec
 from .timing import Timing
@@ -159,10 +161,19 @@ class FaceAnonymizer:
             spec=None if components else spec,
         )
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles as its spec: whoever gets it loads the weights again."""
+        if self.spec is None:
+            raise pickle.PicklingError(
+                "wanted an anonymizer that a spec builds, got one that was put together by hand; load it by "
+                "FaceAnonymizer.from_spec, without components"
+            )
+        return FaceAnonymizer.from_spec, (self.spec,)
+
     def __call__(
         self,
         image: Source,
-        seed: int = 0,
+        seed: int | None = None,
         boxes: Boxes | None = None,
         settings: Settings | None = None,
         policy: TargetPolicy | None = None,
@@ -172,7 +183,7 @@ class FaceAnonymizer:
 
         Args:
             image: path, PIL image, (H, W, 3) uint8 RGB array, or Picture.
-            seed: the same seed gives the same picture.
+            seed: the same seed gives the same picture; None draws one that nobody knows.
             boxes: faces to treat instead of detecting: x0 y0 x1 y1 in image pixels, each looked at for how its face
                 lies, and hidden where there is none; or whole Face objects, of a detector of your own.
             settings: a whole Settings; defaults otherwise.
@@ -192,7 +203,7 @@ class FaceAnonymizer:
     def map(
         self,
         images: Iterable[Source],
-        seed: int = 0,
+        seed: int | None = None,
         batch_size: int = 64,
         settings: Settings | None = None,
         policy: TargetPolicy | None = None,
@@ -202,7 +213,7 @@ class FaceAnonymizer:
 
         Args:
             images: as `__call__` takes them; read one by one, as results are taken.
-            seed: of the first picture; the next ones get `seed + 1`, `seed + 2` ...
+            seed: of the first picture; the next ones get `seed + 1`, `seed + 2` ... None draws one that nobody knows.
             batch_size: a window of pictures is worked off when it holds so many faces, or so many pictures; nothing
                 beyond the window is in memory. Also the faces of one model call, unless the settings say.
             settings, policy, changes: as in `__call__`.
@@ -214,6 +225,7 @@ class FaceAnonymizer:
             PictureError: a picture that cannot be read; results of those before it have been yielded.
         """
         settings = self._settings(settings, {"batch": batch_size, **changes} if settings is None else changes)
+        seed = checked_seed(seed)
         window: list[tuple[ImageAnalysis, list[FaceTask]]] = []
         for place, image in enumerate(images):
             try:
@@ -268,7 +280,7 @@ class FaceAnonymizer:
         self,
         analysis: ImageAnalysis,
         policy: TargetPolicy | None = None,
-        seed: int = 0,
+        seed: int | None = None,
         settings: Settings | None = None,
         **changes: Any,
     ) -> list[FaceTask]:
@@ -277,14 +289,13 @@ class FaceAnonymizer:
         Args:
             analysis: of the first stage.
             policy: a new somebody for every face by default.
-            seed: of the picture.
+            seed: of the picture; None draws one that nobody knows.
             settings, changes: as in `__call__`. The attributes count, for people are matched by them.
 
         Raises:
             ValueError: no seed.
         """
-        if not isinstance(seed, int | np.integer) or seed < 0:
-            raise ValueError(f"seed must be a whole number from 0 on, got {brief(seed)}")
+        seed = checked_seed(seed)
         settings = self._settings(settings, changes)
         policy = self._policy(policy, settings)
         chosen: list[FaceTask] = []
@@ -458,6 +469,18 @@ class FaceAnonymizer:
         done = analyze_faces(image, tasks, self.estimator, self._embed, self.size)
         return {place: self._kept(done[place], settings) for place in wanted}
 
+    def look_at(self, image: np.ndarray, face: Face) -> Face:
+        """Reads the points of a face of which only the box is known.
+
+        Args:
+            image: (H, W, 3) uint8 RGB, upright.
+            face: its box counts.
+
+        Returns:
+            the face with its points; of score 0 where no face is in the box.
+        """
+        return getattr(self.detect, "read_box", self._box_reader.read_box)(image, face)
+
     def versions(self) -> dict[str, Any]:
         """What made the pictures: package versions, checkpoint, and sha256 of every weight file, for the report."""
         import diffusers
@@ -488,8 +511,7 @@ class FaceAnonymizer:
         if _are_faces(boxes):
             return View(list(boxes), picture.image)
         named = faces_from_boxes(boxes, picture.image.shape)
-        look_again = getattr(self.detect, "read_box", self._box_reader.read_box)
-        return View([look_again(picture.image, face) for face in named], picture.image)
+        return View([self.look_at(picture.image, face) for face in named], picture.image)
 
     def _kept(self, task: FaceTask, settings: Settings) -> FaceTask:
         """KEPT for a person who is to be left alone, and marked where it might be one."""

@@ -155,7 +155,7 @@ def test_a_target_can_be_anybody():
     anonymize, image = build(ONE), picture()
     rng = np.random.default_rng(0)
     embedding = rng.normal(size=anonymize.bank.embedding.shape[1]).astype(np.float32)
-    nobody = Target(embedding / np.linalg.norm(embedding), np.zeros(anonymize.bank.person.shape[1], np.float32))
+    nobody = Target(embedding / np.linalg.norm(embedding), np.zeros(anonymize.bank.shape_params.shape[1], np.float32))
     result = anonymize(image, settings=FAST, policy=FixedTarget(1.0, nobody))
     assert result.faces[0].outcome is Outcome.REPLACED
 

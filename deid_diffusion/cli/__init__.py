@@ -130,6 +130,8 @@ def quieten(debug: bool) -> None:
     """Sets up the environment before torch and the Hugging Face libraries read it."""
     # Threads that spin while they wait bring a busy machine to a halt.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # NumPy's products are small here, and its threads spin, too.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if debug:
         import logging
 

@@ -71,6 +71,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--keep-times", action="store_true", help="give outputs the modification time of their source")
     add("--max-pixels", type=_natural, metavar="N", help="refuse pictures of more pixels (300 million)")
     add("--report", type=Path, metavar="FILE", help="write a JSON report, one line a face")
+    add("--report-seeds", action="store_true", help="put the seeds into the report, which is confidential then")
     add("--preview", choices=["side-by-side"], help="also write *_before_after.png; they show the source faces")
     add(
         "--keep-metadata", type=_names, default=(), metavar="NAMES",
@@ -88,7 +89,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def _add_faces(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--boxes", type=Path, metavar="FILE", help="your own boxes instead of detection: JSON or CSV, or a report")
+    add(
+        "--boxes",
+        type=Path,
+        metavar="FILE",
+        help="your own boxes instead of detection: JSON or CSV, a report, or for clips what `deid detect` wrote",
+    )
     add("--boxes-format", choices=BOX_FORMATS, help="what a box there is: x0 y0 x1 y1 or x y width height, in pixels")
     add(
         "--panorama", action="store_true",
@@ -121,8 +127,8 @@ def _add_looks(group: argparse._ArgumentGroup) -> None:
         "--drop", action="append", default=[], choices=DROPPABLE, metavar="NAME",
         help=f"do not take this over from the source: {', '.join(DROPPABLE)}",
     )  # fmt: skip
-    add("--seed", type=_natural, default=0, help="the same seed gives the same picture (0)")
-    add("--strength", type=_number, default=1.0, help="factor on the guidance away from the source's identity (1)")
+    add("--seed", type=_natural, help="the same seed gives the same picture (one that nobody knows)")
+    add("--repulsion-factor", type=_number, default=1.0, help="factor on the guidance away from the source (1)")
     add("--threshold", type=_number, metavar="COSINE", help="similarity to the source at which a face is tried again")
 
 
@@ -154,6 +160,11 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     add(
         "--backend", choices=BACKENDS, default="auto",
         help="what runs the model; auto: onnx on a CPU where onnxruntime is installed, else torch (auto)",
+    )  # fmt: skip
+    add(
+        "--workers", type=_positive, metavar="N",
+        help="processes of one thread each that share the files; each takes about 1 GB (as many as cores and memory "
+        "allow, where that pays; 1 on a GPU)",
     )  # fmt: skip
     add("--steps", type=_natural, help="denoising steps (4; 25 for Stable Diffusion)")
     add("--candidates", type=_natural, help="faces generated for each one, the best is taken (2; 1 likewise)")

@@ -24,6 +24,7 @@ def main(argv: list[str]) -> int:
         return _print_attributes()
     from deid_diffusion.jobs import run as jobs
     from deid_diffusion.jobs.journal import Journal
+    from deid_diffusion.jobs.machine import one_thread
 
     try:
         settings, clips = _settings(options), _clips(options)
@@ -41,6 +42,8 @@ def main(argv: list[str]) -> int:
             more = f" (and {len(foreign) - 1} more like it)" if len(foreign) > 1 else ""
             skipped = f"; {left_out(plan.skipped)}" if plan.skipped else ""
             return complain(foreign[0].error + more + skipped, 1)
+    if len(plan.jobs) > 1 and options.device == "cpu":
+        one_thread()
     anonymize = _load(options)
     try:
         settings = _completed(settings, anonymize, plan, references, options)
@@ -53,7 +56,10 @@ def main(argv: list[str]) -> int:
 
 def _work(plan: Any, anonymize: Any, settings: Any, clips: Any, journal: Any, options: argparse.Namespace) -> int:
     """Runs all jobs and writes the report, however it ends."""
+    from functools import partial
+
     from deid_diffusion.jobs import run as jobs
+    from deid_diffusion.jobs.workers import spread
 
     from .show import shown, summary, watch
 
@@ -63,8 +69,9 @@ def _work(plan: Any, anonymize: Any, settings: Any, clips: Any, journal: Any, op
         _report(options, plan, anonymize, settings, [])
     try:
         with shown(len(plan.jobs)) as show:
+            spreading = partial(spread, options.workers, options.device)
             for result in jobs.run(
-                plan.jobs, anonymize, settings, journal, options.overwrite, clips=clips, watch=watch
+                plan.jobs, anonymize, settings, journal, options.overwrite, spreading, clips, watch
             ):
                 results.append(result)
                 show(result)
@@ -80,10 +87,19 @@ def _work(plan: Any, anonymize: Any, settings: Any, clips: Any, journal: Any, op
     failed = _say_failures(results) | _say_unreadable(plan.skipped)
     if stopped:
         again = "the same command without --overwrite" if options.overwrite else "the same command"
-        return complain(f"{stopped}; no output is half-written, and {again} goes on where this stopped", code)
-    if not failed and not plan.keeps_journal:
-        journal.remove()
-    return 1 if failed else 0
+        complain(f"{stopped}; no output is half-written, and {again} goes on where this stopped", code)
+        return _say_confidential(journal, code)
+    if failed:
+        return _say_confidential(journal, 1)
+    journal.finish(plan.keeps_list)
+    return 0
+
+
+def _say_confidential(journal: Any, code: int) -> int:
+    """Says on stderr what must not be published; the exit code as it is."""
+    if journal.path.exists():
+        return complain(f"{journal.path} holds the seeds: keep it to yourself; it goes when all is done", code)
+    return code
 
 
 def _say_failures(results: Sequence[Any]) -> bool:
@@ -119,6 +135,7 @@ def _plan(options: argparse.Namespace) -> Any:
     from deid_diffusion.jobs.plan import PlanError, plan
 
     from .boxes import with_boxes
+    from .face_lists import with_face_lists
 
     planned = plan(
         options.inputs, options.out, options.seed, bool(options.preview), options.exclude, options.overwrite
@@ -126,14 +143,16 @@ def _plan(options: argparse.Namespace) -> Any:
     if options.report:
         boxes = [options.boxes] if options.boxes else []
         check_report(options.report, planned, [*boxes, *options.only, *options.keep], options.overwrite)
-    clip = next((job.in_path for job in planned.jobs if job.is_clip), None)
-    if clip is not None and (options.boxes or options.method == "k-same"):
-        what = "--boxes" if options.boxes else "--method k-same"
-        raise PlanError(f"{clip}: {what} is for pictures, and this is a clip; leave one of them out")
+    if options.report_seeds and not options.report:
+        raise PlanError("--report-seeds says what the report holds; give --report too")
+    _check_clips(options, planned.jobs)
     if options.boxes_format and not options.boxes:
         raise PlanError("--boxes-format says what the numbers of --boxes are; give --boxes too")
     if options.boxes:
-        boxed, notes = with_boxes(planned.jobs, options.boxes, options.boxes_format)
+        if options.boxes.suffix.lower() == ".jsonl":
+            boxed, notes = with_face_lists(planned.jobs, options.boxes, options.start_s, options.stop_s)
+        else:
+            boxed, notes = with_boxes(planned.jobs, options.boxes, options.boxes_format)
         planned = replace(planned, jobs=boxed)
         for note in notes:
             print(f"deid: {note}", file=sys.stderr)
@@ -143,6 +162,25 @@ def _plan(options: argparse.Namespace) -> Any:
         more = f" (and {len(linked) - 1} more like it)" if len(linked) > 1 else ""
         complain(f"{linked[0]}{more} is a hard link: this name gets the new picture, its other names keep the old", 0)
     return planned
+
+
+def _check_clips(options: argparse.Namespace, jobs: Sequence[Any]) -> None:
+    """Refuses what clips cannot follow, before anything is loaded."""
+    from deid_diffusion.jobs.plan import PlanError
+
+    clip = next((job.in_path for job in jobs if job.is_clip), None)
+    if clip is None:
+        return
+    wrong = {
+        f"--boxes {options.boxes}": options.boxes and options.boxes.suffix.lower() != ".jsonl",
+        "--method k-same": options.method == "k-same",
+        "--panorama": options.panorama,
+        "--keep-metadata": options.keep_metadata,
+    }
+    for what, is_wrong in wrong.items():
+        if is_wrong:
+            hint = "give the .jsonl file that `deid detect` writes" if "--boxes" in what else "leave one of them out"
+            raise PlanError(f"{clip}: {what} is for pictures, and this is a clip; {hint}")
 
 
 def _settings(options: argparse.Namespace) -> Any:
@@ -161,7 +199,7 @@ def _settings(options: argparse.Namespace) -> Any:
         prompt=options.prompt,
         landmark_style=options.landmark_style,
         repulsion=Repulsion() if options.repulsion is None else Repulsion(scale=options.repulsion),
-        strength=options.strength,
+        repulsion_factor=options.repulsion_factor,
         attributes=dict(options.set),
         drop_attributes=tuple(options.drop),
         redact_with=options.redact_with,
@@ -249,18 +287,18 @@ def _load(options: argparse.Namespace) -> Any:
 
 def _report(options: argparse.Namespace, plan: Any, anonymize: Any, settings: Any, results: Sequence[Any]) -> None:
     from deid_diffusion.jobs.journal import describe
-    from deid_diffusion.jobs.report import write_report
+    from deid_diffusion.jobs.report import CONFIDENTIAL, write_report
 
     about = {
         "versions": anonymize.versions(),
-        "seed": options.seed,
+        **({"confidential": CONFIDENTIAL, "seed": options.seed} if options.report_seeds else {}),
         "settings": describe(settings),
         "complete": len(results) == len(plan.jobs),
     }
     left_out = [(str(item.path), item.reason) for item in plan.skipped]
     try:
         options.report.parent.mkdir(parents=True, exist_ok=True)
-        write_report(options.report, results, about, left_out)
+        write_report(options.report, results, about, left_out, options.report_seeds)
     except OSError as error:
         raise OSError(f"{options.report}: wanted to write the report there, got {error.strerror}") from error
 

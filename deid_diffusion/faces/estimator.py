@@ -179,16 +179,18 @@ class FaceEstimator:
         return FaceAnalysis(points, Attributes(**clipped), placement, size, ood_score)
 
     def target_points(
-        self, analysis: FaceAnalysis, wanted: Attributes, person: np.ndarray | None = None
+        self, analysis: FaceAnalysis, wanted: Attributes, shape_params: np.ndarray | None = None
     ) -> np.ndarray:
         """(K, 2) float32: the points of `target_mesh` that the embedded model sees, in the order of its `POINTS`.
 
         Args:
-            analysis, wanted, person: as `target_mesh` takes them.
+            analysis, wanted, shape_params: as `target_mesh` takes them.
         """
-        return self.target_mesh(analysis, wanted, person)[list(POINTS)]
+        return self.target_mesh(analysis, wanted, shape_params)[list(POINTS)]
 
-    def target_mesh(self, analysis: FaceAnalysis, wanted: Attributes, person: np.ndarray | None = None) -> np.ndarray:
+    def target_mesh(
+        self, analysis: FaceAnalysis, wanted: Attributes, shape_params: np.ndarray | None = None
+    ) -> np.ndarray:
         """The landmarks for the model: pose and expression as wanted, the source's own geometry left out.
 
         The face stands where a crop of it would put it (`geometry.crop_from_image`): its own proportions, not the
@@ -197,7 +199,7 @@ class FaceEstimator:
         Args:
             analysis: gives, quantized, whatever `wanted` leaves open.
             wanted: pose and expression to draw.
-            person: (P,) geometry of the target identity in standard deviations; None for the average face.
+            shape_params: (P,) geometry of the target identity in standard deviations; None for the average face.
 
         Returns:
             (478, 2) float32 x y in crop pixels, in the order of FaceMesh. The outline is the target's, too.
@@ -205,7 +207,7 @@ class FaceEstimator:
         values = analysis.attributes.quantize().to_dict() | wanted.to_dict()
         expression = np.array([values[name] for name in EXPRESSION_NAMES])
         yaw, pitch, roll = (values[name] for name in _POSE)
-        turned = (self.shape.expressed(expression, person) @ rotation_from_angles(yaw, pitch, 0.0).T)[:, :2]
+        turned = (self.shape.expressed(expression, shape_params) @ rotation_from_angles(yaw, pitch, 0.0).T)[:, :2]
         mesh = apply(crop_from_image(turned[list(FIVE)] * UNIT, analysis.size), turned * UNIT)
         tilt = rotation_from_angles(0.0, 0.0, roll)[:2, :2]
         return ((mesh - analysis.size / 2) @ tilt.T + analysis.size / 2).astype(np.float32)

@@ -45,6 +45,7 @@ def fill(
     size: tuple[int, int],
     people: Mapping[int, int] | None = None,
     first: int = 0,
+    told: Mapping[int, Mapping[int, Sighting]] | None = None,
 ) -> list[list[Sighting]]:
     """Where all faces are in all frames.
 
@@ -60,13 +61,15 @@ def fill(
         size: width and height in pixels.
         people: see `group_people`; without, every track is somebody else.
         first: of the frames to tell about. To be called for a clip in parts, from its beginning on.
+        told: by track and frame, what somebody says of frames that did not find it. Then nothing is held that is not
+            told, and a track goes on beyond its ends only where a detection is the last that is told.
 
     Returns:
         the sightings of each frame from `first` on.
     """
     frames: list[dict[int, Sighting]] = [{} for _ in times_s[first:]]
     for track in tracks:
-        for frame, sighting in _known(track, times_s):
+        for frame, sighting in [*_known(track, times_s), *(told or {}).get(track.number, {}).items()]:
             if frame >= first:
                 frames[frame - first][track.number] = sighting
     found = [list(sightings.values()) for sightings in frames]
@@ -81,6 +84,8 @@ def fill(
             for frame in stretch:
                 sighting = _beyond(track, times_s, frame, back, size)
                 held = sighting is not None and sighting.origin is Origin.HELD
+                if track.number in frames[frame - first] or (held and told is not None):
+                    break
                 if sighting is None or (held and _is_hit(sighting.face, found[frame - first], people)):
                     track.released = track.released if back else frame
                     break

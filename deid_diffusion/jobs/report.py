@@ -14,11 +14,16 @@ from ..imaging.places import unfit_place
 from .run import JobResult
 
 SKIPPED = 1000  # rows about files that were left out
+CONFIDENTIAL = "with its seeds, this report lets others make the same faces again: keep it to yourself"
 _OF_CLIPS = ("frames", "blurred_frames", "notes", "review")
 
 
 def write_report(
-    path: Path, results: Sequence[JobResult], about: Mapping[str, Any], skipped: Sequence[tuple[str, str]] = ()
+    path: Path,
+    results: Sequence[JobResult],
+    about: Mapping[str, Any],
+    skipped: Sequence[tuple[str, str]] = (),
+    seeds: bool = False,
 ) -> None:
     """Writes the report, whole or not at all.
 
@@ -27,6 +32,8 @@ def write_report(
         results: of the jobs that were done, in any order.
         about: what stands at its top: versions, weights, settings, whether all was done.
         skipped: path and reason of what was left out; all are counted, and the first 1,000 named.
+        seeds: whether the seeds of files and faces are told; `about` must then call the report confidential. A file
+            that an earlier, finished run made has none: it was not kept.
     """
     results = sorted(results, key=lambda result: result.job.name)
     files = [
@@ -35,7 +42,7 @@ def write_report(
             **{name: result.picture.get(name) for name in ("width", "height", "sha256")},
             **{name: result.picture[name] for name in _OF_CLIPS if name in result.picture},
             "output": str(result.job.out_path) if result.ok else None,
-            "seed": result.job.seed,
+            **({"seed": None if result.forgotten_seed else result.job.seed} if seeds else {}),
             "faces": len(result.faces),
             "seconds": {stage: round(value, 4) for stage, value in result.seconds.items()},
             "notices": result.picture.get("notices", []),
@@ -43,7 +50,8 @@ def write_report(
         }
         for result in results
     ]
-    faces = [{"file": result.job.name, **face} for result in results for face in result.faces]
+    told = [(result.job.name, face) for result in results for face in result.faces]
+    faces = [{"file": name, **{k: v for k, v in face.items() if seeds or k != "seed"}} for name, face in told]
     left_out = [{"path": name, "reason": reason} for name, reason in skipped[:SKIPPED]]
     about = {**about, "skipped_total": len(skipped)}
     parts = [f"{json.dumps(name)}: {json.dumps(value, default=str)}" for name, value in about.items()]

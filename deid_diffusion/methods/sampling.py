@@ -129,7 +129,7 @@ def target_meshes(estimator: FaceEstimator, tasks: Sequence[FaceTask], targets: 
         targets: who each is to become.
     """
     rows = zip(tasks, targets, strict=True)
-    return [estimator.target_mesh(task.analysis, task.wanted, target.person) for task, target in rows]
+    return [estimator.target_mesh(task.analysis, task.wanted, target.shape_params) for task, target in rows]
 
 
 def sample(

@@ -15,6 +15,7 @@ import numpy as np
 from ..faces.masks import blended
 from ..faces.task import FaceTask
 from ..pipelines.repulsion import as_repulsion
+from ..seeds import derived_seed
 from ..types import FaceCrop, Outcome
 from .protocol import Context, Method
 from .sampling import Start, batch_size, sample, starts_from_images, target_meshes
@@ -163,7 +164,7 @@ class FacesInSequence:
     def _sample(self, tasks: Sequence[FaceTask], images: Sequence[np.ndarray], strength: float) -> np.ndarray:
         settings, targets = self.context.settings, [task.targets[0] for task in tasks]
         # The last step needs no push: the face it starts from has been off the source since its key frame.
-        push = settings.strength if strength > STRENGTHS[0] else 0.0
+        push = settings.repulsion_factor if strength > STRENGTHS[0] else 0.0
         base = as_repulsion(settings.repulsion)
         repulsion = replace(base, scale=base.scale * push)
         with self.context.timing("inpaint"), self.context.turn:
@@ -271,4 +272,4 @@ def _pose(task: FaceTask) -> np.ndarray:
 
 def _grain_seed(task: FaceTask, frame: int) -> int:
     """31 bits: grain is new in each frame, as a sensor's."""
-    return int(np.random.SeedSequence([task.draw_seed(), frame]).generate_state(1)[0] >> 1)
+    return derived_seed(task.draw_seed(), frame)

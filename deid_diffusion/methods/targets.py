@@ -9,6 +9,7 @@ import numpy as np
 
 from ..faces.attributes import Attributes
 from ..faces.task import FaceTask, Target
+from ..seeds import derived_seed
 from .identity_bank import IdentityBank
 
 MARGIN_STEP = 0.1  # cosine by which each further round wants the target further from the source
@@ -43,7 +44,7 @@ class FreshTargets(_Verified):
 
     def choose(self, task: FaceTask, attempt: int, candidate: int, taken: Collection[int]) -> Target:
         """Alike in age, gender and skin, and nobody whom the encoder takes for the least bit like the source."""
-        seed = task.draw_seed(attempt, candidate)
+        seed = task.draw_seed(attempt, candidate, "target")
         return self.bank.choose(task.wanted, task.embedding, seed, margin=-MARGIN_STEP * attempt, exclude=set(taken))
 
 
@@ -89,7 +90,7 @@ class TrackTargets(_Verified):
         """
         if track not in self.of_track:
             if person not in self.of_person:
-                draw = int(np.random.SeedSequence([self.seed, person]).generate_state(1)[0] >> 1)
+                draw = derived_seed(self.seed, person, "target")
                 taken = {target.number for target in self.of_person.values()}
                 self.of_person[person] = self.bank.choose(wanted, embedding, draw, exclude=taken)
             self.of_track[track] = self.of_person[person]

@@ -123,7 +123,7 @@ def _use_onnx(pipe: Any) -> str:
     try:
         import onnxruntime
     except ImportError as error:
-        raise BackendError(f"onnxruntime is missing ({error}); pip install 'deid-diffusion[onnx]'") from error
+        raise BackendError(f"onnxruntime is missing ({error}); pip install onnxruntime onnx onnxscript") from error
     unet = pipe.unet
     if not hasattr(pipe, "identity_dim"):
         raise BackendError(
@@ -175,7 +175,8 @@ def _session(graph: bytes) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     # Threads that spin between two calls would take the cores from torch, which runs the identity encoder there.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    for kind in ("intra", "inter"):
+        options.add_session_config_entry(f"session.{kind}_op.allow_spinning", "0")
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 

@@ -26,8 +26,8 @@ print(use_backend(tiny_pipeline(), "onnx"))
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    pytest.importorskip("onnxruntime", reason="needs ONNX Runtime; pip install 'deid-diffusion[onnx]'")
-    pytest.importorskip("onnx", reason="needs onnx; pip install 'deid-diffusion[onnx]'")
+    pytest.importorskip("onnxruntime", reason="needs ONNX Runtime; pip install onnxruntime onnx")
+    pytest.importorskip("onnx", reason="needs onnx; pip install onnxruntime onnx")
     monkeypatch.setenv("DEID_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 

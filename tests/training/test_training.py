@@ -302,7 +302,9 @@ def test_filtering_drops_exactly_the_identities_with_furrows(data, weights, tmp_
         shutil.copytree(shipped / name, weights / name)
     full = IdentityBank.load(weights / "face256" / "identities.safetensors")
     alike = full.attributes[:1].repeat(few, 0)  # one group, of which 5 of 6 may be dropped
-    IdentityBank(full.embedding[:few], full.person[:few], alike).save(weights / "face256" / "identities.safetensors")
+    IdentityBank(full.embedding[:few], full.shape_params[:few], alike).save(
+        weights / "face256" / "identities.safetensors"
+    )
     write_hashes(weights / "face256")
     anonymize = FaceAnonymizer.from_pretrained(weights / "face256", estimator=weights / "face_estimator")
     photos = filter_bank.pick_photos(anonymize, load_faces(data), 2)
