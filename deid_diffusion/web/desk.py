@@ -81,8 +81,7 @@ class Desk:
                 f"{photo.name}: wanted at most {limits.held_pixels:,} pixels in all open photos, got "
                 f"{held + size[0] * size[1]:,}; remove some, or use deid run for a whole folder"
             )
-        photo.options = Options.from_json(values.get("options", {}))
-        photo.look(anonymizer, limits.max_pixels)
+        photo.look(anonymizer, limits.max_pixels, Options.from_json(values.get("options", {})))
         return photo.state()
 
     def _make(self, session: Session, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from ..anonymizer import FaceAnonymizer
 from .desk import Desk
 from .evaluations import Evaluation
 from .gate import Gate
-from .photos import CANDIDATES, DECISIONS, Options, Photo, ranges
+from .photos import CANDIDATES, DECISIONS, Photo, ranges
 from .sessions import Limits, Session, Sessions, VisitError, safe_name
 
 log = logging.getLogger(__name__)
@@ -191,7 +191,7 @@ def _add_files(app: FastAPI, sessions: Sessions) -> None:
         except VisitError as error:
             return _refused(str(error), 413)
         if folder is not None:
-            session.items[number] = Photo(path, Options())
+            session.items[number] = Photo(path)
         return JSONResponse({"id": number, "name": name})
 
     @app.post("/api/evaluations")

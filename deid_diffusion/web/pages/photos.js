@@ -16,7 +16,7 @@ const PRIVACY = [
 export function startPhotos(root, onLost) {
   const photos = [];
   let current = null;
-  let options = { seed: 0, method: "replace", privacy: 0 };
+  let options = { seed: null, draw: 0, method: "replace", privacy: 0 };
 
   const stage = new Stage({
     onselect: (number) => select(number),
@@ -290,18 +290,19 @@ export function startPhotos(root, onLost) {
     const says = h("p", { class: "muted small", id: "privacy-says" }, PRIVACY[0][1]);
     dial.addEventListener("input", () => { [name.textContent, says.textContent] = PRIVACY[dial.value]; });
     dial.addEventListener("change", () => choose({ privacy: Number(dial.value) }));
-    const seed = h("input", { type: "number", min: "0", max: "2147483647", step: "1", value: "0", id: "seed", inputmode: "numeric", "aria-describedby": "seed-says" });
-    seed.addEventListener("change", () => { if (seed.checkValidity() && seed.value !== "") choose({ seed: Number(seed.value) }); else seed.reportValidity(); });
-    const roll = h("button", { class: "icon", type: "button", "aria-label": "Another seed: other people", title: "Other people", onclick: () => {
-      seed.value = String(crypto.getRandomValues(new Uint32Array(1))[0] >>> 1);
-      choose({ seed: Number(seed.value) });
-    } }, icon("dice"));
+    const seed = h("input", { type: "number", min: "0", step: "1", id: "seed", inputmode: "numeric", placeholder: "drawn, nobody knows it", "aria-describedby": "seed-says" });
+    seed.addEventListener("change", () => { if (seed.reportValidity()) choose({ seed: seed.value === "" ? null : Number(seed.value) }); });
+    const roll = h("button", { type: "button", onclick: () => {
+      seed.value = "";
+      choose({ seed: null, draw: options.draw + 1 });
+    } }, icon("dice"), "Other people");
     return h("details", { class: "fold settings" }, h("summary", {}, "Settings for all photos"),
       h("fieldset", { class: "plain", id: "settings" },
         h("div", { class: "row" }, h("span", { class: "label" }, "Faces become"), pills("method", "Faces become", METHODS, "replace", (method) => choose({ method }))),
         h("div", { class: "row slider" }, h("label", { for: "privacy" }, "Privacy"), name, dial, says),
-        h("div", { class: "row seed" }, h("label", { for: "seed" }, "Seed"), seed, roll,
-          h("p", { class: "muted small", id: "seed-says" }, "The same seed gives the same people. Keep it secret: who has it can try to undo more."))));
+        h("div", { class: "row" }, roll),
+        h("div", { class: "row seed" }, h("label", { for: "seed" }, "Seed"), seed,
+          h("p", { class: "muted small", id: "seed-says" }, "The same number gives the same people. Whoever knows it recognises more people: keep it secret."))));
   }
 
   return { forget() {
