@@ -17,7 +17,6 @@ from .clip_tasks import ClipTasks
 from .faces.attributes import Attributes
 from .faces.face_list import FaceList
 from .faces.motion import COARSE, FINE, smooth
-from .faces.saved_looks import SavedLooks
 from .faces.scan import Find, Scan
 from .faces.sightings import Sighting
 from .faces.task import FaceTask, ImageAnalysis
@@ -82,7 +81,6 @@ class ClipRun:
         settings: Settings,
         options: ClipOptions,
         listed: FaceList | None = None,
-        saved: SavedLooks | None = None,
     ) -> None:
         """Nothing is looked at yet.
 
@@ -91,14 +89,14 @@ class ClipRun:
             seed: the same seed gives the same clip; from 0.
             settings: of one candidate, checked against the pipeline.
             options: stride and motion count here.
-            listed, saved: see `Scan`.
+            listed: where faces are, as somebody says, instead of looking for them.
         """
         self.anonymizer, self.seed, self.settings, self.timing = anonymizer, seed, settings, Timing()
         self.method = find_method(settings.method)
         reads = self.method.reads_faces or settings.keep is not None or settings.only is not None
         glance, look = getattr(anonymizer.detect, "glance", anonymizer.detect), anonymizer.detect
         read = self._read if reads else None
-        self.scan = Scan(self._timed(glance), self._timed(look), read, listed, anonymizer.look_at, saved)
+        self.scan = Scan(self._timed(glance), self._timed(look), read, listed, anonymizer.look_at)
         self.policy = TrackTargets(anonymizer.same_person(settings), anonymizer.bank, seed)
         self.parts = FINE if options.motion == "fine" else COARSE
         self.context = anonymizer.context(settings, self.policy, self.timing)

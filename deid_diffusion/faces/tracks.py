@@ -15,8 +15,8 @@ from ..types import Face
 GAP_S = 1.0  # longest time for which a lost face is interpolated
 VELOCITY_S = 0.1  # over which the speed of a face is measured
 CLEAR_SCORE = 0.75  # of a detection that is surely a face
-# How unlike photos of faces a track is that is none, unless it was seen clearly. Hands are at 1.1 to 1.5, faces in good
-# light at 0.5 to 0.9, faces in the dark or of 40 pixels at 1.3 to 2.3.
+# How unlike photos of faces a track is that is none, unless it was seen clearly. Hands are at 1.1 to 1.5, faces in
+# good light at 0.5 to 0.9, faces in the dark or of 40 pixels at 1.3 to 2.3.
 ODD = 0.95
 CLOSE = 0.15  # costs of two links that differ by less: the identity encoder decides
 _NEVER = 1e6

@@ -159,8 +159,8 @@ def plan(
         if place in jobs:
             raise PlanError(f"{item.path} and {jobs[place].in_path} would both become {place}; run them one by one")
         own = seed if lone else file_seed(seed, item.name)
-        shown = previews and item.path.suffix.lower() not in VIDEOS
-        jobs[place] = Job(item.path, place, own, item.name.as_posix(), preview_path=_preview(place) if shown else None)
+        preview = _preview(place) if previews else None
+        jobs[place] = Job(item.path, place, own, item.name.as_posix(), preview_path=preview)
     if not jobs:
         raise PlanError(f"wanted a picture to anonymize, got none{search.reasons()}; name others")
     targets = {item.target for item in found}
@@ -295,7 +295,8 @@ def _place(item: _Found, taken: Collection[Path]) -> Path:
 
 
 def _preview(place: Path) -> Path:
-    return place.with_name(f"{place.stem}_before_after.png")
+    suffix = ".mp4" if place.suffix.lower() in VIDEOS else ".png"
+    return place.with_name(f"{place.stem}_before_after{suffix}")
 
 
 def _without_outputs_of_others(found: Sequence[_Found], search: _Search, overwrite: bool) -> list[_Found]:
