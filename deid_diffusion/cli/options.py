@@ -73,7 +73,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--max-pixels", type=_natural, metavar="N", help="refuse pictures of more pixels (300 million)")
     add("--report", type=Path, metavar="FILE", help="write a JSON report, one line a face")
     add("--report-seeds", action="store_true", help="put the seeds into the report, which is confidential then")
-    add("--preview", choices=["side-by-side"], help="also write *_before_after.png; they show the source faces")
+    add(
+        "--preview", choices=["side-by-side"], help="also write *_before_after.png or .mp4; they show the source faces"
+    )
     add(
         "--keep-metadata", type=_names, default=(), metavar="NAMES",
         help=f"keep {', '.join(KEEPABLE)}, as named with commas; all else of the metadata always goes (none)",

@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
     except ValueError as error:
         return complain(str(error), 2)
     if options.preview:
-        print("deid: the *_before_after.png files show the source faces; keep them to yourself", file=sys.stderr)
+        print("deid: the *_before_after files show the source faces; keep them to yourself", file=sys.stderr)
     return _work(plan, anonymize, settings, clips, journal, options)
 
 
