@@ -84,7 +84,7 @@ class ClipRun:
         reads = self.method.reads_faces or settings.keep is not None or settings.only is not None
         glance, look = getattr(anonymizer.detect, "glance", anonymizer.detect), anonymizer.detect
         self.scan = Scan(self._timed(glance), self._timed(look), self._read if reads else None)
-        self.policy = TrackTargets(anonymizer.same_person(settings), anonymizer.bank, seed)
+        self.policy = TrackTargets(anonymizer.same_person(settings), anonymizer.bank, seed, settings.level.reach)
         self.parts = FINE if options.motion == "fine" else COARSE
         self.context = anonymizer.context(settings, self.policy, self.timing)
         self.stride = (options.stride or STRIDE) if self.method.uses_targets else 1

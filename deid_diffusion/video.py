@@ -151,10 +151,10 @@ class VideoAnonymizer:
     def _begin(self, seed: int | None, settings: Settings | None, changes: Mapping[str, Any]) -> ClipRun:
         seed = checked_seed(seed)
         settings = replace(settings or Settings(), **changes)
-        if find_method(settings.method).name == "k-same":
+        if (name := find_method(settings.method).name) in ("k-same", "average"):
             raise ValueError(
-                "k-same averages people of a set of pictures and does not follow motion; take inpaint, blur, pixelate "
-                "or blank for clips"
+                f"{name} averages people of a set of pictures and does not follow motion; take inpaint, blur, "
+                "pixelate or blank for clips"
             )
         self.anonymizer.check(settings)
         return ClipRun(self.anonymizer, seed, replace(settings, candidates=1), self.options)

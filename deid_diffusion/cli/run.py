@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from . import complain, exit_code
-from .options import parse
+from .options import AVERAGES, parse
 
 
 def main(argv: list[str]) -> int:
@@ -136,8 +136,8 @@ def _plan(options: argparse.Namespace) -> Any:
         boxes = [options.boxes] if options.boxes else []
         check_report(options.report, planned, [*boxes, *options.only, *options.keep], options.overwrite)
     clip = next((job.in_path for job in planned.jobs if job.is_clip), None)
-    if clip is not None and (options.boxes or options.method == "k-same"):
-        what = "--boxes" if options.boxes else "--method k-same"
+    if clip is not None and (options.boxes or options.method in AVERAGES):
+        what = "--boxes" if options.boxes else f"--method {options.method}"
         raise PlanError(f"{clip}: {what} is for pictures, and this is a clip; leave one of them out")
     if options.report_seeds and not options.report:
         raise PlanError("--report-seeds says what the report holds; give --report too")
@@ -175,6 +175,7 @@ def _settings(options: argparse.Namespace) -> Any:
         strength=options.strength,
         attributes=dict(options.set),
         drop_attributes=tuple(options.drop),
+        privacy=options.privacy,
         redact_with=options.redact_with,
         method=options.method,
         threshold=options.threshold,
@@ -214,7 +215,7 @@ def _completed(settings: Any, anonymize: Any, plan: Any, references: list[str], 
         people = anonymize.embed_references(references)
         settings = replace(settings, **{"only" if options.only else "keep": people})
         print(f"deid: {_selection(people, bool(options.only))}", file=sys.stderr)
-    return _with_cohort(settings, anonymize, plan) if options.method == "k-same" else settings
+    return _with_cohort(settings, anonymize, plan) if options.method in AVERAGES else settings
 
 
 def _selection(people: Any, only: bool) -> str:
@@ -236,7 +237,7 @@ def _with_cohort(settings: Any, anonymize: Any, plan: Any) -> Any:
     """Looks at every picture, also at those that are done: whoever is published is averaged."""
     from dataclasses import replace
 
-    print(f"deid: k-same looks at all {len(plan.jobs)} pictures first", file=sys.stderr)
+    print(f"deid: {settings.method} looks at all {len(plan.jobs)} pictures first", file=sys.stderr)
     cohort = anonymize.fit_cohort(((job.in_path, job.boxes) for job in plan.jobs), settings)
     print(f"deid: {cohort.faces} faces, {cohort.people} people told apart", file=sys.stderr)
     return replace(settings, cohort=cohort)
