@@ -257,7 +257,7 @@ class FaceAnonymizer:
         """First stage: finds the faces and reads them, once.
 
         Args:
-            image, boxes, settings, changes: as in `__call__`. Of the settings, method and people to keep count.
+            image, boxes, settings, changes: as in `__call__`. Method, privacy and people to keep count.
 
         Returns:
             the picture and a task for each face; decided are those that cannot be read or are to be kept.
@@ -278,7 +278,8 @@ class FaceAnonymizer:
                 none = "no face was found in this box"
                 tasks = [task if task.face.score else task.decided(Outcome.REDACTED, none) for task in tasks]
             with timing("read"):
-                tasks = analyze_faces(view.image, tasks, self.estimator, self._embed, self.size)
+                growth = settings.level.growth
+                tasks = analyze_faces(view.image, tasks, self.estimator, self._embed, self.size, growth)
                 tasks = [self._kept(task, settings) for task in tasks]
         return ImageAnalysis(picture, view.image, tuple(tasks), timing, roll)
 
@@ -356,7 +357,8 @@ class FaceAnonymizer:
             )
         with analysis.timing("composite"):
             new = [task for task in tasks if task.outcome is Outcome.REPLACED]
-            patches = [Patch(task.generated, task.crop, task.result_seed, self._texture(task)) for task in new]
+            rough = settings.level.texture
+            patches = [Patch(t.generated, t.crop, t.result_seed, self._texture(t) if rough else None) for t in new]
             canvas, changed = paste_faces(analysis.image, patches)
             decided = [
                 task.decided(Outcome.REDACTED, "the new face did not cover the old one")
@@ -381,16 +383,18 @@ class FaceAnonymizer:
         return AnonymizedImage(canvas, reports, seconds, changed, picture, keep_metadata)
 
     def fit_cohort(self, pictures: Iterable[tuple[Source, Boxes | None]], settings: Settings | None = None) -> Cohort:
-        """Looks at a whole set once, and averages its people in groups of k, for the method k-same.
+        """Looks at a whole set once, and averages its people in groups of k, for the methods k-same and average.
 
         Args:
             pictures: picture and boxes (or None) of each, as `__call__` takes them. Unreadable ones are left out.
-            settings: k, threshold, keep and only count; people who are left alone are not averaged.
+            settings: method, k, threshold, keep and only count; people who are left alone are not averaged.
 
         Raises:
             TooFewPeopleError: fewer than k people.
         """
-        settings = replace(settings or Settings(), method="k-same")
+        settings = settings or Settings()
+        whole = settings.method == "average"
+        settings = replace(settings, method="k-same")
 
         def faces() -> Iterator[tuple[Any, np.ndarray]]:
             for source, boxes in pictures:
@@ -401,7 +405,7 @@ class FaceAnonymizer:
                     continue
                 yield from ((task.crop, task.embedding) for task in analysis.tasks if task.pending)
 
-        return fit_cohort(faces(), settings.k, self.same_person(settings))
+        return fit_cohort(faces(), settings.k, self.same_person(settings), whole)
 
     def check(self, settings: Settings) -> None:
         """Refuses settings that the loaded pipeline cannot follow.
@@ -472,7 +476,7 @@ class FaceAnonymizer:
         tasks = [FaceTask(face, place) for place, face in enumerate(faces)]
         # What is decided is not read, and yet somebody's neighbour.
         tasks = [task if task.number in wanted else task.decided(Outcome.KEPT) for task in tasks]
-        done = analyze_faces(image, tasks, self.estimator, self._embed, self.size)
+        done = analyze_faces(image, tasks, self.estimator, self._embed, self.size, settings.level.growth)
         return {place: self._kept(done[place], settings) for place in wanted}
 
     def look_at(self, image: np.ndarray, face: Face) -> Face:
@@ -501,7 +505,7 @@ class FaceAnonymizer:
         return settings
 
     def _policy(self, policy: TargetPolicy | None, settings: Settings) -> TargetPolicy:
-        return FreshTargets(self.same_person(settings), self.bank) if policy is None else policy
+        return FreshTargets(self.same_person(settings), self.bank, settings.level.reach) if policy is None else policy
 
     def same_person(self, settings: Settings) -> float:
         """The cosine from which on the identity encoder takes two faces for one person."""
@@ -527,7 +531,7 @@ class FaceAnonymizer:
 
     def _with_targets(self, task: FaceTask, policy: TargetPolicy, settings: Settings, taken: set[int]) -> FaceTask:
         """With as many targets as candidates; adds their numbers to `taken`."""
-        task = replace(task, wanted=wanted_attributes(task.analysis, settings))
+        task = replace(task, wanted=wanted_attributes(task, settings))
         targets = []
         try:
             for candidate in range(candidate_count(self.pipeline, settings)):
@@ -544,7 +548,7 @@ class FaceAnonymizer:
         method = find_method(settings.method)
         waiting = [task for task in tasks if task.pending]
         if method.uses_targets:
-            waiting = [replace(task, wanted=wanted_attributes(task.analysis, settings)) for task in waiting]
+            waiting = [replace(task, wanted=wanted_attributes(task, settings)) for task in waiting]
         context = self.context(settings, self._policy(policy, settings), timing)
         done = iter(method(waiting, context) if waiting else [])
         return [next(done) if task.pending else task for task in tasks]

@@ -101,7 +101,7 @@ class ClipRun:
         peek = self._timed(partial(glance, side=PEEK)) if glance is not look else None
         read = self._read if reads else None
         self.scan = Scan(self._timed(glance), self._timed(look), read, listed, anonymizer.look_at, peek)
-        self.policy = TrackTargets(anonymizer.same_person(settings), anonymizer.bank, seed)
+        self.policy = TrackTargets(anonymizer.same_person(settings), anonymizer.bank, seed, settings.level.reach)
         self.parts = FINE if options.motion == "fine" else COARSE
         self.context = anonymizer.context(settings, self.policy, self.timing)
         self.stride = (options.stride or STRIDE) if self.method.uses_targets else 1

@@ -237,9 +237,9 @@ def check_for_clips(settings: Settings) -> None:
     Raises:
         ValueError: there is one; says which, and what to do.
     """
-    if find_method(settings.method).name == "k-same":
+    if (name := find_method(settings.method).name) in ("k-same", "average"):
         raise ValueError(
-            "k-same averages people of a set of pictures and does not follow motion; take inpaint, blur, pixelate "
+            f"{name} averages people of a set of pictures and does not follow motion; take inpaint, blur, pixelate "
             "or blank for clips"
         )
     if settings.panorama:

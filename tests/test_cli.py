@@ -27,6 +27,7 @@ from deid_diffusion.models.loading import DTYPES
 from deid_diffusion.models.registry import FAMILIES
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
 from deid_diffusion.pipelines.sd_landmarks import STYLES
+from deid_diffusion.privacy import LEVELS
 from deid_diffusion.settings import DROPPABLE
 from deid_diffusion.types import KEEPABLE, Face, Outcome, Redaction
 from deid_diffusion.weight_files import sha256_of
@@ -313,6 +314,7 @@ def test_the_names_in_the_help_are_those_of_the_model():
     assert options.DTYPES == tuple(DTYPES)
     assert options.BACKENDS == BACKENDS
     assert options.LANDMARK_STYLES == STYLES
+    assert options.PRIVACY == tuple(LEVELS)
     assert (*options.REDACTIONS,) == tuple(kind.value for kind in Redaction)
     assert set(options.BOX_FORMATS) == set(HEADERS.values())
 

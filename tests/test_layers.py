@@ -11,7 +11,7 @@ CHECKOUT = Path(__file__).parent.parent
 ROWS = [
     "messages",
     "weight_files seeds",
-    "types errors timing telemetry",
+    "types errors timing telemetry privacy",
     "settings imaging",
     "faces",
     "compositing models",

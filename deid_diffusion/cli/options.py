@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import NoReturn
 
 REDACTIONS = ("blank", "blur", "pixelate")
+AVERAGES = ("k-same", "average")
+PRIVACY = ("standard", "high", "maximum")
 # Repeated here, because their home imports torch; a test compares them.
 ATTRIBUTES = """
 yaw_deg pitch_deg roll_deg mouth_open smile eyes_open brow_raise gaze_x gaze_y age male skin_l skin_a skin_b light_x
@@ -134,6 +136,7 @@ def _add_looks(group: argparse._ArgumentGroup) -> None:
     add(
         "--method", default="inpaint", metavar="NAME",
         help="inpaint: a new face; k-same: the mean of K people of the pictures given; "
+        "average: one face for all, which shows what the surroundings tell; "
         f"{', '.join(REDACTIONS)}: the same redaction for all (inpaint)",
     )  # fmt: skip
     add("--k", type=_natural, default=5, help="people that share one face by --method k-same (5)")
@@ -142,6 +145,11 @@ def _add_looks(group: argparse._ArgumentGroup) -> None:
     add(
         "--drop", action="append", default=[], choices=DROPPABLE, metavar="NAME",
         help=f"do not take this over from the source: {', '.join(DROPPABLE)}",
+    )  # fmt: skip
+    add(
+        "--privacy", choices=PRIVACY, default="standard",
+        help="how little of the source passes to the new face: coarser attributes, fewer of them, a larger mask, more "
+        "people to become (standard)",
     )  # fmt: skip
     add("--seed", type=_natural, help="the same seed gives the same picture (one that nobody knows)")
     add("--repulsion-factor", type=_number, default=1.0, help="factor on the guidance away from the source (1)")

@@ -14,7 +14,7 @@ import torch
 from ..compositing.colour import below_eyes, dim_halo, match_skin
 from ..compositing.grain import crispen
 from ..faces.attributes import Attributes
-from ..faces.estimator import FaceAnalysis, FaceEstimator, as_unit
+from ..faces.estimator import FaceEstimator, as_unit
 from ..faces.geometry import hull_distance
 from ..faces.skin import LIGHT_NAMES
 from ..faces.task import FaceTask, Target
@@ -123,15 +123,27 @@ def effective_settings(pipeline: Any, settings: Settings) -> Settings:
     )
 
 
-def wanted_attributes(analysis: FaceAnalysis, settings: Settings) -> Attributes:
+def wanted_attributes(task: FaceTask, settings: Settings) -> Attributes:
     """What the new face is to be like: the source's attributes in their steps, less what is dropped, as set.
 
     Args:
-        analysis: of the source.
+        task: analyzed; its seed counts where the dial moves the skin's colour.
         settings: of the run.
     """
-    passed = analysis.attributes.quantize().with_changes(dict.fromkeys(settings.drop_attributes))
-    return passed.with_changes(settings.attributes)
+    assert task.analysis is not None
+    level = settings.level
+    moved = task.analysis.attributes.shifted(level.jitter(task.draw_seed(use="skin")))
+    return as_set(moved.quantize(level.coarser), settings)
+
+
+def as_set(attributes: Attributes, settings: Settings) -> Attributes:
+    """Attributes less what is dropped, with what the user set.
+
+    Args:
+        attributes: of a face.
+        settings: what is dropped and `attributes` count; the latter win.
+    """
+    return attributes.with_changes(dict.fromkeys(settings.dropped)).with_changes(settings.attributes)
 
 
 def target_meshes(estimator: FaceEstimator, tasks: Sequence[FaceTask], targets: Sequence[Target]) -> list[np.ndarray]:
