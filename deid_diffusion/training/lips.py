@@ -30,7 +30,11 @@ def part_lips(image: np.ndarray, landmarks: np.ndarray, more: float, rng: np.ran
     width = max(float(np.linalg.norm(across)), 1.0)
     across = across / width
     down = np.array([-across[1], across[0]])
-    y, x = np.mgrid[: len(image), : len(image)]
+    middle = (upper[0] + upper[-1]) / 2
+    first = np.clip(np.floor(middle - 2 * width).astype(int), 0, len(image) - 1)
+    last = np.clip(np.ceil(middle + 2 * width).astype(int), first + 1, len(image))
+    window = slice(first[1], last[1]), slice(first[0], last[0])
+    y, x = np.mgrid[window]
     offset = np.stack([x, y], axis=-1) + 0.5 - corner
     along, depth = offset @ across, offset @ down
     top, bottom = (np.interp(along, (row - corner) @ across, (row - corner) @ down) for row in (upper, lower))
@@ -50,12 +54,14 @@ def part_lips(image: np.ndarray, landmarks: np.ndarray, more: float, rng: np.ran
     beside = np.clip(np.maximum(-along, along - width) / (0.4 * width), 0, 1)
     shift = ((source - depth) * (1 - beside))[..., None] * down
     at = (np.stack([x, y], axis=-1) + shift).astype(np.float32)
-    out = cv2.remap(image, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    moved = cv2.remap(image, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     if more > 0 and float(gap.max()) < EMPTY:
-        fill = np.array([60.0, 25.0, 22.0]) * rng.uniform(0.2, 1.4) + np.zeros_like(out, float)
+        fill = np.array([60.0, 25.0, 22.0]) * rng.uniform(0.2, 1.4) + np.zeros_like(moved, float)
         if rng.random() < 0.5:
             teeth = (depth - new_top) < rng.uniform(0.1, 0.45) * (new_bottom - new_top)
             fill[teeth] = np.array([205.0, 195.0, 180.0]) * rng.uniform(0.5, 1.1)
         alpha = cv2.GaussianBlur(within.astype(np.float32), (0, 0), 0.8)[..., None]
-        out = np.clip(alpha * cv2.GaussianBlur(fill, (0, 0), 1.0) + (1 - alpha) * out, 0, 255).astype(np.uint8)
+        moved = np.clip(alpha * cv2.GaussianBlur(fill, (0, 0), 1.0) + (1 - alpha) * moved, 0, 255).astype(np.uint8)
+    out = image.copy()
+    out[window] = moved
     return out
