@@ -19,7 +19,6 @@ from .faces.attributes import Attributes
 from .faces.face_list import FaceList
 from .faces.lids import blinking
 from .faces.motion import COARSE, FINE, smooth
-from .faces.saved_looks import SavedLooks
 from .faces.scan import Find, Scan
 from .faces.sightings import Sighting
 from .faces.task import FaceTask, ImageAnalysis
@@ -85,7 +84,6 @@ class ClipRun:
         settings: Settings,
         options: ClipOptions,
         listed: FaceList | None = None,
-        saved: SavedLooks | None = None,
     ) -> None:
         """Nothing is looked at yet.
 
@@ -94,7 +92,7 @@ class ClipRun:
             seed: the same seed gives the same clip; from 0.
             settings: of one candidate, checked against the pipeline.
             options: stride and motion count here.
-            listed, saved: see `Scan`.
+            listed: where faces are, as somebody says, instead of looking for them.
         """
         self.anonymizer, self.seed, self.settings, self.timing = anonymizer, seed, settings, Timing()
         self.method = find_method(settings.method)
@@ -102,8 +100,8 @@ class ClipRun:
         glance, look = getattr(anonymizer.detect, "glance", anonymizer.detect), anonymizer.detect
         peek = self._timed(partial(glance, side=PEEK)) if glance is not look else None
         read = self._read if reads else None
-        self.scan = Scan(self._timed(glance), self._timed(look), read, listed, anonymizer.look_at, saved, peek)
-        self.policy = TrackTargets(anonymizer.same_person(settings), anonymizer.bank, seed)
+        self.scan = Scan(self._timed(glance), self._timed(look), read, listed, anonymizer.look_at, peek)
+        self.policy = TrackTargets(anonymizer.same_person(settings), anonymizer.bank, seed, settings.level.reach)
         self.parts = FINE if options.motion == "fine" else COARSE
         self.context = anonymizer.context(settings, self.policy, self.timing)
         self.stride = (options.stride or STRIDE) if self.method.uses_targets else 1

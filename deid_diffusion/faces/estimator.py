@@ -26,6 +26,7 @@ from .face_shape import (
     rotation_from_angles,
 )
 from .geometry import FIVE, apply, crop_from_image
+from .network import load_resnet
 from .ood_score import FILE as OOD
 from .ood_score import OODScore
 from .skin import LIGHT_NAMES, read_light
@@ -128,10 +129,8 @@ class FaceEstimator:
         Raises:
             ValueError: a network of another width, from before an attribute was added or after.
         """
-        from transformers import ResNetForImageClassification
-
         folder = Path(folder)
-        network = ResNetForImageClassification.from_pretrained(folder / "network", dtype=torch.float32)
+        network = load_resnet(folder / "network")
         if network.config.num_labels != OUTPUTS:
             raise ValueError(
                 f"the estimator in {folder} gives {network.config.num_labels} numbers a face, wanted {OUTPUTS}; widen "

@@ -58,10 +58,12 @@ class Motion:
     Attributes:
         median: of the track, see `summarize`.
         parts: of a step in which deviations pass: `FINE` or `COARSE`.
+        coarser: factors on the steps, see `Attributes.quantize`.
     """
 
     median: Attributes
     parts: int = FINE
+    coarser: Mapping[str, float] = field(default_factory=dict)
     _levels: dict[str, int] = field(default_factory=dict)
 
     def __call__(self, now: Mapping[str, float]) -> Attributes:
@@ -74,7 +76,7 @@ class Motion:
             all attributes: Q(median, step) + H(value - median, step / parts), the latter with hysteresis; of what
             does not move only the first.
         """
-        base, middle = self.median.quantize().to_dict(), self.median.to_dict()
+        base, middle = self.median.quantize(self.coarser).to_dict(), self.median.to_dict()
         for name in DYNAMIC:
             part = QUANTIZATION_STEP[name] / self.parts
             if name == "eyes_open":  # lids close from wherever they are

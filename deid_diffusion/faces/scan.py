@@ -68,6 +68,7 @@ class Scan:
         size: width and height in pixels.
         failed: frames in which the detector broke: nobody knows who is in them.
         told: by track and frame, what a list says of frames that did not find it.
+        saved: what an earlier run found, to which what it lacks is added; None where nothing is kept.
     """
 
     def __init__(
@@ -77,7 +78,6 @@ class Scan:
         read: Read | None = None,
         listed: FaceList | None = None,
         look_at: LookAt | None = None,
-        saved: SavedLooks | None = None,
         peek: Find | None = None,
     ) -> None:
         """Takes what finds faces and what reads them.
@@ -89,11 +89,11 @@ class Scan:
                 when nothing is to be read.
             listed: where faces are, as somebody says; then nothing is looked for.
             look_at: reads the points of listed faces that have none; None leaves them as they are.
-            saved: what an earlier run found; what it lacks is added to it.
             peek: quicker than `glance`, for large faces; None for the same.
         """
         self.glance, self.look, self.read, self.peek = glance, look, read, peek
-        self.listed, self._look_at, self.saved = listed, look_at, saved
+        self.listed, self._look_at = listed, look_at
+        self.saved: SavedLooks | None = None
         self.linker = Linker(0 if listed is None else listed.next_number)
         self.readings = dict[int, list[Reading]]()
         self.size = (0, 0)
