@@ -43,10 +43,10 @@ LEVELS = {
     "standard": PrivacyLevel(skin_jitter=(2.5, 2.0, 2.5)),
     "high": PrivacyLevel(
         coarser={"age": 2.0, "pitch_deg": 1.5, "yaw_deg": 1.5},
-        skin_jitter=(4.0, 3.0, 4.0), growth=0.1, drop=("glasses", "facial_hair"), texture=False, reach=6.0,
+        skin_jitter=(4.0, 3.0, 4.0), growth=0.11, drop=("glasses", "facial_hair"), texture=False, reach=6.0,
     ),
     "maximum": PrivacyLevel(
         coarser=dict.fromkeys(("pitch_deg", "yaw_deg", "mouth_open", "smile", "eyes_open", "brow_raise"), 2.0),
-        growth=0.13, drop=("age", "glasses", "facial_hair", "light_x", "light_y", *_SKIN), texture=False, reach=10.0,
+        growth=0.14, drop=("age", "glasses", "facial_hair", "light_x", "light_y", *_SKIN), texture=False, reach=10.0,
     ),
 }  # fmt: skip
