@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import pickle
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
 from threading import RLock
@@ -20,6 +22,7 @@ from .faces.align import crop_faces
 from .faces.analyze import analyze_faces
 from .faces.detect import CenterFaceDetector, Detector, faces_from_boxes
 from .faces.estimator import FaceEstimator, as_unit
+from .faces.fast_detect import detector_of
 from .faces.masks import is_covered
 from .faces.panorama import moved, rolled, seam_off_faces
 from .faces.references import Decision, References, decide, reference_face
@@ -31,7 +34,7 @@ from .methods.identity_bank import IdentityBank
 from .methods.k_same import Cohort, fit_cohort
 from .methods.protocol import Context, TargetPolicy, find_method
 from .methods.redact import Redact, redact_face
-from .methods.sampling import candidate_count, check_settings, effective_settings, wanted_attributes
+from .methods.sampling import candidate_count, check_settings, effective_settings, gets_detail, wanted_attributes
 from .methods.targets import FreshTargets
 from .models.backends import use_backend
 from .models.loading import IDENTITIES, THRESHOLDS, check_id_encoder, check_speed, load_with_identities
@@ -82,7 +85,7 @@ class FaceAnonymizer:
             bank: identities to become, embedded by the same id_encoder.
             thresholds: cosines of the identity encoder at false accept rates, key "far_0.01"; for
                 `embed_references` also `faces.references.RATES`.
-            detect: finds faces; CenterFace by default.
+            detect: finds faces; the fast detector by default.
             hashes: sha256 of the weight files, for the report.
             origin: which checkpoint it is, likewise.
             spec: what builds the same one elsewhere; None for one that was put together by hand.
@@ -94,7 +97,7 @@ class FaceAnonymizer:
         self.pipeline, self.estimator, self.bank = pipeline, estimator, bank
         self.thresholds, self.hashes, self.origin, self.spec = thresholds, hashes or {}, origin or {}, spec
         self.size: int = pipeline.size
-        self.detect: Detector = CenterFaceDetector() if detect is None else detect
+        self.detect: Detector = detector_of("fast") if detect is None else detect
         self._turn = RLock()
         self._box_reader = CenterFaceDetector()  # for detectors that cannot look at a box; loads at its first use
 
@@ -112,21 +115,23 @@ class FaceAnonymizer:
         controlnet: str | PathLike | None = None,
         preview_vae: str | PathLike | None = None,
         variant: str | None = None,
+        detection: str = "fast",
         **components: Any,
     ) -> FaceAnonymizer:
         """Loads weights: the shipped ones, a folder, or a checkpoint on the Hub.
 
         Args:
-            model, device, estimator, id_encoder, backend, pipeline, revision, dtype, controlnet, preview_vae, variant:
-                see `AnonymizerSpec`.
+            model, device, estimator, id_encoder, backend, pipeline, revision, dtype, controlnet, preview_vae, variant,
+                detection: see `AnonymizerSpec`.
             components: finished components that replace the checkpoint's, such as `scheduler`.
 
         Raises:
             FileNotFoundError, ValueError, BackendError: see `from_spec`.
         """
         spec = AnonymizerSpec(
-            model, device, estimator, id_encoder, backend, pipeline, revision, dtype, controlnet, preview_vae, variant
-        )
+            model, device, estimator, id_encoder, backend, pipeline, revision, dtype, controlnet, preview_vae, variant,
+            detection,
+        )  # fmt: skip
         return cls.from_spec(spec, **components)
 
     @classmethod
@@ -143,6 +148,7 @@ class FaceAnonymizer:
             BackendError: a backend that was named cannot run here.
         """
         check_speed(spec.dtype, spec.device)
+        detect = detector_of(spec.detection)
         names = ("pipeline", "revision", "dtype", "controlnet", "preview_vae", "variant")
         given = {name: getattr(spec, name) for name in names} | components
         given = {name: value for name, value in given.items() if value is not None}
@@ -155,10 +161,20 @@ class FaceAnonymizer:
             FaceEstimator.from_pretrained(folder, spec.device),
             IdentityBank.load(identities / IDENTITIES),
             json.loads((identities / THRESHOLDS).read_text()),
+            detect,
             hashes=hashes,
-            origin=loaded.origin | {"backend": use_backend(loaded.pipe, spec.backend)},
+            origin=loaded.origin | {"backend": use_backend(loaded.pipe, spec.backend), "detection": spec.detection},
             spec=None if components else spec,
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles as its spec: whoever gets it loads the weights again."""
+        if self.spec is None:
+            raise pickle.PicklingError(
+                "wanted an anonymizer that a spec builds, got one that was put together by hand; load it by "
+                "FaceAnonymizer.from_spec, without components"
+            )
+        return FaceAnonymizer.from_spec, (self.spec,)
 
     def __call__(
         self,
@@ -342,7 +358,7 @@ class FaceAnonymizer:
         with analysis.timing("composite"):
             new = [task for task in tasks if task.outcome is Outcome.REPLACED]
             rough = settings.level.texture
-            patches = [Patch(t.generated, t.crop, t.result_seed, t.skin_texture if rough else None) for t in new]
+            patches = [Patch(t.generated, t.crop, t.result_seed, self._texture(t) if rough else None) for t in new]
             canvas, changed = paste_faces(analysis.image, patches)
             decided = [
                 task.decided(Outcome.REDACTED, "the new face did not cover the old one")
@@ -463,15 +479,24 @@ class FaceAnonymizer:
         done = analyze_faces(image, tasks, self.estimator, self._embed, self.size, settings.level.growth)
         return {place: self._kept(done[place], settings) for place in wanted}
 
+    def look_at(self, image: np.ndarray, face: Face) -> Face:
+        """Reads the points of a face of which only the box is known.
+
+        Args:
+            image: (H, W, 3) uint8 RGB, upright.
+            face: its box counts.
+
+        Returns:
+            the face with its points; of score 0 where no face is in the box.
+        """
+        return getattr(self.detect, "read_box", self._box_reader.read_box)(image, face)
+
     def versions(self) -> dict[str, Any]:
         """What made the pictures: package versions, checkpoint, and sha256 of every weight file, for the report."""
-        import diffusers
-        import transformers
-
         from . import __version__
 
         names: dict[str, Any] = {"deid_diffusion": __version__, "torch": torch.__version__}
-        names |= {"diffusers": diffusers.__version__, "transformers": transformers.__version__}
+        names |= {name: version(name) for name in ("diffusers", "transformers")}
         return names | {"checkpoint": dict(self.origin), "weights": dict(self.hashes)}
 
     def _settings(self, settings: Settings | None, changes: dict[str, Any]) -> Settings:
@@ -493,8 +518,7 @@ class FaceAnonymizer:
         if _are_faces(boxes):
             return View(list(boxes), picture.image)
         named = faces_from_boxes(boxes, picture.image.shape)
-        look_again = getattr(self.detect, "read_box", self._box_reader.read_box)
-        return View([look_again(picture.image, face) for face in named], picture.image)
+        return View([self.look_at(picture.image, face) for face in named], picture.image)
 
     def _kept(self, task: FaceTask, settings: Settings) -> FaceTask:
         """KEPT for a person who is to be left alone, and marked where it might be one."""
@@ -544,6 +568,10 @@ class FaceAnonymizer:
                 analysis.timing.add(stage, seconds * len(tasks) / len(done))
             yield self.composite(analysis, done[place : place + len(tasks)], settings)
             place += len(tasks)
+
+    def _texture(self, task: FaceTask) -> np.ndarray | None:
+        """How rough the skin is to be made; a face that the detail stage finished has a skin of its own."""
+        return None if gets_detail(self.pipeline, task.crop) else task.skin_texture
 
     @torch.no_grad()
     def _embed(self, crops: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .faces.face_list import BY_HAND, TrackSummary
 from .faces.sightings import Origin, Sighting
 from .types import FaceReport, Outcome
 
@@ -139,6 +140,21 @@ class ClipResult:
                 self.note(time_s, "the face could not be replaced", number)
             elif report.borderline:
                 self.note(time_s, "may be a person to leave alone", number)
+
+    def add_kept(self, removed: Sequence[TrackSummary]) -> None:
+        """Reports tracks that somebody took out of the list of faces.
+
+        Args:
+            removed: those that were found at first.
+        """
+        for one in removed:
+            counts = Counter({Outcome.KEPT: one.frames}), Counter({BY_HAND: one.frames})
+            self.tracks[one.track_id] = TrackReport(
+                one.track_id, one.report(), one.start_s, one.stop_s, Counter(), *counts
+            )
+        if removed:
+            numbers = ", ".join(str(one.track_id) for one in removed)
+            self.notes.append(f"left as they are, for they were taken out of the boxes by hand: tracks {numbers}")
 
     def note(self, time_s: float, reason: str, track: int | None = None) -> None:
         """Puts a frame on the review list; next to one for the same reason it makes that longer.

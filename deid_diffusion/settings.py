@@ -35,7 +35,7 @@ class Settings:
             only.
         landmark_style: what the ControlNet was trained on, "mediapipe" or "dlib68". Stable Diffusion only.
         repulsion: identity-repulsion guidance off the source: a Repulsion, a mapping of its fields, or None for none.
-        strength: factor on the repulsion's scale; each retry doubles it again.
+        repulsion_factor: factor on the repulsion's scale; each retry doubles it again.
         attributes: values to set, by name, in real units; the rest is taken over from the source.
         drop_attributes: attributes not to take over from the source (soft biometrics): any of DROPPABLE.
         privacy: "standard", "high" or "maximum": how little passes from the source, see `privacy.LEVELS`.
@@ -66,7 +66,7 @@ class Settings:
     negative_prompt: str = ""
     landmark_style: str = "mediapipe"
     repulsion: Repulsion | Mapping[str, float] | None = field(default_factory=Repulsion)
-    strength: float = 1.0
+    repulsion_factor: float = 1.0
     attributes: Mapping[str, float] = field(default_factory=dict)
     drop_attributes: tuple[str, ...] = ()
     privacy: str = "standard"
@@ -106,7 +106,7 @@ class Settings:
         if not isinstance(self.keep_metadata, tuple | list) or any(n not in KEEPABLE for n in self.keep_metadata):
             raise ValueError(f"keep_metadata takes any of {', '.join(KEEPABLE)}; got {brief(self.keep_metadata)}")
         lowest = dict.fromkeys(("steps", "candidates", "tries", "batch", "max_pixels"), 1) | {"k": 2}
-        lowest |= dict.fromkeys(("strength", "noise_scale", "guidance_scale"), 0)
+        lowest |= dict.fromkeys(("repulsion_factor", "noise_scale", "guidance_scale"), 0)
         for name, low in lowest.items():
             if getattr(self, name) is not None and getattr(self, name) < low:
                 raise ValueError(f"{name} must be >= {low}, got {brief(getattr(self, name))}")

@@ -18,6 +18,7 @@ light_y glasses facial_hair"""
 PIPELINES = ("face256", "sd", "sdxl")
 DTYPES = ("float32", "float16", "bfloat16")
 LANDMARK_STYLES = ("mediapipe", "dlib68")
+DETECTION = ("fast", "thorough")
 BACKENDS = ("auto", "torch", "compile", "onnx")
 DROPPABLE = ("age", "male", "skin_l", "skin_a", "skin_b", "light_x", "light_y", "glasses", "facial_hair")
 KEEPABLE = ("copyright", "date", "dpi")
@@ -74,7 +75,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--max-pixels", type=_natural, metavar="N", help="refuse pictures of more pixels (300 million)")
     add("--report", type=Path, metavar="FILE", help="write a JSON report, one line a face")
     add("--report-seeds", action="store_true", help="put the seeds into the report, which is confidential then")
-    add("--preview", choices=["side-by-side"], help="also write *_before_after.png; they show the source faces")
+    add(
+        "--preview", choices=["side-by-side"], help="also write *_before_after.png or .mp4; they show the source faces"
+    )
     add(
         "--keep-metadata", type=_names, default=(), metavar="NAMES",
         help=f"keep {', '.join(KEEPABLE)}, as named with commas; all else of the metadata always goes (none)",
@@ -91,7 +94,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def _add_faces(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--boxes", type=Path, metavar="FILE", help="your own boxes instead of detection: JSON or CSV, or a report")
+    add(
+        "--boxes",
+        type=Path,
+        metavar="FILE",
+        help="your own boxes instead of detection: JSON or CSV, a report, or for clips what `deid detect` wrote",
+    )
+    add_detect(group)
     add("--boxes-format", choices=BOX_FORMATS, help="what a box there is: x0 y0 x1 y1 or x y width height, in pixels")
     add(
         "--panorama", action="store_true",
@@ -107,6 +116,18 @@ def _add_faces(group: argparse._ArgumentGroup) -> None:
         "--except", type=Path, action="append", default=[], metavar="REF", dest="keep",
         help="leave this person as they are where the recogniser is sure: 1 of 100 other photos years apart, 25 of "
         "one session, and 2 of 1,000 strangers (20 references); borderline faces are hidden and named in the report",
+    )  # fmt: skip
+
+
+def add_detect(group: argparse._ActionsContainer) -> None:
+    """Adds the option that names the detector.
+
+    Args:
+        group: of a parser, or a parser.
+    """
+    group.add_argument(
+        "--detect", choices=DETECTION, default="fast",
+        help="how faces are looked for; thorough looks at full size and turned, in several times the time (fast)",
     )  # fmt: skip
 
 
@@ -131,7 +152,7 @@ def _add_looks(group: argparse._ArgumentGroup) -> None:
         "people to become (standard)",
     )  # fmt: skip
     add("--seed", type=_natural, help="the same seed gives the same picture (one that nobody knows)")
-    add("--strength", type=_number, default=1.0, help="factor on the guidance away from the source's identity (1)")
+    add("--repulsion-factor", type=_number, default=1.0, help="factor on the guidance away from the source (1)")
     add("--threshold", type=_number, metavar="COSINE", help="similarity to the source at which a face is tried again")
 
 
@@ -163,6 +184,11 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     add(
         "--backend", choices=BACKENDS, default="auto",
         help="what runs the model; auto: onnx on a CPU where onnxruntime is installed, else torch (auto)",
+    )  # fmt: skip
+    add(
+        "--workers", type=_positive, metavar="N",
+        help="processes of one thread each that share the files; each takes about 1 GB (as many as cores and memory "
+        "allow, where that pays; 1 on a GPU)",
     )  # fmt: skip
     add("--steps", type=_natural, help="denoising steps (4; 25 for Stable Diffusion)")
     add("--candidates", type=_natural, help="faces generated for each one, the best is taken (2; 1 likewise)")

@@ -24,6 +24,7 @@ def main(argv: list[str]) -> int:
         return _print_attributes()
     from deid_diffusion.jobs import run as jobs
     from deid_diffusion.jobs.journal import Journal
+    from deid_diffusion.jobs.machine import one_thread
 
     try:
         settings, clips = _settings(options), _clips(options)
@@ -41,19 +42,24 @@ def main(argv: list[str]) -> int:
             more = f" (and {len(foreign) - 1} more like it)" if len(foreign) > 1 else ""
             skipped = f"; {left_out(plan.skipped)}" if plan.skipped else ""
             return complain(foreign[0].error + more + skipped, 1)
+    if len(plan.jobs) > 1 and options.device == "cpu":
+        one_thread()
     anonymize = _load(options)
     try:
         settings = _completed(settings, anonymize, plan, references, options)
     except ValueError as error:
         return complain(str(error), 2)
     if options.preview:
-        print("deid: the *_before_after.png files show the source faces; keep them to yourself", file=sys.stderr)
+        print("deid: the *_before_after files show the source faces; keep them to yourself", file=sys.stderr)
     return _work(plan, anonymize, settings, clips, journal, options)
 
 
 def _work(plan: Any, anonymize: Any, settings: Any, clips: Any, journal: Any, options: argparse.Namespace) -> int:
     """Runs all jobs and writes the report, however it ends."""
+    from functools import partial
+
     from deid_diffusion.jobs import run as jobs
+    from deid_diffusion.jobs.workers import spread
 
     from .show import shown, summary, watch
 
@@ -63,8 +69,9 @@ def _work(plan: Any, anonymize: Any, settings: Any, clips: Any, journal: Any, op
         _report(options, plan, anonymize, settings, [])
     try:
         with shown(len(plan.jobs)) as show:
+            spreading = partial(spread, options.workers, options.device)
             for result in jobs.run(
-                plan.jobs, anonymize, settings, journal, options.overwrite, clips=clips, watch=watch
+                plan.jobs, anonymize, settings, journal, options.overwrite, spreading, clips, watch
             ):
                 results.append(result)
                 show(result)
@@ -128,6 +135,7 @@ def _plan(options: argparse.Namespace) -> Any:
     from deid_diffusion.jobs.plan import PlanError, plan
 
     from .boxes import with_boxes
+    from .face_lists import with_face_lists
 
     planned = plan(
         options.inputs, options.out, options.seed, bool(options.preview), options.exclude, options.overwrite
@@ -135,16 +143,16 @@ def _plan(options: argparse.Namespace) -> Any:
     if options.report:
         boxes = [options.boxes] if options.boxes else []
         check_report(options.report, planned, [*boxes, *options.only, *options.keep], options.overwrite)
-    clip = next((job.in_path for job in planned.jobs if job.is_clip), None)
-    if clip is not None and (options.boxes or options.method in AVERAGES):
-        what = "--boxes" if options.boxes else f"--method {options.method}"
-        raise PlanError(f"{clip}: {what} is for pictures, and this is a clip; leave one of them out")
     if options.report_seeds and not options.report:
         raise PlanError("--report-seeds says what the report holds; give --report too")
+    _check_clips(options, planned.jobs)
     if options.boxes_format and not options.boxes:
         raise PlanError("--boxes-format says what the numbers of --boxes are; give --boxes too")
     if options.boxes:
-        boxed, notes = with_boxes(planned.jobs, options.boxes, options.boxes_format)
+        if options.boxes.suffix.lower() == ".jsonl":
+            boxed, notes = with_face_lists(planned.jobs, options.boxes, options.start_s, options.stop_s)
+        else:
+            boxed, notes = with_boxes(planned.jobs, options.boxes, options.boxes_format)
         planned = replace(planned, jobs=boxed)
         for note in notes:
             print(f"deid: {note}", file=sys.stderr)
@@ -154,6 +162,25 @@ def _plan(options: argparse.Namespace) -> Any:
         more = f" (and {len(linked) - 1} more like it)" if len(linked) > 1 else ""
         complain(f"{linked[0]}{more} is a hard link: this name gets the new picture, its other names keep the old", 0)
     return planned
+
+
+def _check_clips(options: argparse.Namespace, jobs: Sequence[Any]) -> None:
+    """Refuses what clips cannot follow, before anything is loaded."""
+    from deid_diffusion.jobs.plan import PlanError
+
+    clip = next((job.in_path for job in jobs if job.is_clip), None)
+    if clip is None:
+        return
+    wrong = {
+        f"--boxes {options.boxes}": options.boxes and options.boxes.suffix.lower() != ".jsonl",
+        f"--method {options.method}": options.method in AVERAGES,
+        "--panorama": options.panorama,
+        "--keep-metadata": options.keep_metadata,
+    }
+    for what, is_wrong in wrong.items():
+        if is_wrong:
+            hint = "give the .jsonl file that `deid detect` writes" if "--boxes" in what else "leave one of them out"
+            raise PlanError(f"{clip}: {what} is for pictures, and this is a clip; {hint}")
 
 
 def _settings(options: argparse.Namespace) -> Any:
@@ -172,7 +199,7 @@ def _settings(options: argparse.Namespace) -> Any:
         prompt=options.prompt,
         landmark_style=options.landmark_style,
         repulsion=Repulsion() if options.repulsion is None else Repulsion(scale=options.repulsion),
-        strength=options.strength,
+        repulsion_factor=options.repulsion_factor,
         attributes=dict(options.set),
         drop_attributes=tuple(options.drop),
         privacy=options.privacy,
@@ -255,14 +282,13 @@ def _load(options: argparse.Namespace) -> Any:
     # What was not given is left to the library's own defaults.
     names = ("pipeline", "revision", "controlnet", "preview_vae", "dtype", "backend")
     how = {name: getattr(options, name) for name in names}
-    how = {name: value for name, value in how.items() if value is not None}
+    how = {name: value for name, value in how.items() if value is not None} | {"detection": options.detect}
     return FaceAnonymizer.from_pretrained(options.model, device=options.device, **how)
 
 
 def _report(options: argparse.Namespace, plan: Any, anonymize: Any, settings: Any, results: Sequence[Any]) -> None:
     from deid_diffusion.jobs.journal import describe
-
-    from .report import CONFIDENTIAL, write_report
+    from deid_diffusion.jobs.report import CONFIDENTIAL, write_report
 
     about = {
         "versions": anonymize.versions(),

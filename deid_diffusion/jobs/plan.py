@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from ..faces.face_list import FaceList
 from ..imaging.pictures import FORMATS
 from ..messages import not_a_path
 from ..seeds import checked_seed, derived_seed
@@ -43,6 +44,7 @@ class Job:
         preview_path: where to put before and after, side by side.
         keep_times: the output gets the input's modification time.
         sha256: of the picture that the boxes were found in; the file must be this one. Empty when not known.
+        listed: what a detections file says of it; of a picture, the boxes are those.
     """
 
     in_path: Path
@@ -54,6 +56,7 @@ class Job:
     sha256: str = ""
     keep_times: bool = False
     run_seed: int | None = None
+    listed: FaceList | None = None
 
     @property
     def is_clip(self) -> bool:
@@ -157,8 +160,7 @@ def plan(
         place = Path(out) if to_file and out is not None else _place(item, jobs)
         if place in jobs:
             raise PlanError(f"{item.path} and {jobs[place].in_path} would both become {place}; run them one by one")
-        shown = previews and item.path.suffix.lower() not in VIDEOS
-        preview = _preview(place) if shown else None
+        preview = _preview(place) if previews else None
         jobs[place] = Job(item.path, place, 0, item.name.as_posix(), preview_path=preview, run_seed=seed)
     if not jobs:
         raise PlanError(f"wanted a picture to anonymize, got none{search.reasons()}; name others")
@@ -303,7 +305,8 @@ def _place(item: _Found, taken: Collection[Path]) -> Path:
 
 
 def _preview(place: Path) -> Path:
-    return place.with_name(f"{place.stem}_before_after.png")
+    suffix = ".mp4" if place.suffix.lower() in VIDEOS else ".png"
+    return place.with_name(f"{place.stem}_before_after{suffix}")
 
 
 def _without_outputs_of_others(found: Sequence[_Found], search: _Search, overwrite: bool) -> list[_Found]:

@@ -8,9 +8,8 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,13 +17,15 @@ from ..errors import DeidError
 from ..imaging.pictures import Picture, PictureError, save_picture
 from ..imaging.places import unfit_place
 from ..messages import brief_error, brief_path
-from ..video import ClipOptions
 from ..weight_files import sha256_of
-from .clips import Watch, do_clip
 from .journal import Journal, fingerprint, seed_fits
 from .plan import Job, Plan, PlanError, plan
 
-__all__ = ["Job", "JobResult", "JobsStopped", "Plan", "PlanError", "do_job", "foreign_output", "plan", "run"]
+if TYPE_CHECKING:
+    from ..clip_run import ClipOptions
+    from .clips import Watch
+
+__all__ = ["Job", "JobResult", "JobsStopped", "Plan", "PlanError", "Work", "do_job", "foreign_output", "plan", "run"]
 log = logging.getLogger(__name__)
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
@@ -70,6 +71,27 @@ class JobResult:
         return sum(face["outcome"] == "failed" for face in self.faces) + self.picture.get("blurred_frames", 0)
 
 
+@dataclass(frozen=True, eq=False)
+class Work:
+    """What is done with each job, as a function of it; picklable where its anonymizer is.
+
+    Attributes:
+        anonymize: a FaceAnonymizer, or what behaves like one.
+        settings: its Settings; defaults when None.
+        clips: what is to be chosen about clips.
+        watch: is told of the progress of clips.
+    """
+
+    anonymize: Any
+    settings: Any = None
+    clips: ClipOptions | None = None
+    watch: Watch | None = None
+
+    def __call__(self, job: Job) -> JobResult:
+        """As `do_job`."""
+        return do_job(job, self.anonymize, self.settings, self.clips, self.watch)
+
+
 def run(
     jobs: Iterable[Job],
     anonymize: Any,
@@ -87,7 +109,7 @@ def run(
         settings: its Settings; defaults when None.
         journal: says what is finished already. Without one nothing is, and nothing that exists is overwritten.
         overwrite: do everything anew.
-        map: how to spread the work; results may come in any order.
+        map: how to spread the work, a function of a `Work` and jobs; results may come in any order.
         clips: what is to be chosen about clips.
         watch: is told of the progress of clips.
 
@@ -105,7 +127,7 @@ def run(
             yield earlier
     if journal is not None:
         _note(journal, {job.out_path: {"state": "begun", "seed": job.seed} for job in waiting})
-    for result in map(partial(do_job, anonymize=anonymize, settings=settings, clips=clips, watch=watch), waiting):
+    for result in map(Work(anonymize, settings, clips, watch), waiting):
         if journal is not None:
             failed = {"state": "failed", "seed": result.job.seed}
             line = _line(result, made_with[result.job.is_clip]) if result.ok else failed
@@ -152,7 +174,9 @@ def do_job(
         seconds = {**result.seconds, "write": time.perf_counter() - start}
         height, width = result.image.shape[:2]
         about = {"width": width, "height": height, "sha256": digest, "notices": list(result.notices)}
-        return JobResult(job, tuple(face.to_json(seeds=True) for face in result.faces), seconds, about, source=source)
+        kept = () if job.listed is None else tuple(one.report().to_json() for one in job.listed.removed)
+        rows = tuple(face.to_json(seeds=True) for face in result.faces)
+        return JobResult(job, rows + kept, seconds, about, source=source)
     except Exception as error:
         name = brief_path(job.in_path)
         log.debug("%s failed", name, exc_info=True)
@@ -199,6 +223,8 @@ def _clip_done(
     Raises:
         PictureError: the file was changed meanwhile.
     """
+    from .clips import do_clip
+
     source, digest = _source(job), _digest(job.in_path)
     faces, seconds, about = do_clip(job, digest, anonymize, settings, clips, watch)
     if source != _source(job):
@@ -240,7 +266,7 @@ def _earlier(job: Job, journal: Journal | None, made_with: str) -> JobResult | N
     # "begun": an interrupted run may or may not have finished it.
     if line["state"] == "begun" or not _is_source(job, line):
         return None
-    if line["made_with"] != fingerprint(made_with, job.boxes) or not seed_fits(line, job.run_seed):
+    if line["made_with"] != _made_with(job, made_with) or not seed_fits(line, job.run_seed):
         return JobResult(job, error=f"{job.out_path} was made with other settings; --overwrite makes it anew")
     forgotten = job.run_seed is None and "seed" not in line
     about = line.get("picture", {})
@@ -252,7 +278,7 @@ def _line(result: JobResult, made_with: str) -> dict[str, Any]:
     job = result.job
     return {
         "state": "done",
-        "made_with": fingerprint(made_with, job.boxes),
+        "made_with": _made_with(job, made_with),
         "seed": job.seed,
         "run_seed": job.run_seed,
         "source": list(result.source),
@@ -261,6 +287,11 @@ def _line(result: JobResult, made_with: str) -> dict[str, Any]:
         "picture": dict(result.picture),
         "seconds": {stage: round(value, 4) for stage, value in result.seconds.items()},
     }
+
+
+def _made_with(job: Job, made_with: str) -> str:
+    listed = [] if job.listed is None else [job.listed.describe()]
+    return fingerprint(made_with, job.seed, job.boxes, *listed)
 
 
 def _digest(path: Path) -> str:

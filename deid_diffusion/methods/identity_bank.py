@@ -27,12 +27,12 @@ class IdentityBank:
 
     Attributes:
         embedding: (N, D) float32 unit norm, in the identity encoder's space.
-        person: (N, P) float32.
+        shape_params: (N, P) float32, as of `Target`.
         attributes: (N, 5) float32: age, male, skin_l, skin_a, skin_b.
     """
 
     embedding: np.ndarray
-    person: np.ndarray
+    shape_params: np.ndarray
     attributes: np.ndarray
     __repr__ = brief_repr
 
@@ -66,7 +66,7 @@ class IdentityBank:
 
     def target(self, number: int) -> Target:
         """Whoever has this number."""
-        return Target(self.embedding[number], self.person[number], number)
+        return Target(self.embedding[number], self.shape_params[number], number)
 
     def choose(
         self,

@@ -20,6 +20,7 @@ from ..faces.skin import LIGHT_NAMES
 from ..faces.task import FaceTask, Target
 from ..pipelines.repulsion import Repulsion
 from ..settings import Settings
+from ..types import FaceCrop
 
 EDGE = 0.12  # of the crop's side: how far past the landmarks' hull the skin's colour is still corrected
 
@@ -40,6 +41,19 @@ class Start:
 def starts_from_images(pipeline: Any) -> bool:
     """Whether it can go on from generated faces."""
     return "init_image" in inspect.signature(pipeline.__call__).parameters
+
+
+def gets_detail(pipeline: Any, crop: FaceCrop) -> bool:
+    """Whether there is a detail stage, and the face large enough for it: more pixels in the picture than the base has.
+
+    Args:
+        pipeline: of any family.
+        crop: of the face.
+    """
+    if getattr(pipeline, "detail", None) is None:
+        return False
+    scale = float(np.sqrt(abs(np.linalg.det(crop.crop_from_image[:, :2]))))
+    return len(crop.mask) / scale > pipeline.base_size
 
 
 def reads_words(pipeline: Any) -> bool:
@@ -141,7 +155,7 @@ def target_meshes(estimator: FaceEstimator, tasks: Sequence[FaceTask], targets: 
         targets: who each is to become.
     """
     rows = zip(tasks, targets, strict=True)
-    return [estimator.target_mesh(task.analysis, task.wanted, target.person) for task, target in rows]
+    return [estimator.target_mesh(task.analysis, task.wanted, target.shape_params) for task, target in rows]
 
 
 def sample(
@@ -176,7 +190,7 @@ def sample(
         own: dict[str, Any] = {"prompt": settings.prompt or None, "negative_prompt": settings.negative_prompt}
         own["landmark_style"] = settings.landmark_style
     else:
-        own = {"noise_scale": settings.noise_scale}
+        own = {"noise_scale": settings.noise_scale, "with_detail": [gets_detail(pipeline, t.crop) for t in tasks]}
     # What is not set is left to the pipeline, whose defaults are those of its family.
     rates = {"num_inference_steps": settings.steps, "guidance_scale": settings.guidance_scale}
     own |= {name: value for name, value in rates.items() if value is not None}
@@ -212,7 +226,11 @@ def sample(
     out = _toned(out, tasks, meshes)
     levels = ((out + 1) * 127.5).permute(0, 2, 3, 1).cpu().numpy()
     if not reads_words(pipeline):
-        levels = np.stack([crispen(one, task.inpaint_mask > 0) for one, task in zip(levels, tasks, strict=True)])
+        rows = zip(levels, tasks, own["with_detail"], strict=True)
+        enlarged = pipeline.size / pipeline.base_size
+        levels = np.stack(
+            [one if detailed else crispen(one, task.inpaint_mask > 0, enlarged) for one, task, detailed in rows]
+        )
     return np.clip(np.rint(levels), 0, 255).astype(np.uint8)
 
 

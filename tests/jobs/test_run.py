@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deid_diffusion.cli.report import write_report
+from deid_diffusion.jobs.report import write_report
 from deid_diffusion.cli.show import print_result
 from deid_diffusion.faces.references import References
 from deid_diffusion.imaging.pictures import PictureError, load_picture

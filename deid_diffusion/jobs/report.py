@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from deid_diffusion.imaging.places import unfit_place
-from deid_diffusion.jobs.run import JobResult
+from ..imaging.places import unfit_place
+from .run import JobResult
 
 SKIPPED = 1000  # rows about files that were left out
 CONFIDENTIAL = "with its seeds, this report lets others make the same faces again: keep it to yourself"
