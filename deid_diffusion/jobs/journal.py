@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from .urls import Url
+
 NAME = ".deid-progress.jsonl"
 OUTPUTS = ".deid-outputs.jsonl"  # the list that stays
 NOTE = {"confidential": "holds seeds, by which faces can be made again; it goes when the run is complete and clean"}
@@ -71,6 +73,8 @@ class Journal:
         self._lines = None
 
     def _name(self, out: Path) -> str:
+        if isinstance(out, Url):
+            return str(out)
         return Path(os.path.relpath(out.absolute(), self.path.parent.absolute())).as_posix()
 
     def _read(self) -> dict[str, dict[str, Any]]:
