@@ -48,12 +48,15 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--side", type=int, default=768, help="pictures are made smaller, to this many pixels")
     parser.add_argument("--against", type=Path, help="another checkout, run without --workers")
+    parser.add_argument("--quick", action="store_true", help="no warm-up, and no two runs at once")
     options = parser.parse_args()
     kinds = {"one worker": (CHECKOUT, ["--workers", "1"], 1), "two workers": (CHECKOUT, ["--workers", "2"], 1)}
     kinds["two runs at once, two workers each"] = (CHECKOUT, ["--workers", "2"], 2)
     if options.against is not None:
         kinds = {"the other checkout": (options.against, [], 1)} | kinds
         kinds["two runs at once of the other"] = (options.against, [], 2)
+    if options.quick:
+        kinds = {name: kind for name, kind in kinds.items() if kind[2] == 1}
     found = [path for path in sorted(options.photos.rglob("*")) if path.suffix.lower() in (".jpg", ".jpeg", ".png")]
     rows: dict[str, list[tuple[float, float]]] = {name: [] for name in kinds}
     with tempfile.TemporaryDirectory() as name:
@@ -63,7 +66,7 @@ def main() -> None:
             picture = Image.open(path).convert("RGB")
             picture.thumbnail((options.side, options.side))
             picture.save(folder / f"{number:03}.png")
-        for turn in range(options.turns + 1):
+        for turn in range(1 if options.quick else 0, options.turns + 1):
             for kind, (checkout, words, runs) in kinds.items():
                 if turn == 0 and runs > 1:
                     continue

@@ -62,10 +62,11 @@ def main(argv: list[str]) -> int:
 def _work(plan: Any, anonymize: Any, settings: Any, clips: Any, journal: Any, options: argparse.Namespace) -> int:
     """Runs all jobs and writes the report, however it ends."""
     from deid_diffusion.jobs import run as jobs
+    from deid_diffusion.jobs.results import Results
 
     from .show import shown, summary, watch
 
-    start, results, stopped, code = time.perf_counter(), [], "", 0
+    start, results, stopped, code = time.perf_counter(), Results(), "", 0
     if options.report:
         # Empty, to learn now and not in an hour that it cannot be written.
         _report(options, plan, anonymize, settings, [])
@@ -123,9 +124,9 @@ def _say_confidential(journal: Any, code: int) -> int:
 
 def _say_failures(results: Sequence[Any]) -> bool:
     """Names on stderr the pictures that failed or have faces on which a model broke; whether there were any."""
-    failed = [result for result in results if not result.ok or result.failed_faces]
-    for result in failed if len(results) > 1 else ():
-        complain(f"failed: {result.job.name}", 1)
+    failed = [result.job.name for result in results if not result.ok or result.failed_faces]
+    for name in failed if len(results) > 1 else ():
+        complain(f"failed: {name}", 1)
     if broken := _first_failure(results):
         complain(f"a model broke, and its faces were hidden; the first reason: {broken}", 1)
     return bool(failed)

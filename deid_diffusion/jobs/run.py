@@ -294,7 +294,7 @@ def _line(result: JobResult, made_with: str) -> dict[str, Any]:
 
 def _made_with(job: Job, made_with: str) -> str:
     listed = [] if job.listed is None else [job.listed.describe()]
-    return fingerprint(made_with, job.seed, job.boxes, *listed)
+    return fingerprint(made_with, job.boxes, *listed)  # not the seed: one that was drawn is another each time
 
 
 def _digest(path: Path) -> str:
