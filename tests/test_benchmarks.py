@@ -10,11 +10,13 @@ from skimage.data import astronaut
 from deid_diffusion import FaceAnonymizer, Repulsion
 from deid_diffusion.faces.attributes import Attributes
 from deid_diffusion.settings import Settings
+from deid_diffusion.types import Face
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import crops
 import identity
 import knobs
+import video
 
 QUICK = Settings(steps=1, repulsion=Repulsion(scale=0))
 
@@ -84,3 +86,27 @@ def test_every_knob_of_the_table_is_an_attribute_within_its_range():
     for name, values in knobs.SETTINGS.items():
         for value in values:
             Attributes(**{name: value})
+
+
+def test_a_watched_clip_is_measured_frame_by_frame():
+    rng, box = np.random.default_rng(0), np.array([60.0, 60, 190, 190])
+    face = Face(box, box[:2] + 130 * np.array([[0.3, 0.4], [0.7, 0.4], [0.5, 0.6], [0.35, 0.8], [0.65, 0.8]]), 0.9)
+    watch = video.Watch(
+        lambda image: [face], Colours(), lambda image, face: dict.fromkeys(video.MOTIONS, float(image[0, 0, 0]) / 255)
+    )
+    scene = np.repeat(np.repeat(rng.integers(0, 256, (32, 32, 3), np.uint8), 8, 0), 8, 1)
+    watch(scene, scene, np.zeros((256, 256), bool))
+    watch.begin()
+    for number in range(12):
+        source, out = np.roll(scene, number, axis=1), np.roll(255 - scene, number, axis=1)
+        out = np.clip(out + rng.normal(0, 20, out.shape), 0, 255).astype(np.uint8)
+        source[0, 0], out[0, 0] = 20 * number, 10 * number
+        watch(source, out, np.full((256, 256), number != 5))
+    got = watch.summary()
+    assert (got["frames"], got["faces"], got["exposed"], got["not found"]) == (12, 12, 1, 0)
+    assert got["mouth_open"] == pytest.approx((1, 0.5))
+    assert got["yaw_deg"] is None  # it hardly moves in its unit
+    assert got["flicker"] > 2
+    assert got["adjacent of the source"] > got["adjacent"] > 0
+    assert got["pooled"] < 0
+    assert video.shown(got["mouth_open"]) == "1.00 / 0.50"

@@ -11,6 +11,8 @@ from typing import NoReturn
 from deid_diffusion.jobs.urls import place
 
 REDACTIONS = ("blank", "blur", "pixelate")
+AVERAGES = ("k-same", "average")
+PRIVACY = ("standard", "high", "maximum")
 # Repeated here, because their home imports torch; a test compares them.
 ATTRIBUTES = """
 yaw_deg pitch_deg roll_deg mouth_open smile eyes_open brow_raise gaze_x gaze_y age male skin_l skin_a skin_b light_x
@@ -18,6 +20,7 @@ light_y glasses facial_hair"""
 PIPELINES = ("face256", "sd", "sdxl")
 DTYPES = ("float32", "float16", "bfloat16")
 LANDMARK_STYLES = ("mediapipe", "dlib68")
+DETECTION = ("fast", "thorough")
 BACKENDS = ("auto", "torch", "compile", "onnx")
 DROPPABLE = ("age", "male", "skin_l", "skin_a", "skin_b", "light_x", "light_y", "glasses", "facial_hair")
 KEEPABLE = ("copyright", "date", "dpi")
@@ -74,7 +77,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--max-pixels", type=_natural, metavar="N", help="refuse pictures of more pixels (300 million)")
     add("--report", type=Path, metavar="FILE", help="write a JSON report, one line a face")
     add("--report-seeds", action="store_true", help="put the seeds into the report, which is confidential then")
-    add("--preview", choices=["side-by-side"], help="also write *_before_after.png; they show the source faces")
+    add(
+        "--preview", choices=["side-by-side"], help="also write *_before_after.png or .mp4; they show the source faces"
+    )
     add(
         "--keep-metadata", type=_names, default=(), metavar="NAMES",
         help=f"keep {', '.join(KEEPABLE)}, as named with commas; all else of the metadata always goes (none)",
@@ -97,6 +102,7 @@ def _add_faces(group: argparse._ArgumentGroup) -> None:
         metavar="FILE",
         help="your own boxes instead of detection: JSON or CSV, a report, or for clips what `deid detect` wrote",
     )
+    add_detect(group)
     add("--boxes-format", choices=BOX_FORMATS, help="what a box there is: x0 y0 x1 y1 or x y width height, in pixels")
     add(
         "--panorama", action="store_true",
@@ -115,11 +121,24 @@ def _add_faces(group: argparse._ArgumentGroup) -> None:
     )  # fmt: skip
 
 
+def add_detect(group: argparse._ActionsContainer) -> None:
+    """Adds the option that names the detector.
+
+    Args:
+        group: of a parser, or a parser.
+    """
+    group.add_argument(
+        "--detect", choices=DETECTION, default="fast",
+        help="how faces are looked for; thorough looks at full size and turned, in several times the time (fast)",
+    )  # fmt: skip
+
+
 def _add_looks(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add(
         "--method", default="inpaint", metavar="NAME",
         help="inpaint: a new face; k-same: the mean of K people of the pictures given; "
+        "average: one face for all, which shows what the surroundings tell; "
         f"{', '.join(REDACTIONS)}: the same redaction for all (inpaint)",
     )  # fmt: skip
     add("--k", type=_natural, default=5, help="people that share one face by --method k-same (5)")
@@ -128,6 +147,11 @@ def _add_looks(group: argparse._ArgumentGroup) -> None:
     add(
         "--drop", action="append", default=[], choices=DROPPABLE, metavar="NAME",
         help=f"do not take this over from the source: {', '.join(DROPPABLE)}",
+    )  # fmt: skip
+    add(
+        "--privacy", choices=PRIVACY, default="standard",
+        help="how little of the source passes to the new face: coarser attributes, fewer of them, a larger mask, more "
+        "people to become (standard)",
     )  # fmt: skip
     add("--seed", type=_natural, help="the same seed gives the same picture (one that nobody knows)")
     add("--repulsion-factor", type=_number, default=1.0, help="factor on the guidance away from the source (1)")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from . import complain, exit_code
-from .options import parse
+from .options import AVERAGES, parse
 
 
 def main(argv: list[str]) -> int:
@@ -55,7 +55,7 @@ def main(argv: list[str]) -> int:
     except ValueError as error:
         return complain(str(error), 2)
     if options.preview:
-        print("deid: the *_before_after.png files show the source faces; keep them to yourself", file=sys.stderr)
+        print("deid: the *_before_after files show the source faces; keep them to yourself", file=sys.stderr)
     return _work(plan, anonymize, settings, clips, journal, options)
 
 
@@ -210,7 +210,7 @@ def _check_clips(options: argparse.Namespace, jobs: Sequence[Any]) -> None:
         return
     wrong = {
         f"--boxes {options.boxes}": options.boxes and options.boxes.suffix.lower() != ".jsonl",
-        "--method k-same": options.method == "k-same",
+        f"--method {options.method}": options.method in AVERAGES,
         "--panorama": options.panorama,
         "--keep-metadata": options.keep_metadata,
     }
@@ -239,6 +239,7 @@ def _settings(options: argparse.Namespace) -> Any:
         repulsion_factor=options.repulsion_factor,
         attributes=dict(options.set),
         drop_attributes=tuple(options.drop),
+        privacy=options.privacy,
         redact_with=options.redact_with,
         method=options.method,
         threshold=options.threshold,
@@ -278,7 +279,7 @@ def _completed(settings: Any, anonymize: Any, plan: Any, references: list[str], 
         people = anonymize.embed_references(references)
         settings = replace(settings, **{"only" if options.only else "keep": people})
         print(f"deid: {_selection(people, bool(options.only))}", file=sys.stderr)
-    return _with_cohort(settings, anonymize, plan) if options.method == "k-same" else settings
+    return _with_cohort(settings, anonymize, plan) if options.method in AVERAGES else settings
 
 
 def _selection(people: Any, only: bool) -> str:
@@ -300,7 +301,7 @@ def _with_cohort(settings: Any, anonymize: Any, plan: Any) -> Any:
     """Looks at every picture, also at those that are done: whoever is published is averaged."""
     from dataclasses import replace
 
-    print(f"deid: k-same looks at all {len(plan.jobs)} pictures first", file=sys.stderr)
+    print(f"deid: {settings.method} looks at all {len(plan.jobs)} pictures first", file=sys.stderr)
     cohort = anonymize.fit_cohort(((job.in_path, job.boxes) for job in plan.jobs), settings)
     print(f"deid: {cohort.faces} faces, {cohort.people} people told apart", file=sys.stderr)
     return replace(settings, cohort=cohort)
@@ -314,7 +315,7 @@ def _load(options: argparse.Namespace) -> Any:
     # What was not given is left to the library's own defaults.
     names = ("pipeline", "revision", "controlnet", "preview_vae", "dtype", "backend")
     how = {name: getattr(options, name) for name in names}
-    how = {name: value for name, value in how.items() if value is not None}
+    how = {name: value for name, value in how.items() if value is not None} | {"detection": options.detect}
     # On a cluster the device is the workers': this process only needs to know what the weights are.
     return FaceAnonymizer.from_pretrained(options.model, device="cpu" if options.ray else options.device, **how)
 

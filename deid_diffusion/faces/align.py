@@ -10,7 +10,7 @@ import numpy as np
 from ..types import Face, FaceCrop
 from .estimator import FaceEstimator
 from .geometry import FIVE, SIZE, apply, crop_from_image, invert
-from .masks import box_ellipse, face_mask
+from .masks import GROWTH, box_ellipse, face_mask
 
 
 def cut(image: np.ndarray, matrix: np.ndarray, size: int = SIZE) -> np.ndarray:
@@ -57,18 +57,22 @@ def first_crop(face: Face, size: int = SIZE) -> np.ndarray:
     return crop_from_image(face.landmarks.astype(float), size)
 
 
-def make_crop(image: np.ndarray, face: Face, landmarks: np.ndarray, size: int = SIZE) -> FaceCrop:
+def make_crop(
+    image: np.ndarray, face: Face, landmarks: np.ndarray, size: int = SIZE, growth: float = GROWTH
+) -> FaceCrop:
     """The final crop of a face.
 
     Args:
         image: (H, W, 3) uint8.
         face: the detection; the ellipse in its box is part of the mask, whatever the landmarks say.
         landmarks: (478, 2) x y in image pixels.
+        size: side of the crop in pixels.
+        growth: of the mask, see `masks.face_mask`.
     """
     matrix = crop_from_image(landmarks[list(FIVE)].astype(float), size)
     points = apply(matrix, landmarks).astype(np.float32)
     return FaceCrop(
-        cut(image, matrix, size), face_mask(points, apply(matrix, box_ellipse(face)), size), points, matrix
+        cut(image, matrix, size), face_mask(points, apply(matrix, box_ellipse(face)), size, growth), points, matrix
     )
 
 
@@ -89,7 +93,7 @@ FAR_OFF = 0.35
 
 
 def crop_faces(
-    image: np.ndarray, faces: Sequence[Face], estimator: FaceEstimator, size: int = SIZE
+    image: np.ndarray, faces: Sequence[Face], estimator: FaceEstimator, size: int = SIZE, growth: float = GROWTH
 ) -> list[FaceCrop | None]:
     """The final crop of each face, or None where the landmarks cannot be this face's.
 
@@ -98,6 +102,7 @@ def crop_faces(
         faces: detections in it.
         estimator: finds the landmarks.
         size: side of the crops in pixels.
+        growth: of the masks, see `masks.face_mask`.
     """
     if not faces:
         return []
@@ -109,5 +114,5 @@ def crop_faces(
     crops: list[FaceCrop | None] = []
     for face, landmarks in zip(faces, points, strict=True):
         sound = np.isfinite(landmarks).all() and disagreement(face, landmarks) < FAR_OFF
-        crops.append(make_crop(image, face, landmarks, size) if sound else None)
+        crops.append(make_crop(image, face, landmarks, size, growth) if sound else None)
     return crops

@@ -13,7 +13,7 @@ from ..types import Face, FaceCrop, Outcome
 from .align import crop_faces
 from .estimator import FaceAnalysis, FaceEstimator
 from .geometry import apply, invert
-from .masks import make_inpaint_mask
+from .masks import GROWTH, make_inpaint_mask
 from .skin_texture import skin_texture
 from .task import FaceTask
 
@@ -23,7 +23,12 @@ Embed = Callable[[np.ndarray], np.ndarray]  # (B, S, S, 3) uint8 -> (B, D) float
 
 
 def analyze_faces(
-    image: np.ndarray, tasks: Sequence[FaceTask], estimator: FaceEstimator, embed: Embed, size: int
+    image: np.ndarray,
+    tasks: Sequence[FaceTask],
+    estimator: FaceEstimator,
+    embed: Embed,
+    size: int,
+    growth: float = GROWTH,
 ) -> list[FaceTask]:
     """Reads the faces of one picture.
 
@@ -34,13 +39,14 @@ def analyze_faces(
         estimator: landmarks and attributes.
         embed: the identity encoder.
         size: side S of the crops in pixels.
+        growth: of the masks, see `masks.face_mask`.
 
     Returns:
         the tasks in their order; REDACTED where landmarks do not fit the detection, FAILED where a model broke.
     """
     faces, pending = [task.face for task in tasks], [task for task in tasks if task.pending]
     try:
-        crops = crop_faces(image, [task.face for task in pending], estimator, size)
+        crops = crop_faces(image, [task.face for task in pending], estimator, size, growth)
     except Exception as error:
         log.exception("reading faces failed")
         done = [task.decided(Outcome.FAILED, f"reading failed: {brief_error(error)}") for task in pending]

@@ -63,7 +63,7 @@ class Pairs:
             count: B.
             window: W, px, at most the crops' side.
             generator: on the CPU.
-            train: from the training people, mirrored, coloured and spoiled at random; False for the hold-out, as it is.
+            train: from the training people, mirrored, coloured and spoiled at random; False: the hold-out as it is.
 
         Raises:
             ValueError: a window that is too large, or nobody in the hold-out.
@@ -71,7 +71,9 @@ class Pairs:
         rows = self.rows[train]
         side = self.crops[0].shape[1]
         if window > side or not len(rows):
-            raise ValueError(f"wanted a window of at most {side} px and somebody to draw, got {window} and {len(rows)}")
+            raise ValueError(
+                f"wanted a window of at most {side} px and somebody to draw, got {window} and {len(rows)}"
+            )
         dice = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
         drawn = [self._patch(*rows[dice.integers(len(rows))], window, dice, train) for _ in range(count)]
         target, laid, mask = (np.stack(part) for part in zip(*drawn, strict=True))

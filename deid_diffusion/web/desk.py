@@ -14,6 +14,7 @@ from ..errors import DeidError
 from ..imaging.pictures import picture_size
 from ..jobs.report import write_report
 from ..messages import brief_error
+from .evaluations import Evaluation
 from .photos import Options, Photo
 from .sessions import Session, Sessions, VisitError
 
@@ -69,6 +70,8 @@ class Desk:
 
     def _look(self, session: Session, values: Mapping[str, Any]) -> dict[str, Any]:
         photo = session.item(Photo, values["id"])
+        session.progress = (0.0, "loading the model")
+        anonymizer = self.anonymizer
         session.progress = (0.0, "looking for faces")
         size = picture_size(photo.path)
         limits, others = self.sessions.limits, [one for one in session.items.values() if isinstance(one, Photo)]
@@ -78,8 +81,7 @@ class Desk:
                 f"{photo.name}: wanted at most {limits.held_pixels:,} pixels in all open photos, got "
                 f"{held + size[0] * size[1]:,}; remove some, or use deid run for a whole folder"
             )
-        photo.options = Options.from_json(values.get("options", {}))
-        photo.look(self.anonymizer, limits.max_pixels)
+        photo.look(anonymizer, limits.max_pixels, Options.from_json(values.get("options", {})))
         return photo.state()
 
     def _make(self, session: Session, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,10 +139,16 @@ class Desk:
             archive.write(report, "report.json")
         return {"files": ["zip", "report"]}
 
+    def _evaluate(self, session: Session, values: Mapping[str, Any]) -> dict[str, Any]:
+        evaluation = session.item(Evaluation, values["id"])
+        session.progress = (0.0, "judging")
+        return evaluation.judge()
+
 
 ACTIONS: dict[str, Callable[[Desk, Session, Mapping[str, Any]], dict[str, Any]]] = {
     "look": Desk._look, "make": Desk._make, "decide": Desk._decide, "more": Desk._more, "take": Desk._take,
     "adjust": Desk._adjust, "draw": Desk._draw, "remove": Desk._remove, "finish": Desk._finish,
+    "evaluate": Desk._evaluate,
 }  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from ..faces.task import FaceTask, ImageAnalysis
 from ..imaging.pictures import FORMATS, Picture, load_picture
 from ..jobs.plan import Job
 from ..jobs.run import JobResult
+from ..seeds import checked_seed
 from ..settings import Settings
 from ..types import Face, Outcome, Redaction
 from ..weight_files import sha256_of
@@ -30,7 +31,7 @@ THUMB = 192
 CANDIDATES = 4
 REPLACE, KEEP = "replace", "keep"
 DECISIONS = (REPLACE, KEEP, *(how.value for how in Redaction))
-# The privacy dial: strength of the repulsion, and what is not taken over from the source.
+# The privacy dial: the factor on the repulsion, and what is not taken over from the source.
 PRIVACY: tuple[tuple[float, tuple[str, ...]], ...] = (
     (1.0, ()),
     (1.5, ("age", "glasses", "facial_hair")),
@@ -43,12 +44,14 @@ class Options:
     """What is chosen for all photos of a visitor.
 
     Attributes:
-        seed: the same seed gives the same faces.
+        seed: the same seed gives the same faces; None for one that is drawn, and told to nobody.
+        draw: counts how often other people were asked for.
         method: what becomes of a face about which nothing else was decided: a value of DECISIONS.
         privacy: a place in PRIVACY.
     """
 
-    seed: int = 0
+    seed: int | None = None
+    draw: int = 0
     method: str = REPLACE
     privacy: int = 0
 
@@ -60,14 +63,15 @@ class Options:
             values: fields by name.
 
         Raises:
-            VisitError: one is out of range.
+            ValueError: one is out of range.
         """
-        seed, method, privacy = values.get("seed", 0), values.get("method", REPLACE), values.get("privacy", 0)
-        if not isinstance(seed, int) or not 0 <= seed < 2**31:
-            raise VisitError("seed must be a whole number from 0 to 2147483647; give another")
+        seed, draw = values.get("seed"), values.get("draw", 0)
+        method, privacy = values.get("method", REPLACE), values.get("privacy", 0)
+        if seed is not None:
+            checked_seed(seed)
         if method not in DECISIONS or privacy not in range(len(PRIVACY)):
             raise VisitError(f"method must be one of {', '.join(DECISIONS)}, privacy one of 0 to {len(PRIVACY) - 1}")
-        return cls(seed, method, privacy)
+        return cls(seed, int(draw), method, privacy)
 
     def settings(self, attributes: Mapping[str, float] | None = None, **changes: Any) -> Settings:
         """What the anonymizer is asked for.
@@ -76,8 +80,8 @@ class Options:
             attributes: that were set for a face.
             changes: other fields.
         """
-        strength, dropped = PRIVACY[self.privacy]
-        return Settings(strength=strength, drop_attributes=dropped, attributes=attributes or {}, **changes)
+        factor, dropped = PRIVACY[self.privacy]
+        return Settings(repulsion_factor=factor, drop_attributes=dropped, attributes=attributes or {}, **changes)
 
 
 @dataclass(eq=False)
@@ -109,19 +113,19 @@ class Photo:
         version: counts the changes.
     """
 
-    def __init__(self, path: Path, options: Options) -> None:
+    def __init__(self, path: Path) -> None:
         """Nothing is read yet.
 
         Args:
             path: the file, in a folder of its own.
-            options: as on the page now.
         """
-        self.path, self.name, self.options = path, path.name, options
+        self.path, self.name, self.options = path, path.name, Options()
         self.choices: dict[int, Choice] = {}
         self.images: dict[str, bytes] = {}
         self.version = 0
         self.pixels = 0
         self.result: JobResult | None = None
+        self._seed = 0
         self._analysis: ImageAnalysis | None = None
         self._shown: ImageAnalysis | None = None
 
@@ -129,20 +133,24 @@ class Photo:
     def out_path(self) -> Path:
         """Where the finished picture is written: photo.jpg becomes photo_anon.jpg, as on the command line."""
         suffix = self.path.suffix.lower()
-        suffix = {".heic": ".jpg", ".heif": ".jpg", ".gif": ".png"}.get(suffix, suffix if suffix in FORMATS else ".jpg")
+        suffix = {".heic": ".jpg", ".heif": ".jpg", ".gif": ".png"}.get(
+            suffix, suffix if suffix in FORMATS else ".jpg"
+        )
         return self.path.parent / "out" / f"{self.path.stem}_anon{suffix}"
 
-    def look(self, anonymizer: FaceAnonymizer, max_pixels: int) -> None:
+    def look(self, anonymizer: FaceAnonymizer, max_pixels: int, options: Options) -> None:
         """Finds the faces.
 
         Args:
             anonymizer: its models are used.
+            options: as on the page now.
             max_pixels: a picture of more is refused.
 
         Raises:
             PictureError: it cannot be read, or is too large.
         """
         picture = load_picture(self.path, max_pixels)
+        self.options, self._seed = options, checked_seed(options.seed)
         self._analysis = anonymizer.analyze(picture)
         self.pixels = picture.image.shape[0] * picture.image.shape[1]
         self.choices = {task.number: Choice(self.options.method) for task in self._analysis.tasks}
@@ -160,10 +168,12 @@ class Photo:
                 choice.made, choice.taken = [], 0
                 if choice.decision == self.options.method:
                     choice.decision = options.method
+            if (options.draw, options.seed) != (self.options.draw, self.options.seed):
+                self._seed = checked_seed(options.seed)
             self.options = options
         waiting = [number for number, one in self.choices.items() if one.decision == REPLACE and not one.made]
         if waiting:
-            tasks = anonymizer.choose_targets(self.analysis, seed=self.options.seed, settings=self.options.settings())
+            tasks = anonymizer.choose_targets(self.analysis, seed=self._seed, settings=self.options.settings())
             tasks = [task for task in tasks if task.number in waiting]
             groups: dict[tuple, list[FaceTask]] = {}
             for task in tasks:
@@ -202,7 +212,7 @@ class Photo:
             return
         alone = replace(self.analysis, tasks=(task,))
         settings = self.options.settings(choice.attributes, candidates=1)
-        seeds = [self.options.seed + place for place in wanted]
+        seeds = [self._seed + place for place in wanted]
         tasks = [anonymizer.choose_targets(alone, seed=seed, settings=settings)[0] for seed in seeds]
         done = anonymizer.generate(tasks, settings)
         choice.made += [(one, dict(choice.attributes)) for one in done if one.outcome is Outcome.REPLACED]
@@ -311,7 +321,7 @@ class Photo:
             result.save(self.out_path)
             height, width = result.image.shape[:2]
             about = {"width": width, "height": height, "sha256": sha256_of(self.path), "notices": list(result.notices)}
-            job = Job(Path(self.name), Path(self.out_path.name), self.options.seed, self.name)
+            job = Job(Path(self.name), Path(self.out_path.name), self._seed, self.name)
             faces = tuple(face.to_json() for face in result.faces)
             self.result = JobResult(job, faces, dict(result.seconds), about)
         return self.result

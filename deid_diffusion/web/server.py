@@ -21,6 +21,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 
 from ..anonymizer import FaceAnonymizer
 from .desk import Desk
+from .evaluations import Evaluation
 from .gate import Gate
 from .photos import CANDIDATES, DECISIONS, Photo, ranges
 from .sessions import Limits, Session, Sessions, VisitError, safe_name
@@ -28,6 +29,7 @@ from .sessions import Limits, Session, Sessions, VisitError, safe_name
 log = logging.getLogger(__name__)
 PAGES = Path(__file__).parent / "pages"
 SWEEP_S = 5.0
+GONE = "wanted an open page, got one whose files were removed meanwhile; load the page again"
 
 
 @dataclass(frozen=True)
@@ -178,14 +180,37 @@ def _add_files(app: FastAPI, sessions: Sessions) -> None:
     async def upload(request: Request) -> Response:
         session = _visitor(request, sessions)
         if session is None:
-            return _refused("wanted an open page, got one whose pictures were removed meanwhile; load it again", 403)
+            return _refused(GONE, 403)
+        kind, group = request.query_params.get("kind", ""), request.query_params.get("group", "")
+        *_, name = parts = [safe_name(part) for part in request.query_params.get("name", "").split("/")]
         try:
-            path = await _received(request, session, sessions.limits)
+            evaluation = session.item(Evaluation, group) if group else None
+            number, folder = (group, None) if group else _new_folder(session, sessions.limits, name)
+            path = folder / name if folder is not None else evaluation.place(kind, parts[1:] or parts)
+            await _receive(request, path, sessions.limits)
         except VisitError as error:
             return _refused(str(error), 413)
-        number = path.parent.name
-        session.items[number] = _item(request.query_params.get("kind", "photo"), path)
-        return JSONResponse({"id": number, "name": path.name})
+        if folder is not None:
+            session.items[number] = Photo(path)
+        return JSONResponse({"id": number, "name": name})
+
+    @app.post("/api/evaluations")
+    async def evaluation(request: Request) -> Response:
+        session = _visitor(request, sessions)
+        if session is None:
+            return _refused(GONE, 403)
+        number, folder = _new_folder(session, sessions.limits, "evaluation")
+        session.items[number] = Evaluation(folder)
+        return JSONResponse({"id": number})
+
+    @app.get("/api/report/{key}/{number}/{name}")
+    async def report(key: str, number: str, name: str) -> Response:
+        session = sessions.find_by_key(key)
+        found = session.items.get(number) if session else None
+        if not isinstance(found, Evaluation) or name not in ("report.html", "eval.json"):
+            return Response(status_code=404)
+        path = found.folder / "out" / name
+        return FileResponse(path) if path.is_file() else Response(status_code=404)
 
     @app.get("/api/photos/{number}/{name}")
     async def photo(request: Request, number: str, name: str) -> Response:
@@ -206,40 +231,39 @@ def _add_files(app: FastAPI, sessions: Sessions) -> None:
         return FileResponse(session.folder / name, filename=name)
 
 
-def _item(kind: str, path: Path) -> Any:
-    from .photos import Options
-
-    return Photo(path, Options())
-
-
-async def _received(request: Request, session: Session, limits: Limits) -> Path:
-    """The uploaded file, in a folder of its own.
+def _new_folder(session: Session, limits: Limits, name: str) -> tuple[str, Path]:
+    """A new number, and the folder of what will have it.
 
     Raises:
-        VisitError: it is too large, or one too many.
+        VisitError: there are too many.
     """
-    name = safe_name(request.query_params.get("name", ""))
     if len(session.items) >= limits.items:
         raise VisitError(f"{name}: wanted at most {limits.items} files, got one more; remove some, or use deid run")
-    told = int(request.headers.get("content-length") or 0)
     folder = session.folder / secrets.token_urlsafe(12)
     folder.mkdir()
-    path, size = folder / name, 0
+    return folder.name, folder
+
+
+async def _receive(request: Request, path: Path, limits: Limits) -> None:
+    """Writes what is uploaded, whole or not at all.
+
+    Raises:
+        VisitError: it is too large.
+    """
+    told, size = int(request.headers.get("content-length") or 0), 0
     try:
         with path.open("xb") as file:
             async for block in request.stream():
                 size += len(block)
                 if max(size, told) > limits.max_bytes:
-                    got = f"{max(size, told) / 1e6:,.0f} MB" if told else "more"
                     raise VisitError(
-                        f"{name}: wanted at most {limits.max_bytes / 1e6:,.0f} MB, got {got}; deid web --max-mb N "
-                        "raises the limit, and deid run has none"
+                        f"{path.name}: wanted at most {limits.max_bytes / 1e6:,.0f} MB, got "
+                        f"{max(size, told) / 1e6:,.0f} MB; deid web --max-mb N raises the limit, and deid run has none"
                     )
                 await asyncio.to_thread(file.write, block)
     except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
+        path.unlink(missing_ok=True)
         raise
-    return path
 
 
 def _visitor(request: Request, sessions: Sessions) -> Session | None:

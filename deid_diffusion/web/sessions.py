@@ -86,7 +86,9 @@ class Session:
         """
         found = self.items.get(number)
         if not isinstance(found, kind):
-            raise VisitError("wanted something that is still open on this page, got something that is gone; add it again")
+            raise VisitError(
+                "wanted something that is still open on this page, got something that is gone; add it again"
+            )
         return found
 
 
@@ -114,7 +116,9 @@ class Sessions:
         self.sweep()
         with self._lock:
             if len(self._of_secret) >= self.limits.visitors:
-                raise VisitError(f"wanted at most {self.limits.visitors} visitors at a time, got one more; try again later")
+                raise VisitError(
+                    f"wanted at most {self.limits.visitors} visitors at a time, got one more; try again later"
+                )
             session = Session(Path(tempfile.mkdtemp(dir=self.root)))
             self._of_secret[session.secret] = session
             return session

@@ -99,7 +99,10 @@ export class Stage {
   // ---- drawing
 
   #start() {
-    this.drawing = [0.4, 0.4, 0.6, 0.6];
+    // A square in the middle, in pixels.
+    const { width, height } = this.photo.data;
+    const [x, y] = [Math.min(1, height / width) / 8, Math.min(1, width / height) / 8];
+    this.drawing = [0.5 - x, 0.5 - y, 0.5 + x, 0.5 + y];
     this.rubber.hidden = this.help.hidden = this.confirm.hidden = false;
     this.add.lastChild.textContent = "Cancel";
     this.#rubber();
