@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-from PIL import Image
 
 from ..anonymizer import FaceAnonymizer
 from ..faces.attributes import Attributes
@@ -25,6 +22,7 @@ from ..settings import Settings
 from ..types import Face, Outcome, Redaction
 from ..weight_files import sha256_of
 from .sessions import VisitError
+from .shown import cut, jpeg, resized
 
 SHOWN = 1600  # pixels, the long side of what the page shows
 THUMB = 192
@@ -392,10 +390,10 @@ class Photo:
         scale = shown.image.shape[1] / self.analysis.image.shape[1]
         tasks = [_scaled(task, scale) for task in self._tasks()]
         after = anonymizer.composite(shown, tasks, self.options.settings()).image
-        self.images["after"] = _jpeg(after)
+        self.images["after"] = jpeg(after)
         for task in shown.tasks:
             face = moved(task.face, shown.roll, after.shape[1]) if shown.roll else task.face
-            self.images[f"face-{task.number}-after"] = _jpeg(_cut(after, face), THUMB)
+            self.images[f"face-{task.number}-after"] = jpeg(cut(after, face), THUMB)
 
     def _changed(self) -> None:
         """What is shown besides the result."""
@@ -404,22 +402,22 @@ class Photo:
         shown = self._at_page_size()
         before = rolled(shown.picture, -shown.roll).image if shown.roll else shown.picture.image
         if "before" not in self.images:
-            self.images["before"] = _jpeg(before)
+            self.images["before"] = jpeg(before)
         for task in self.analysis.tasks:
             small = _scaled(task, before.shape[1] / self.analysis.image.shape[1]).face
             face = moved(small, shown.roll, before.shape[1]) if shown.roll else small
-            self.images[f"face-{task.number}"] = _jpeg(_cut(before, face), THUMB)
+            self.images[f"face-{task.number}"] = jpeg(cut(before, face), THUMB)
             for place, (made, _) in enumerate(self.choices[task.number].made):
                 if made.generated is not None:
-                    self.images[f"face-{task.number}-{place}"] = _jpeg(blended(made.crop, made.generated), THUMB)
+                    self.images[f"face-{task.number}-{place}"] = jpeg(blended(made.crop, made.generated), THUMB)
 
     def _at_page_size(self) -> ImageAnalysis:
         if self._shown is None:
             analysis = self.analysis
             scale = min(1.0, SHOWN / max(analysis.image.shape[:2]))
-            picture = Picture(_resized(analysis.picture.image, scale))
+            picture = Picture(resized(analysis.picture.image, scale))
             same = analysis.image is analysis.picture.image
-            image = picture.image if same else _resized(analysis.image, scale)
+            image = picture.image if same else resized(analysis.image, scale)
             width = image.shape[1] / analysis.image.shape[1]
             tasks = tuple(_scaled(task, width) for task in analysis.tasks)
             self._shown = ImageAnalysis(picture, image, tasks, roll=round(analysis.roll * scale))
@@ -442,29 +440,6 @@ def _scaled(task: FaceTask, scale: float) -> FaceTask:
         crop_from_image[:, :2] /= scale
         crop = replace(crop, crop_from_image=crop_from_image)
     return replace(task, face=face, crop=crop)
-
-
-def _resized(image: np.ndarray, scale: float) -> np.ndarray:
-    if scale >= 1:
-        return image
-    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-
-
-def _cut(image: np.ndarray, face: Face) -> np.ndarray:
-    """A square around a face, as far as the picture goes."""
-    centre, side = (face.box[:2] + face.box[2:]) / 2, float((face.box[2:] - face.box[:2]).max()) * 1.35
-    side = min(max(side, 8.0), *image.shape[:2])
-    low = np.clip(centre - side / 2, 0, np.array([image.shape[1], image.shape[0]]) - side).astype(int)
-    return image[low[1] : low[1] + int(side), low[0] : low[0] + int(side)]
-
-
-def _jpeg(image: np.ndarray, side: int | None = None) -> bytes:
-    file, picture = BytesIO(), Image.fromarray(image)
-    if side is not None:
-        picture.thumbnail((side, side), Image.Resampling.LANCZOS)
-    picture.save(file, "JPEG", quality=92)
-    return file.getvalue()
 
 
 def ranges() -> dict[str, list[float]]:
