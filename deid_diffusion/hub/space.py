@@ -25,7 +25,7 @@ from .folder import licence_text, pipeline_files
 log = logging.getLogger(__name__)
 SHIPPED = ("face256", "face_estimator", "centerface")
 _APP = '''\
-"""The page of deid web, as a Space. Pictures are worked on in this Space's memory and removed when the page is left."""
+"""The page of deid web, as a Space. What is dropped is removed when the page is left."""
 
 import os
 from pathlib import Path
@@ -54,13 +54,15 @@ license: apache-2.0
 
 # Every face becomes somebody who does not exist
 
-Drop a photo, look at each face, decide, and save a clean file. Made by `deid publish --space`, deid_diffusion {version}.
+Drop a photo, look at each face, decide, and save a clean file. Made by `deid publish --space` of deid_diffusion
+{version}.
 
-**A Space is somebody else's machine.** What you drop is sent there; it is removed when you leave the page, and after an
-hour. Pictures of people who did not agree belong on your own machine: `pip install 'deid-diffusion[web]'`, `deid web`.
+**A Space is somebody else's machine.** What you drop is sent there; it is removed when you leave the page, and after
+an hour. Pictures of people who did not agree belong on your own machine: install deid-diffusion[web], run `deid web`.
 """
-_NEEDS = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "numpy", "pillow", "opencv-python", "rich",
-          "tifffile", "psutil", "onnxruntime", "onnx", "onnxscript", "av", "pillow-heif")  # fmt: skip
+_NEEDS = """
+torch diffusers transformers accelerate safetensors numpy pillow opencv-python rich tifffile psutil onnxruntime onnx
+onnxscript av pillow-heif"""
 _TRIAL = """
 import sys
 sys.path.insert(0, sys.argv[1])
@@ -128,7 +130,10 @@ def build_space(folder: Path, out: Path) -> Path:
         gradio = version("gradio")
     except PackageNotFoundError:
         raise ValueError("a Space is tried before it is published: pip install 'deid-diffusion[web]'") from None
-    package, ignored = Path(__file__).parent.parent, shutil.ignore_patterns(".*", "__pycache__", "pipelines", "weights")
+    package, ignored = (
+        Path(__file__).parent.parent,
+        shutil.ignore_patterns(".*", "__pycache__", "pipelines", "weights"),
+    )
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".publish-") as work:
         built = Path(work) / "folder"
@@ -159,7 +164,7 @@ def _pipeline_files() -> list[Path]:
 def _requirements() -> list[str]:
     """The packages at the versions that were tried; gradio comes with the Space."""
     rows = []
-    for name in _NEEDS:
+    for name in _NEEDS.split():
         try:
             rows.append(f"{name}=={version(name).partition('+')[0]}")
         except PackageNotFoundError:

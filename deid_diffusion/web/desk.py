@@ -14,9 +14,10 @@ from ..errors import DeidError
 from ..imaging.pictures import picture_size
 from ..jobs.report import write_report
 from ..messages import brief_error
+from .choices import Options
 from .clips import Clip
 from .evaluations import Evaluation
-from .photos import Options, Photo
+from .photos import Photo
 from .sessions import Session, Sessions, VisitError
 
 log = logging.getLogger(__name__)

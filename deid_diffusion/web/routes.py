@@ -14,9 +14,10 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from .choices import CANDIDATES, DECISIONS, ranges
 from .clips import METHODS, Clip
 from .evaluations import Evaluation
-from .photos import CANDIDATES, DECISIONS, Photo, ranges
+from .photos import Photo
 from .sessions import Session, Sessions, VisitError, safe_name
 
 PAGES = Path(__file__).parent / "pages"

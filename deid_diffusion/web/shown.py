@@ -1,14 +1,20 @@
-"""Makes the small pictures that the page shows."""
+"""Makes the small pictures that the page shows, and what is needed to make them."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from io import BytesIO
 
 import cv2
 import numpy as np
 from PIL import Image
 
+from ..faces.task import FaceTask, ImageAnalysis
+from ..imaging.pictures import Picture
 from ..types import Face
+
+SHOWN = 1600  # pixels, the long side of a photo on the page
+THUMB = 192  # pixels
 
 
 def resized(image: np.ndarray, scale: float) -> np.ndarray:
@@ -59,3 +65,35 @@ def jpeg(image: np.ndarray, side: int | None = None) -> bytes:
         picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     picture.save(file, "JPEG", quality=92)
     return file.getvalue()
+
+
+def at_page_size(analysis: ImageAnalysis) -> ImageAnalysis:
+    """What was found, in the picture as the page shows it: compositing that is what a slider waits for.
+
+    Args:
+        analysis: at full size.
+    """
+    scale = min(1.0, SHOWN / max(analysis.image.shape[:2]))
+    picture = Picture(resized(analysis.picture.image, scale))
+    same = analysis.image is analysis.picture.image
+    image = picture.image if same else resized(analysis.image, scale)
+    tasks = tuple(scaled(task, image.shape[1] / analysis.image.shape[1]) for task in analysis.tasks)
+    return ImageAnalysis(picture, image, tasks, roll=round(analysis.roll * scale))
+
+
+def scaled(task: FaceTask, scale: float) -> FaceTask:
+    """A task in a picture of another size; crops keep theirs.
+
+    Args:
+        task: as it is.
+        scale: factor on the picture's sides.
+    """
+    if scale == 1:
+        return task
+    face = replace(task.face, box=task.face.box * scale, landmarks=task.face.landmarks * scale)
+    crop = task.crop
+    if crop is not None:
+        crop_from_image = crop.crop_from_image.copy()
+        crop_from_image[:, :2] /= scale
+        crop = replace(crop, crop_from_image=crop_from_image)
+    return replace(task, face=face, crop=crop)

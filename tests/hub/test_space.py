@@ -31,7 +31,9 @@ def test_the_space_is_whole_and_serves_the_page(weights, tmp_path, capsys):
             address, until = f"http://127.0.0.1:{port}/", time.monotonic() + 120
             while True:
                 try:
-                    with urllib.request.urlopen(urllib.request.Request(address, headers={"Host": "o.hf.space"})) as page:
+                    with urllib.request.urlopen(
+                        urllib.request.Request(address, headers={"Host": "o.hf.space"})
+                    ) as page:
                         assert b"/pages/app.js" in page.read()
                         assert "frame-ancestors https://huggingface.co" in page.headers["content-security-policy"]
                     break
