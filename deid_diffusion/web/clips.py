@@ -241,9 +241,8 @@ class Clip:
             "review": [span.to_json() for span in done.review],
         }  # fmt: skip
         rows = tuple(track.to_json() for track in done.faces)
-        kept = tuple(one.report().to_json() for one in self.edited.removed)
         job = Job(Path(self.name), Path(self.out_path.name), 0, self.name)
-        self.result = JobResult(job, rows + kept, dict(done.seconds), about)
+        self.result = JobResult(job, rows, dict(done.seconds), about)
         self.version += 1
 
     def write_list(self) -> None:
