@@ -54,6 +54,24 @@ def from_turned(quarters: int, shape: tuple[int, int]) -> np.ndarray:
     return np.array([[cos, -sin, corner[0]], [sin, cos, corner[1]]], float)
 
 
+def middle_of(face: Face) -> np.ndarray:
+    """(2,) x y of the middle of a box.
+
+    Args:
+        face: of which it is.
+    """
+    return (face.box[:2] + face.box[2:]) / 2
+
+
+def extent_of(face: Face) -> float:
+    """The longer side of a box.
+
+    Args:
+        face: of which it is.
+    """
+    return float((face.box[2:] - face.box[:2]).max())
+
+
 def upright_from_image(centre: np.ndarray, scale: float, turn_deg: float, side: int) -> np.ndarray:
     """(2, 3) view_from_image of a square view.
 
