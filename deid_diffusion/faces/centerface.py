@@ -106,6 +106,8 @@ def _load(path: str) -> Forward:
 
 
 def _decode(heat: np.ndarray, size: np.ndarray, offset: np.ndarray, points: np.ndarray, threshold: float) -> Found:
+    if heat.max() <= threshold:
+        return concatenate([])
     # Only local maxima: around each the network gives the same face a dozen times.
     peak = (heat > threshold) & (heat >= cv2.dilate(heat, np.ones((3, 3), np.uint8)))
     row, column = np.nonzero(peak)
