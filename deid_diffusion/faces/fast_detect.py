@@ -12,7 +12,18 @@ from ..types import Face
 from .centerface import Found, concatenate
 from .detect import CenterFaceDetector, check_image, distinct, is_doubtful, merge, roll_deg
 from .geometry import compose
-from .views import clipped, extent_of, from_turned, middle_of, resized, surest, upright_from_image, view_of
+from .views import (
+    clipped,
+    extent_of,
+    from_turned,
+    halves,
+    level_for,
+    middle_of,
+    resized,
+    surest,
+    upright_from_image,
+    view_of,
+)
 
 TILE, OVERLAP = 1536, 96  # pixels: fewer seams than the thorough detector has, for 0.2 GB more
 BATCH = 16  # proposals whose views are looked at together
@@ -21,6 +32,8 @@ GLANCE = 64  # pixels, side of the first views of a proposal
 STAGES = (((0, 90), 0.04), ((180, 270), 0.06), ((45, 135, 225, 315), 0.1))
 SURE = 0.5  # score from which a detection is believed as it is
 DIRECT = 0.15  # score of a proposal that is viewed at all turns, and looked at closely
+
+Levels = Sequence[tuple[np.ndarray, np.ndarray]]  # of `halves`
 
 
 @dataclass
@@ -48,37 +61,40 @@ class FastDetector(CenterFaceDetector):
             ValueError: no (H, W, 3) uint8 picture.
         """
         check_image(image)
-        proposals = merge(clipped(self._passes(image), image.shape), SURE)
+        levels = halves(image)
+        proposals = merge(clipped(self._passes(levels), image.shape), SURE)
         sure = proposals.scores >= SURE
         seen = [self._second_look(image, face) if is_doubtful(face) else face for face in _faces(proposals[sure])]
-        hinted = merge(_found(self._hinted(image, _faces(proposals[~sure]))), SURE)
+        hinted = merge(_found(self._hinted(levels, _faces(proposals[~sure]))), SURE)
         seen += [self._decided(image, face) for face in _faces(hinted)]
         return distinct(_faces(merge(_found([face for face in seen if face is not None]))))
 
-    def _passes(self, image: np.ndarray) -> Found:
+    def _passes(self, levels: Levels) -> Found:
         """All pixels, upright and on its side; then coarser levels, for faces too large to be seen there."""
+        image = levels[0][0]
         pixels = image.shape[0] * image.shape[1]
         scale = float(np.clip(np.sqrt(self.upright_pixels / pixels), 1, 2))
         if pixels > self.finest_pixels:
             scale = max(float(np.sqrt(self.finest_pixels / pixels)), self.finest_scale)
-        levels = [(scale, 0, self.proposal), (0.7 * scale, 1, self.proposal), (scale / 4, 0, 0.05)]
+        passes = [(scale, 0, self.proposal), (0.7 * scale, 1, self.proposal), (scale / 4, 0, 0.05)]
         while scale * max(image.shape[:2]) > 4 * 320 and scale * min(image.shape[:2]) > 4 * 32:
             scale /= 2
-            levels.append((scale / 4, 0, self.threshold))
+            passes.append((scale / 4, 0, self.threshold))
         parts = []
-        for scale, quarters, threshold in levels:
-            level, image_from_level = resized(image, scale)
-            turned = np.ascontiguousarray(np.rot90(level, quarters))
-            found = self._tiles(turned, threshold, TILE, OVERLAP)
-            parts.append(found.mapped(compose(image_from_level, from_turned(quarters, level.shape[:2]))))
+        for scale, quarters, threshold in passes:
+            larger, image_from_larger = level_for(levels, scale)
+            level, larger_from_level = resized(larger, scale * image_from_larger[0, 0])
+            found = self._tiles(np.ascontiguousarray(np.rot90(level, quarters)), threshold, TILE, OVERLAP)
+            level_from_turned = from_turned(quarters, level.shape[:2])
+            parts.append(found.mapped(compose(image_from_larger, compose(larger_from_level, level_from_turned))))
         return concatenate(parts)
 
-    def _hinted(self, image: np.ndarray, faces: Sequence[Face]) -> list[Face]:
+    def _hinted(self, levels: Levels, faces: Sequence[Face]) -> list[Face]:
         """Those that may be faces, as small views show them best."""
         clear: list[Face] = []
         views = [(face, replace(face, score=0.0)) for face in faces]  # as proposed, and as seen best
         for turns_deg, least in STAGES:
-            seen = self._glances(image, [face for face, _ in views], turns_deg)
+            seen = self._glances(levels, [face for face, _ in views], turns_deg)
             views = [(face, max(best, new, key=_score)) for (face, best), new in zip(views, seen, strict=True)]
             clear += [best for _, best in views if best.score >= SURE]
             views = [
@@ -86,20 +102,20 @@ class FastDetector(CenterFaceDetector):
             ]
         return clear + [max(pair, key=_score) for pair in views]
 
-    def _glances(self, image: np.ndarray, faces: Sequence[Face], turns_deg: Sequence[float]) -> list[Face]:
+    def _glances(self, levels: Levels, faces: Sequence[Face], turns_deg: Sequence[float]) -> list[Face]:
         """Each face where it is surest in small views; of score 0 where there is none."""
         seen: list[Face] = []
         for start in range(0, len(faces), BATCH):
-            part = faces[start : start + BATCH]
-            scales = [GLANCE / (2 * extent_of(face)) for face in part]
-            maps = [
-                [upright_from_image(middle_of(face), scale, turn, GLANCE) for turn in turns_deg]
-                for face, scale in zip(part, scales, strict=True)
-            ]
-            views = np.stack([view_of(image, matrix, GLANCE) for row in maps for matrix in row])
-            found = iter(self._network(views, STAGES[0][1]))
-            for face, row in zip(part, maps, strict=True):
-                seen.append(surest(face, row, [next(found) for _ in row], image.shape, GLANCE))
+            part, maps, views = faces[start : start + BATCH], [], []
+            for face in part:
+                scale = GLANCE / (2 * extent_of(face))
+                level, image_from_level = level_for(levels, 1.5 * scale)
+                for turn in turns_deg:
+                    maps.append(upright_from_image(middle_of(face), scale, turn, GLANCE))
+                    views.append(view_of(level, compose(maps[-1], image_from_level), GLANCE))
+            found, count = self._network(np.stack(views), STAGES[0][1]), len(turns_deg)
+            for n, face in zip(range(0, len(maps), count), part, strict=True):
+                seen.append(surest(face, maps[n : n + count], found[n : n + count], levels[0][0].shape, GLANCE))
         return seen
 
     def _decided(self, image: np.ndarray, face: Face) -> Face | None:
