@@ -147,7 +147,7 @@ class ClipRun:
         """With its motion smoothed over the frames before and after it, and the lids apart from it."""
         if not task.pending or task.wanted is None:
             return task
-        rest = as_set(self.roles.settled[task.number].motion.median.quantize(), self.settings)
+        rest = as_set(self.roles.settled[task.number].motion.median.quantize(self.settings.level.coarser), self.settings)
         return blinking(_smoothed(task, before, after), rest.eyes_open)
 
     def _distinct(self, frames: Iterable[tuple[np.ndarray, Any]]) -> Iterator[_Prepared]:
