@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import pickle
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from os import PathLike
@@ -459,7 +459,13 @@ class FaceAnonymizer:
         return Context(self.pipeline, self.estimator, self._embed, settings, policy, threshold, timing, self._turn)
 
     def read(
-        self, image: np.ndarray, faces: Sequence[Face], settings: Settings, places: Sequence[int] | None = None
+        self,
+        image: np.ndarray,
+        faces: Sequence[Face],
+        settings: Settings,
+        places: Sequence[int] | None = None,
+        starts: Mapping[int, np.ndarray] | None = None,
+        embeds: bool = True,
     ) -> dict[int, FaceTask]:
         """Reads faces that were detected before.
 
@@ -468,6 +474,8 @@ class FaceAnonymizer:
             faces: all of it; neighbours hide each other's pixels from the model.
             settings: people to keep count.
             places: of the faces to read; all of them when None.
+            starts: by place, where a face was a moment ago, see `faces.align.crop_faces`.
+            embeds: whether anybody asks who they are; without, nobody is kept.
 
         Returns:
             tasks by place, as `analyze` gives them.
@@ -476,8 +484,9 @@ class FaceAnonymizer:
         tasks = [FaceTask(face, place) for place, face in enumerate(faces)]
         # What is decided is not read, and yet somebody's neighbour.
         tasks = [task if task.number in wanted else task.decided(Outcome.KEPT) for task in tasks]
-        done = analyze_faces(image, tasks, self.estimator, self._embed, self.size, settings.level.growth)
-        return {place: self._kept(done[place], settings) for place in wanted}
+        embed = self._embed if embeds else None
+        done = analyze_faces(image, tasks, self.estimator, embed, self.size, settings.level.growth, starts)
+        return {place: self._kept(done[place], settings) if embeds else done[place] for place in wanted}
 
     def look_at(self, image: np.ndarray, face: Face) -> Face:
         """Reads the points of a face of which only the box is known.

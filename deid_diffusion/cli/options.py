@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from deid_diffusion.jobs.urls import place
+
 REDACTIONS = ("blank", "blur", "pixelate")
 AVERAGES = ("k-same", "average")
 PRIVACY = ("standard", "high", "maximum")
@@ -63,8 +65,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("inputs", nargs="*", type=Path, metavar="INPUT", help="picture, clip or folder")
-    add("-o", "--out", type=Path, help="output folder, or the output's name for one picture or clip")
+    add("inputs", nargs="*", type=place, metavar="INPUT", help="picture, clip or folder; also s3://... and gs://...")
+    add("-o", "--out", type=place, help="output folder, or the output's name for one picture or clip")
     add(
         "--exclude", action="append", default=[], metavar="PATTERN",
         help="leave out files and folders whose path below the input fits, such as '*_anon.*' or thumbs; repeatable; "
@@ -190,6 +192,12 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         help="processes of one thread each that share the files; each takes about 1 GB (as many as cores and memory "
         "allow, where that pays; 1 on a GPU)",
     )  # fmt: skip
+    add(
+        "--ray", metavar="ADDRESS",
+        help="do the work on a Ray cluster: HOST:PORT, auto for the one that this machine belongs to, or local to "
+        "start one here",
+    )  # fmt: skip
+    add("--gpus-per-worker", type=_number, default=0.0, metavar="N", help="of a Ray worker, also 0.25 (0)")
     add("--steps", type=_natural, help="denoising steps (4; 25 for Stable Diffusion)")
     add("--candidates", type=_natural, help="faces generated for each one, the best is taken (2; 1 likewise)")
     add("--guidance", type=_number, metavar="SCALE", help="classifier-free guidance, 1 for none (1; 5 likewise)")

@@ -35,7 +35,8 @@ def main(argv: list[str]) -> int:
         )
     if problem := _unfit(options.host, options.port):
         return complain(problem, 2)
-    from deid_diffusion.web.server import Limits, Place, serve
+    from deid_diffusion.web.server import Place, serve
+    from deid_diffusion.web.sessions import Limits
 
     limits = Limits(max_bytes=options.max_mb * 1_000_000, max_pixels=options.max_pixels)
     host = f"[{options.host}]" if ":" in options.host else options.host

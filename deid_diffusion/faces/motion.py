@@ -66,6 +66,11 @@ class Motion:
     coarser: Mapping[str, float] = field(default_factory=dict)
     _levels: dict[str, int] = field(default_factory=dict)
 
+    @property
+    def rest(self) -> Attributes:
+        """What passes of a face that does not move."""
+        return self.median.quantize(self.coarser)
+
     def __call__(self, now: Mapping[str, float]) -> Attributes:
         """What may pass in the next frame, not yet smoothed.
 
@@ -76,7 +81,7 @@ class Motion:
             all attributes: Q(median, step) + H(value - median, step / parts), the latter with hysteresis; of what
             does not move only the first.
         """
-        base, middle = self.median.quantize(self.coarser).to_dict(), self.median.to_dict()
+        base, middle = self.rest.to_dict(), self.median.to_dict()
         for name in DYNAMIC:
             part = QUANTIZATION_STEP[name] / self.parts
             if name == "eyes_open":  # lids close from wherever they are

@@ -6,7 +6,7 @@ const MODES = [["after", "Result"], ["compare", "Compare"], ["before", "Original
 const STEP = 0.01;
 
 export class Stage {
-  constructor({ onselect, ondraw }) {
+  constructor({ onselect, ondraw, modes = true }) {
     this.onselect = onselect;
     this.ondraw = ondraw;
     this.mode = "after";
@@ -31,6 +31,7 @@ export class Stage {
     this.confirm = h("button", { class: "button primary", hidden: true, onclick: () => this.#done() }, "Add this box");
     this.help = h("p", { class: "muted small help", hidden: true }, "Drag a box around the face that was missed.");
     this.failed = h("div", { class: "stage-failed", hidden: true });
+    this.modes.hidden = !modes;
     this.tools = h("div", { class: "tools" }, this.modes, h("div", { class: "actions" }, this.confirm, this.add));
     this.frame = h("div", { class: "frame" }, this.canvas, this.failed, this.busy);
     this.element = h("figure", { class: "stage" }, this.frame, this.tools, this.help);
@@ -73,9 +74,10 @@ export class Stage {
       old.delete(face.number);
       box.dataset.number = face.number;
       box.dataset.outcome = face.outcome || "waiting";
-      box.setAttribute("aria-label", `Face ${place + 1}`);
+      const label = face.label || String(place + 1);
+      box.setAttribute("aria-label", `Face ${label}`);
       box.setAttribute("aria-pressed", String(photo.selected === face.number));
-      box.lastChild.textContent = String(place + 1);
+      box.lastChild.textContent = label;
       place_(box, face.box);
       if (!box.parentElement) this.boxes.append(box);
     });
