@@ -210,7 +210,7 @@ def main(argv: list[str] | None = None) -> None:
     folders = (options.probes, options.gallery)
     pairs = Pairs(FaceAnonymizer.from_pretrained(), folders, options.people, judge, detect)
     print(f"{pairs.people} people\n", *numbers_table(pairs), "", sep="\n", flush=True)
-    print(*pictures_table(pairs, (GROWTH, 0.1, WIDE), tuple(GROUPS)), sep="\n")
+    print(*pictures_table(pairs, (0.07, GROWTH, WIDE), tuple(GROUPS)), sep="\n")
 
 
 if __name__ == "__main__":
