@@ -62,7 +62,7 @@ def counted(anonymize, sizes):
         sizes.append(len(given["image"]))
         return real(**given)
 
-    kept = {"unet": real.unet, "id_encoder": real.id_encoder, "size": real.size}
+    kept = {name: getattr(real, name) for name in ("unet", "id_encoder", "detail", "size", "base_size")}
     anonymize.pipeline = type("Counted", (), {**kept, "__call__": call})()
     return anonymize
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from . import complain
-from .options import Parser, clip_time
+from .options import Parser, add_detect, clip_time
 
 
 def main(argv: list[str]) -> int:
@@ -27,6 +27,7 @@ def main(argv: list[str]) -> int:
     )
     add("--from", type=clip_time, dest="start_s", metavar="TIME", help="where to begin in clips")
     add("--to", type=clip_time, dest="stop_s", metavar="TIME", help="where to stop")
+    add_detect(parser)
     options = parser.parse_args(argv)
     from deid_diffusion.errors import DeidError
     from deid_diffusion.jobs.plan import plan
@@ -36,7 +37,7 @@ def main(argv: list[str]) -> int:
     except ValueError as error:
         return complain(str(error), 2)
     failed, part = 0, options.out.with_name(f".{secrets.token_hex(8)}.part")
-    detect = _detector()
+    detect = _detector(options.detect)
     try:
         with part.open("w", encoding="utf-8") as file:
             for job in jobs:
@@ -56,10 +57,10 @@ def main(argv: list[str]) -> int:
     return 1 if failed else 0
 
 
-def _detector() -> Any:
-    from deid_diffusion.faces.detect import CenterFaceDetector
+def _detector(name: str) -> Any:
+    from deid_diffusion.faces.fast_detect import detector_of
 
-    return CenterFaceDetector()
+    return detector_of(name)
 
 
 def _picture(job: Any, detect: Any) -> tuple[list[str], str]:

@@ -24,6 +24,8 @@ from .tracks import GAP_S, ODD, Linker, group_people, iou, join_backwards
 log = logging.getLogger(__name__)
 LOOK_S = 0.5  # between two full looks
 READ_S = 0.1  # between two readings of a track
+WIDE_EVERY = 3  # frames: of the others, those with large faces or none are looked at in small
+LARGE = 1 / 12  # of the picture's long side: such a face is 26 px tall for the smaller look
 # Between two quick looks while no face is known; shorter than what a track that is found then goes on before its first
 # detection.
 GLANCE_S = 0.1
@@ -66,6 +68,7 @@ class Scan:
         size: width and height in pixels.
         failed: frames in which the detector broke: nobody knows who is in them.
         told: by track and frame, what a list says of frames that did not find it.
+        saved: what an earlier run found, to which what it lacks is added; None where nothing is kept.
     """
 
     def __init__(
@@ -75,7 +78,7 @@ class Scan:
         read: Read | None = None,
         listed: FaceList | None = None,
         look_at: LookAt | None = None,
-        saved: SavedLooks | None = None,
+        peek: Find | None = None,
     ) -> None:
         """Takes what finds faces and what reads them.
 
@@ -86,10 +89,11 @@ class Scan:
                 when nothing is to be read.
             listed: where faces are, as somebody says; then nothing is looked for.
             look_at: reads the points of listed faces that have none; None leaves them as they are.
-            saved: what an earlier run found; what it lacks is added to it.
+            peek: quicker than `glance`, for large faces; None for the same.
         """
-        self.glance, self.look, self.read = glance, look, read
-        self.listed, self._look_at, self.saved = listed, look_at, saved
+        self.glance, self.look, self.read, self.peek = glance, look, read, peek
+        self.listed, self._look_at = listed, look_at
+        self.saved: SavedLooks | None = None
         self.linker = Linker(0 if listed is None else listed.next_number)
         self.readings = dict[int, list[Reading]]()
         self.size = (0, 0)
@@ -150,10 +154,8 @@ class Scan:
         idle = time_s - self._seen_s > GAP_S
         if idle and not due and time_s - self._glanced_s < GLANCE_S - 1e-6:
             return []
-        faces, self._glanced_s = self.glance(image), time_s
-        if not due:
-            due = any(max((iou(one.box, face.box) for face in faces), default=0.0) < 0.2 for one in self._faces)
-        if due:
+        faces, self._glanced_s = self.glance(image) if due else self._glanced(image), time_s
+        if due or self._loses_one(faces):
             faces = united(self.look(image), faces)
             self._looked_s = time_s
         return [replace(face, track_id=None) for face in faces]
@@ -173,6 +175,20 @@ class Scan:
         if faces:
             self._seen_s = time_s
         return faces
+
+    def _glanced(self, image: np.ndarray) -> list[Face]:
+        """The faces of a frame by the quickest look that sees those of the frame before."""
+        least = LARGE * max(image.shape[:2])
+        large = all((face.box[2:] - face.box[:2]).max() >= least for face in self._faces)
+        if self.peek is not None and large and len(self.linker.times_s) % WIDE_EVERY:
+            faces = self.peek(image)
+            if not self._loses_one(faces):
+                return faces
+        return self.glance(image)
+
+    def _loses_one(self, faces: Sequence[Face]) -> bool:
+        """Whether a face of the frame before is not among them."""
+        return any(max((iou(one.box, face.box) for face in faces), default=0.0) < 0.2 for one in self._faces)
 
     def _told(self, image: np.ndarray, row: Sequence[Sighting]) -> list[Face]:
         """The faces of a frame as they are listed; of those that nobody found there, only the place is kept."""

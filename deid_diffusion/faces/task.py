@@ -50,6 +50,7 @@ class FaceTask:
         skin_texture: (3,) float32 levels, see `skin_texture.skin_texture`.
         wanted: attributes that the new face is asked to have.
         targets: who it may become, one for each candidate.
+        opening: how far the new face's eyes are to be opened once it is generated; 1 leaves them as they are.
         generated: (S, S, 3) uint8, the new face in the crop's frame.
         outcome: None until it is decided.
         similarity: cosine in [-1, 1] of the result to the source by the identity encoder; None when not measured.
@@ -71,6 +72,7 @@ class FaceTask:
     skin_texture: np.ndarray | None = None
     wanted: Attributes | None = None
     targets: tuple[Target, ...] = ()
+    opening: float = 1.0
     generated: np.ndarray | None = None
     outcome: Outcome | None = None
     similarity: float | None = None

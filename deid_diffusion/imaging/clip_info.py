@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import DeidError
 from ..messages import brief_error, brief_path, not_a_path
 
-# Transfer functions of ITU-T H.273 table 3 that need tone mapping before a model of ordinary photos can look.
+# Transfer functions of ITU-T H.273 table 3 for high dynamic range.
 HDR = {16: "PQ", 18: "HLG"}
 UNSPECIFIED = 2
 

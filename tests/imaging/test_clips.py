@@ -1,6 +1,7 @@
 """Clips keep their frames, times, colour, turn and sound, every sample off the mask, and nothing else."""
 
 import hashlib
+import itertools
 import os
 import signal
 import subprocess
@@ -118,8 +119,16 @@ def test_samples_off_the_mask_keep_their_bits(tmp_path, codec, pix_fmt, size, ma
             assert not np.array_equal(next(planes(before)), next(planes(after)))
 
 
-@pytest.mark.parametrize("colour", [(1, 1, 1, 1), (2, 1, 1, 1), (1, 5, 6, 5), (2, 9, 1, 9)])
-@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv444p", "yuv420p10le", "gray"])
+@pytest.mark.parametrize(
+    ("pix_fmt", "colour"),
+    [
+        *itertools.product(
+            ["yuv420p", "yuv444p", "yuv420p10le", "gray"], [(1, 1, 1, 1), (2, 1, 1, 1), (1, 5, 6, 5), (2, 9, 1, 9)]
+        ),
+        ("yuv420p10le", (1, 9, 16, 9)),
+        ("yuv444p10le", (1, 9, 18, 9)),
+    ],
+)
 def test_what_is_pasted_reads_back_as_it_was_painted(tmp_path, pix_fmt, colour):
     source = make_clip(tmp_path / "in.mkv", pix_fmt=pix_fmt, count=2, colour=colour)
 
@@ -148,6 +157,8 @@ KEPT = {
     "phone.mp4": dict(codec="libx264", time_base=FINE, matrix=TURN_90, sound="aac", aspect=Fraction(4, 3)),
     "mirror.mov": dict(codec="libx264", time_base=FINE, matrix=MIRROR, sound="aac"),
     "ten.mp4": dict(codec="libx265", pix_fmt="yuv420p10le", colour=(1, 9, 1, 9), options=QUIET, time_base=FINE),
+    "hlg.mp4": dict(codec="libx265", pix_fmt="yuv420p10le", colour=(1, 9, 18, 9), options=QUIET, time_base=FINE),
+    "pq.mp4": dict(codec="libx265", pix_fmt="yuv420p10le", colour=(1, 9, 16, 9), options=QUIET, time_base=FINE),
     # The last segment has one frame.
     "one.mp4": dict(codec="libx265", count=11, options=QUIET, time_base=FINE),
     "full.mp4": dict(codec="libx264", colour=(2, 1, 13, 1), time_base=FINE),
@@ -241,6 +252,34 @@ def test_a_reader_is_read_twice_at_once_and_not_after_its_end(tmp_path):
     with pytest.raises(ClipError, match="closed"):
         next(iter(reader))
     assert next(planes(held.source)).shape == (64, 96)
+
+
+@pytest.mark.parametrize(("transfer", "name"), [(16, "PQ"), (18, "HLG")])
+def test_high_dynamic_range_is_seen_as_standard_and_stays_as_it_is_off_the_mask(tmp_path, transfer, name):
+    source = make_clip(tmp_path / "in.mkv", pix_fmt="yuv420p10le", count=2, colour=(1, 9, transfer, 9))
+    reader, _ = rewrite(source, tmp_path / "out.mkv")
+    assert f"HDR ({name})" in reader.notices[0]
+    with ClipReader(source) as reader:
+        changed = box(next(iter(reader)))[1]
+    before, after = (next(planes(decode(path)[0])) for path in (source, tmp_path / "out.mkv"))
+    assert np.array_equal(before[~changed], after[~changed])
+    assert probe(tmp_path / "out.mkv").hdr == name
+
+
+def test_paper_white_of_pq_is_no_grey_and_its_highlights_are_no_white():
+    from deid_diffusion.imaging.tone import standard_from_pq
+
+    def level(nits):  # SMPTE ST 2084, eq. 5.2
+        power = (nits / 10_000) ** 0.1593017578125
+        return round(1023 * ((0.8359375 + 18.8515625 * power) / (1 + 18.6875 * power)) ** 78.84375)
+
+    curve = standard_from_pq().astype(int)
+    assert (np.diff(curve) >= 0).all()
+    assert curve[0] == 0
+    assert 95 <= curve[level(40)] <= 130  # dark skin or a grey card
+    assert 170 <= curve[level(203)] <= 200
+    assert curve[level(203)] + 30 < curve[level(800)] < 255
+    assert curve[level(1000)] == 255
 
 
 def test_interlaced_clips_say_so(tmp_path):
@@ -394,8 +433,6 @@ def refuse(match, **made):
 @pytest.mark.parametrize(
     ("check", "options"),
     [
-        (refuse("HDR .HLG.", codec="libx265", pix_fmt="yuv420p10le", colour=(1, 9, 18, 9), options=QUIET), {}),
-        (refuse("HDR .PQ.", codec="libx265", pix_fmt="yuv420p10le", colour=(1, 9, 16, 9), options=QUIET), {}),
         (refuse("--codec", suffix=".flv", codec="flv", time_base=Fraction(1, 25)), {}),
         (refuse("--codec"), dict(coding=Coding(codec="no_such"))),
         (refuse("--codec"), dict(target="out.webm")),
