@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from .clip_tasks import ClipTasks
 from .faces.attributes import Attributes
 from .faces.face_list import FaceList
 from .faces.motion import COARSE, FINE, smooth
-from .faces.scan import Find, Scan
+from .faces.scan import Scan
 from .faces.sightings import Sighting
 from .faces.task import FaceTask, ImageAnalysis
 from .imaging.pictures import Picture
@@ -96,7 +96,9 @@ class ClipRun:
         reads = self.method.reads_faces or settings.keep is not None or settings.only is not None
         glance, look = getattr(anonymizer.detect, "glance", anonymizer.detect), anonymizer.detect
         read = self._read if reads else None
-        self.scan = Scan(self._timed(glance), self._timed(look), read, listed, anonymizer.look_at)
+        survey = getattr(anonymizer.detect, "survey", None)
+        finders = self._timed(glance), self._timed(look), read, listed, anonymizer.look_at
+        self.scan = Scan(*finders, None if survey is None else self._timed(survey))
         self.policy = TrackTargets(anonymizer.same_person(settings), anonymizer.bank, seed)
         self.parts = FINE if options.motion == "fine" else COARSE
         self.context = anonymizer.context(settings, self.policy, self.timing)
@@ -234,10 +236,10 @@ class ClipRun:
             self.result.add_kept(self.scan.listed.removed)
         return self.result
 
-    def _timed(self, find: Find) -> Find:
-        def timed(image: np.ndarray) -> list[Face]:
+    def _timed(self, find: Callable[..., list[Face]]) -> Callable[..., list[Face]]:
+        def timed(*given: Any) -> list[Face]:
             with self.timing("detect"):
-                return find(image)
+                return find(*given)
 
         return timed
 

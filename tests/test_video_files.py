@@ -212,9 +212,10 @@ def test_before_and_after_stand_side_by_side(source, tmp_path):
         shown = [frame.image for frame in reader]
         assert reader.info.audio_streams == 0
     assert [image.shape for image in shown] == [(64, 192, 3)] * 7
-    for image, before, after in zip(shown, images(source), images(tmp_path / "clip_anon.mkv"), strict=True):
-        for half, wanted in ((image[:, :96], before), (image[:, 96:], after)):
-            assert np.abs(half.astype(int) - wanted).mean() < 14
+    for half, wanted in ((slice(0, 96), images(source)), (slice(96, 192), images(tmp_path / "clip_anon.mkv"))):
+        # Each is nearest to its own frame, of all.
+        nearest = [np.argmin([np.abs(i[:, half].astype(int) - w).mean() for w in wanted]) for i in shown]
+        assert nearest == list(range(7))
 
 
 def test_no_preview_is_left_of_a_clip_that_fails(source, tmp_path, monkeypatch):

@@ -85,7 +85,8 @@ def _clip(job: Any, detect: Any, options: Any) -> tuple[list[str], str]:
     from deid_diffusion.imaging.clips import ClipReader
     from deid_diffusion.weight_files import sha256_of
 
-    scan, stamps, digest = Scan(getattr(detect, "glance", detect), detect), {}, sha256_of(job.in_path)
+    scan = Scan(getattr(detect, "glance", detect), detect, survey=getattr(detect, "survey", None))
+    stamps, digest = {}, sha256_of(job.in_path)
     with ClipReader(job.in_path, options.start_s, options.stop_s) as frames:
         for frame in frames:
             scan.add(frame.image, frame.time_s, frame.repeated)

@@ -22,7 +22,8 @@ from .task import FaceTask
 from .tracks import GAP_S, ODD, Linker, group_people, iou, join_backwards
 
 log = logging.getLogger(__name__)
-LOOK_S = 0.5  # between two full looks
+LOOK_S = 0.5  # between two surveys
+LOST_S = 0.2  # between two full looks for a face that comes and goes: until then it is interpolated
 READ_S = 0.1  # between two readings of a track
 # Between two quick looks while no face is known; shorter than what a track that is found then goes on before its first
 # detection.
@@ -30,6 +31,7 @@ GLANCE_S = 0.1
 KEPT = 8  # frames: a track's speed is measured over some
 SHARP_SCORE = 0.5  # of a detection that says something about the person
 Find = Callable[[np.ndarray], list[Face]]
+Survey = Callable[[np.ndarray, int], list[Face]]  # also the quarters of a turn in which small faces are looked for
 LookAt = Callable[[np.ndarray, Face], Face]  # a face of which only the box is known -> with its points; score 0: none
 Read = Callable[[np.ndarray, Sequence[Face], Sequence[int]], dict[int, FaceTask]]
 
@@ -76,18 +78,20 @@ class Scan:
         read: Read | None = None,
         listed: FaceList | None = None,
         look_at: LookAt | None = None,
+        survey: Survey | None = None,
     ) -> None:
         """Takes what finds faces and what reads them.
 
         Args:
             glance: quick, for every frame.
-            look: thorough, for the first frame of a shot, every `LOOK_S`, and where a track loses its face.
+            look: thorough, for the first frame of a shot and where a track loses its face.
             read: (H, W, 3) uint8, all its faces, the places of those to read -> their analyzed tasks by place; None
                 when nothing is to be read.
             listed: where faces are, as somebody says; then nothing is looked for.
             look_at: reads the points of listed faces that have none; None leaves them as they are.
+            survey: between both, every `LOOK_S`; the thorough one where there is none.
         """
-        self.glance, self.look, self.read = glance, look, read
+        self.glance, self.look, self.read, self.survey = glance, look, read, survey
         self.listed, self._look_at = listed, look_at
         self.saved: SavedLooks | None = None
         self.linker = Linker(0 if listed is None else listed.next_number)
@@ -97,7 +101,8 @@ class Scan:
         self._faces: list[Face] = []
         self.failed: set[int] = set()
         self.told: dict[int, dict[int, Sighting]] = {}
-        self._looked_s = self._glanced_s = self._seen_s = -np.inf
+        self._looked_s = self._searched_s = self._glanced_s = self._seen_s = -np.inf
+        self._turn = 0
         self._read_s: dict[int, float] = {}
         self._tried: dict[int, int] = {}
 
@@ -151,12 +156,21 @@ class Scan:
         if idle and not due and time_s - self._glanced_s < GLANCE_S - 1e-6:
             return []
         faces, self._glanced_s = self.glance(image), time_s
-        if not due:
-            due = any(max((iou(one.box, face.box) for face in faces), default=0.0) < 0.2 for one in self._faces)
-        if due:
+        lost = any(max((iou(one.box, face.box) for face in faces), default=0.0) < 0.2 for one in self._faces)
+        if cut or (lost and time_s - self._searched_s >= LOST_S - 1e-6):
             faces = united(self.look(image), faces)
+            self._looked_s = self._searched_s = time_s
+        elif due:
+            faces = united(self._survey(image), faces)
             self._looked_s = time_s
         return [replace(face, track_id=None) for face in faces]
+
+    def _survey(self, image: np.ndarray) -> list[Face]:
+        """What a look of medium depth finds; a full one where the detector has none."""
+        if self.survey is None:
+            return self.look(image)
+        self._turn = self._turn % 3 + 1
+        return self.survey(image, self._turn)
 
     def _found(self, image: np.ndarray, time_s: float, cut: bool) -> list[Face]:
         """The faces of a frame: as they are listed, as an earlier run found them, or looked for."""
