@@ -23,6 +23,8 @@ from .tracks import GAP_S, ODD, Linker, group_people, iou, join_backwards
 
 log = logging.getLogger(__name__)
 LOOK_S = 0.5  # between two surveys
+# Likewise, while no face is known; a track that is surely a face is held for as long before its first detection.
+IDLE_LOOK_S = 1.0
 LOST_S = 0.2  # between two full looks for a face that comes and goes: until then it is interpolated
 READ_S = 0.1  # between two readings of a track
 # Between two quick looks while no face is known; shorter than what a track that is found then goes on before its first
@@ -151,8 +153,8 @@ class Scan:
 
     def _detect(self, image: np.ndarray, time_s: float, cut: bool) -> list[Face]:
         """The faces of a frame; a second, thorough look where it is due or one seems to be gone."""
-        due = cut or time_s - self._looked_s >= LOOK_S - 1e-6
-        idle = time_s - self._seen_s > GAP_S
+        idle = time_s - max(self._seen_s, self.linker.shot_s) > GAP_S
+        due = cut or time_s - self._looked_s >= (IDLE_LOOK_S if idle else LOOK_S) - 1e-6
         if idle and not due and time_s - self._glanced_s < GLANCE_S - 1e-6:
             return []
         faces, self._glanced_s = self.glance(image), time_s
