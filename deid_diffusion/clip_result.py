@@ -70,13 +70,17 @@ class TrackReport:
             return Outcome.FAILED
         return next((one for one in (Outcome.KEPT, Outcome.REPLACED) if self.outcomes[one]), Outcome.REDACTED)
 
-    def to_json(self) -> dict[str, Any]:
-        """A line of the report: that of its first face, with counts of frames."""
+    def to_json(self, seeds: bool = False) -> dict[str, Any]:
+        """A line of the report: that of its first face, with counts of frames.
+
+        Args:
+            seeds: whether its seed is told, too; then the line is confidential.
+        """
         frames = {origin.value: self.origins[origin] for origin in Origin}
         frames |= {outcome.value: self.outcomes[outcome] for outcome in Outcome}
         reason = "; ".join(f"{text} ({count} frames)" for text, count in self.reasons.most_common(3))
         similarity = None if self.similarity is None else round(float(self.similarity), 4)
-        return self.first.to_json() | {
+        return self.first.to_json(seeds) | {
             "track_id": self.number, "person": self.person, "outcome": self.outcome.value, "similarity": similarity,
             "reason": reason, "start_s": round(self.start_s, 3), "stop_s": round(self.stop_s, 3), "frames": frames,
         }  # fmt: skip

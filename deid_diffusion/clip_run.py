@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ import cv2
 import numpy as np
 
 from .anonymizer import FaceAnonymizer
+from .clip_reading import ClipReading
 from .clip_result import ClipResult
 from .clip_tasks import ClipTasks
 from .faces.attributes import Attributes
 from .faces.face_list import FaceList
+from .faces.lids import blinking
 from .faces.motion import COARSE, FINE, smooth
-from .faces.scan import Scan
+from .faces.scan import Find, Scan
 from .faces.sightings import Sighting
 from .faces.task import FaceTask, ImageAnalysis
 from .imaging.pictures import Picture
@@ -25,6 +28,7 @@ from .messages import brief, brief_error
 from .methods.protocol import find_method
 from .methods.redact import redact
 from .methods.roles import Roles
+from .methods.sampling import as_set
 from .methods.sequence import FacesInSequence, FrameTasks
 from .methods.targets import TrackTargets
 from .methods.unseen import Unseen
@@ -35,6 +39,7 @@ from .types import Face, Outcome, Redaction
 
 log = logging.getLogger(__name__)
 STRIDE = 2  # frames
+PEEK = 320  # px, long side of a frame in which only large faces are looked for
 MOST_REPEATS = 30  # of a frame that share its result; they wait for it in memory
 
 
@@ -95,11 +100,11 @@ class ClipRun:
         self.method = find_method(settings.method)
         reads = self.method.reads_faces or settings.keep is not None or settings.only is not None
         glance, look = getattr(anonymizer.detect, "glance", anonymizer.detect), anonymizer.detect
-        read = self._read if reads else None
-        survey = getattr(anonymizer.detect, "survey", None)
-        finders = self._timed(glance), self._timed(look), read, listed, anonymizer.look_at
-        self.scan = Scan(*finders, None if survey is None else self._timed(survey))
-        self.policy = TrackTargets(anonymizer.same_person(settings), anonymizer.bank, seed)
+        peek = self._timed(partial(glance, side=PEEK)) if glance is not look else None
+        self.reading = ClipReading(anonymizer, settings, self.timing)
+        read = self.reading if reads else None
+        self.scan = Scan(self._timed(glance), self._timed(look), read, listed, anonymizer.look_at, peek)
+        self.policy = TrackTargets(anonymizer.same_person(settings), anonymizer.bank, seed, settings.level.reach)
         self.parts = FINE if options.motion == "fine" else COARSE
         self.context = anonymizer.context(settings, self.policy, self.timing)
         self.stride = (options.stride or STRIDE) if self.method.uses_targets else 1
@@ -112,8 +117,9 @@ class ClipRun:
         self.sequence = FacesInSequence(self.method, self.context, self.stride)
         self.unseen = Unseen(self.context)
         self.tasks = ClipTasks(
-            self.anonymizer, self.method, self.settings, self.scan, self.roles, self._read, self.policy.threshold
+            self.anonymizer, self.method, self.settings, self.scan, self.roles, self.reading, self.policy.threshold
         )
+        self.reading.forget()
         self.result = ClipResult(None)
         self.settle()
 
@@ -134,12 +140,19 @@ class ClipRun:
         """
         block: list[_Prepared] = []
         for before, now, after in _with_neighbours(self._distinct(frames)):
-            now.tasks = [_smoothed(task, before, after) for task in now.tasks]
+            now.tasks = [self._moving(task, before, after) for task in now.tasks]
             block.append(now)
             ends = after is None or after.number in self._starts
             if ends or len(block) >= self.stride or now.number in self._starts:
                 yield from self._finished(block)
                 block = []
+
+    def _moving(self, task: FaceTask, before: _Prepared | None, after: _Prepared | None) -> FaceTask:
+        """With its motion smoothed over the frames before and after it, and the lids apart from it."""
+        if not task.pending or task.wanted is None:
+            return task
+        rest = as_set(self.roles.settled[task.number].motion.rest, self.settings)
+        return blinking(_smoothed(task, before, after), rest.eyes_open)
 
     def _distinct(self, frames: Iterable[tuple[np.ndarray, Any]]) -> Iterator[_Prepared]:
         """The frames, each with those after it that are the same picture with the same faces."""
@@ -236,16 +249,12 @@ class ClipRun:
             self.result.add_kept(self.scan.listed.removed)
         return self.result
 
-    def _timed(self, find: Callable[..., list[Face]]) -> Callable[..., list[Face]]:
-        def timed(*given: Any) -> list[Face]:
+    def _timed(self, find: Find) -> Find:
+        def timed(image: np.ndarray) -> list[Face]:
             with self.timing("detect"):
-                return find(*given)
+                return find(image)
 
         return timed
-
-    def _read(self, image: np.ndarray, faces: Sequence[Face], places: Sequence[int]) -> dict[int, FaceTask]:
-        with self.timing("read"):
-            return self.anonymizer.read(image, faces, self.settings, places)
 
     def _blurred(self, frame: _Prepared, reason: str) -> AnonymizedImage:
         frame.failure = reason
@@ -299,8 +308,7 @@ def _with_neighbours(items: Iterable[_Prepared]) -> Iterator[tuple[_Prepared | N
 
 def _smoothed(task: FaceTask, before: _Prepared | None, after: _Prepared | None) -> FaceTask:
     """With its motion smoothed over the frames before and after it."""
-    if not task.pending or task.wanted is None:
-        return task
+    assert task.wanted is not None
     near = [None if frame is None else frame.stepped.get(task.number) for frame in (before, after)]
     return replace(task, wanted=smooth(near[0], task.wanted, near[1]))
 

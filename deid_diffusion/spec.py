@@ -26,6 +26,7 @@ class AnonymizerSpec:
         controlnet: face-landmark ControlNet: folder, "org/name" or "org/name@revision/subfolder". Stable Diffusion.
         preview_vae: tiny autoencoder that makes repulsion cheap; named like `controlnet`. Stable Diffusion.
         variant: "fp16" and the like, as diffusers knows it.
+        detection: "fast", or "thorough" for passes over the turned picture too, see `faces.fast_detect`.
     """
 
     model: str | PathLike | None = None
@@ -39,3 +40,4 @@ class AnonymizerSpec:
     controlnet: str | PathLike | None = None
     preview_vae: str | PathLike | None = None
     variant: str | None = None
+    detection: str = "fast"

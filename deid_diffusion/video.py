@@ -25,6 +25,7 @@ from .imaging.threads import Behind, ahead
 from .messages import brief, brief_path
 from .methods.protocol import find_method
 from .result import AnonymizedImage
+from .seeds import checked_seed
 from .settings import Settings
 
 Progress = Callable[[str, int, int | None], None]  # "look" or "write", frames so far, frames of the file if known
@@ -49,7 +50,7 @@ class VideoAnonymizer:
         self,
         path: str | PathLike,
         out: str | PathLike,
-        seed: int = 0,
+        seed: int | None = None,
         settings: Settings | None = None,
         progress: Progress | None = None,
         key: str = "",
@@ -61,7 +62,7 @@ class VideoAnonymizer:
 
         Args:
             path, out: from where, to where; nothing half-written is left under the latter name.
-            seed: the same seed gives the same clip.
+            seed: the same seed gives the same clip; None draws one that nobody knows.
             settings: as for pictures; `candidates` does not count.
             progress: called after each frame.
             key: what the result depends on, in a word, so that a run that was stopped need neither look nor encode
@@ -175,7 +176,7 @@ class VideoAnonymizer:
     def stream(
         self,
         frames: Iterable[np.ndarray],
-        seed: int = 0,
+        seed: int | None = None,
         settings: Settings | None = None,
         fps: float = 30.0,
         **changes: Any,
@@ -217,13 +218,12 @@ class VideoAnonymizer:
 
     def _begin(
         self,
-        seed: int,
+        seed: int | None,
         settings: Settings | None,
         changes: Mapping[str, Any],
         listed: FaceList | None = None,
     ) -> ClipRun:
-        if not isinstance(seed, int | np.integer) or seed < 0:
-            raise ValueError(f"seed must be a whole number from 0 on, got {brief(seed)}")
+        seed = checked_seed(seed)
         settings = replace(settings or Settings(), **changes)
         check_for_clips(settings)
         self.anonymizer.check(settings)
@@ -239,9 +239,9 @@ def check_for_clips(settings: Settings) -> None:
     Raises:
         ValueError: there is one; says which, and what to do.
     """
-    if find_method(settings.method).name == "k-same":
+    if (name := find_method(settings.method).name) in ("k-same", "average"):
         raise ValueError(
-            "k-same averages people of a set of pictures and does not follow motion; take inpaint, blur, pixelate "
+            f"{name} averages people of a set of pictures and does not follow motion; take inpaint, blur, pixelate "
             "or blank for clips"
         )
     if settings.panorama:

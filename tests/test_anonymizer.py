@@ -487,7 +487,7 @@ def test_missing_weights_say_what_was_wanted(tmp_path):
     ("one", "other", "same"),
     [
         ({}, {"steps": 4, "candidates": 2, "guidance_scale": 1, "batch": 8, "threshold": 1.01}, True),
-        ({}, {"repulsion": Repulsion(scale=30), "strength": 1, "landmark_style": "dlib68", "k": 7}, True),
+        ({}, {"repulsion": Repulsion(scale=30), "repulsion_factor": 1, "landmark_style": "dlib68", "k": 7}, True),
         ({"drop_attributes": ("male", "age")}, {"drop_attributes": ("age", "male", "age")}, True),
         ({"attributes": {"age": 60, "smile": 1}}, {"attributes": {"smile": 1.0, "age": 60.0}}, True),
         ({"method": "blur"}, {"method": "blur", "steps": 9, "redact_with": "pixelate"}, True),

@@ -62,7 +62,7 @@ def counted(anonymize, sizes):
         sizes.append(len(given["image"]))
         return real(**given)
 
-    kept = {"unet": real.unet, "id_encoder": real.id_encoder, "size": real.size}
+    kept = {name: getattr(real, name) for name in ("unet", "id_encoder", "detail", "size", "base_size")}
     anonymize.pipeline = type("Counted", (), {**kept, "__call__": call})()
     return anonymize
 
@@ -155,7 +155,7 @@ def test_a_target_can_be_anybody():
     anonymize, image = build(ONE), picture()
     rng = np.random.default_rng(0)
     embedding = rng.normal(size=anonymize.bank.embedding.shape[1]).astype(np.float32)
-    nobody = Target(embedding / np.linalg.norm(embedding), np.zeros(anonymize.bank.person.shape[1], np.float32))
+    nobody = Target(embedding / np.linalg.norm(embedding), np.zeros(anonymize.bank.shape_params.shape[1], np.float32))
     result = anonymize(image, settings=FAST, policy=FixedTarget(1.0, nobody))
     assert result.faces[0].outcome is Outcome.REPLACED
 

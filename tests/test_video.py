@@ -250,7 +250,10 @@ def test_a_repeated_frame_shares_the_result_of_the_one_before(monkeypatch):
     assert results[1] is results[2] is results[3]
     assert run.result.frames == 5
     assert run.result.tracks[0].outcomes == {Outcome.REPLACED: 5}
-    assert all(covered(image, result.image, moving(int(image[0, 0, 0]))[0]) for image, result in zip(shown, results, strict=True))
+    assert all(
+        covered(image, result.image, moving(int(image[0, 0, 0]))[0])
+        for image, result in zip(shown, results, strict=True)
+    )
 
 
 def test_a_cut_ends_the_track_but_not_the_person():

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from . import complain
-from .options import Parser, clip_time
+from .options import Parser, add_detect, clip_time
 
 
 def main(argv: list[str]) -> int:
@@ -27,6 +27,7 @@ def main(argv: list[str]) -> int:
     )
     add("--from", type=clip_time, dest="start_s", metavar="TIME", help="where to begin in clips")
     add("--to", type=clip_time, dest="stop_s", metavar="TIME", help="where to stop")
+    add_detect(parser)
     options = parser.parse_args(argv)
     from deid_diffusion.errors import DeidError
     from deid_diffusion.jobs.plan import plan
@@ -36,7 +37,7 @@ def main(argv: list[str]) -> int:
     except ValueError as error:
         return complain(str(error), 2)
     failed, part = 0, options.out.with_name(f".{secrets.token_hex(8)}.part")
-    detect = _detector()
+    detect = _detector(options.detect)
     try:
         with part.open("w", encoding="utf-8") as file:
             for job in jobs:
@@ -56,10 +57,10 @@ def main(argv: list[str]) -> int:
     return 1 if failed else 0
 
 
-def _detector() -> Any:
-    from deid_diffusion.faces.detect import CenterFaceDetector
+def _detector(name: str) -> Any:
+    from deid_diffusion.faces.fast_detect import detector_of
 
-    return CenterFaceDetector()
+    return detector_of(name)
 
 
 def _picture(job: Any, detect: Any) -> tuple[list[str], str]:
@@ -80,24 +81,10 @@ def _picture(job: Any, detect: Any) -> tuple[list[str], str]:
 
 def _clip(job: Any, detect: Any, options: Any) -> tuple[list[str], str]:
     """Also the faces that no frame of its own found: the origin says how they are known."""
-    from deid_diffusion.faces.face_list import FaceList, summarized
-    from deid_diffusion.faces.scan import Scan
-    from deid_diffusion.imaging.clips import ClipReader
-    from deid_diffusion.weight_files import sha256_of
+    from deid_diffusion.jobs.detections import look_through
 
-    scan = Scan(getattr(detect, "glance", detect), detect, survey=getattr(detect, "survey", None))
-    stamps, digest = {}, sha256_of(job.in_path)
-    with ClipReader(job.in_path, options.start_s, options.stop_s) as frames:
-        for frame in frames:
-            scan.add(frame.image, frame.time_s, frame.repeated)
-            stamps[frame.index] = {"pts": frame.pts, "time_s": round(frame.time_s, 4)}
-    scan.finish()
-    rows = scan.sightings()
-    tracks = summarized(rows, scan.linker.times_s)
-    span = options.start_s, options.stop_s
-    seen, failed = dict(enumerate(rows)), tuple(sorted(scan.failed))
-    listed = FaceList(job.name, digest, *scan.size, len(rows), *span, failed, tracks, seen)
-    return list(listed.lines(stamps)), f"{_count(tracks)} in {len(rows)} frames"
+    listed, stamps = look_through(job.in_path, job.name, detect, options.start_s, options.stop_s)
+    return list(listed.lines(stamps)), f"{_count(listed.tracks)} in {listed.frames} frames"
 
 
 def _count(faces: Any) -> str:

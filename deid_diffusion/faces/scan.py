@@ -22,18 +22,19 @@ from .task import FaceTask
 from .tracks import GAP_S, ODD, Linker, group_people, iou, join_backwards
 
 log = logging.getLogger(__name__)
-LOOK_S = 0.5  # between two surveys
+LOOK_S = 0.5  # between two full looks
 # Likewise, while no face is known; a track that is surely a face is held for as long before its first detection.
 IDLE_LOOK_S = 1.0
-LOST_S = 0.2  # between two full looks for a face that comes and goes: until then it is interpolated
+LOST_S = 0.2  # between two for a face that comes and goes, as hands do: until then it is interpolated
 READ_S = 0.1  # between two readings of a track
+WIDE_EVERY = 3  # frames: of the others, those with large faces or none are looked at in small
+LARGE = 1 / 12  # of the picture's long side: such a face is 26 px tall for the smaller look
 # Between two quick looks while no face is known; shorter than what a track that is found then goes on before its first
 # detection.
 GLANCE_S = 0.1
 KEPT = 8  # frames: a track's speed is measured over some
 SHARP_SCORE = 0.5  # of a detection that says something about the person
 Find = Callable[[np.ndarray], list[Face]]
-Survey = Callable[[np.ndarray, int], list[Face]]  # also the quarters of a turn in which small faces are looked for
 LookAt = Callable[[np.ndarray, Face], Face]  # a face of which only the box is known -> with its points; score 0: none
 Read = Callable[[np.ndarray, Sequence[Face], Sequence[int]], dict[int, FaceTask]]
 
@@ -80,20 +81,20 @@ class Scan:
         read: Read | None = None,
         listed: FaceList | None = None,
         look_at: LookAt | None = None,
-        survey: Survey | None = None,
+        peek: Find | None = None,
     ) -> None:
         """Takes what finds faces and what reads them.
 
         Args:
             glance: quick, for every frame.
-            look: thorough, for the first frame of a shot and where a track loses its face.
+            look: thorough, for the first frame of a shot, every `LOOK_S`, and where a track loses its face.
             read: (H, W, 3) uint8, all its faces, the places of those to read -> their analyzed tasks by place; None
                 when nothing is to be read.
             listed: where faces are, as somebody says; then nothing is looked for.
             look_at: reads the points of listed faces that have none; None leaves them as they are.
-            survey: between both, every `LOOK_S`; the thorough one where there is none.
+            peek: quicker than `glance`, for large faces; None for the same.
         """
-        self.glance, self.look, self.read, self.survey = glance, look, read, survey
+        self.glance, self.look, self.read, self.peek = glance, look, read, peek
         self.listed, self._look_at = listed, look_at
         self.saved: SavedLooks | None = None
         self.linker = Linker(0 if listed is None else listed.next_number)
@@ -103,8 +104,7 @@ class Scan:
         self._faces: list[Face] = []
         self.failed: set[int] = set()
         self.told: dict[int, dict[int, Sighting]] = {}
-        self._looked_s = self._searched_s = self._glanced_s = self._seen_s = -np.inf
-        self._turn = 0
+        self._looked_s = self._glanced_s = self._seen_s = -np.inf
         self._read_s: dict[int, float] = {}
         self._tried: dict[int, int] = {}
 
@@ -157,22 +157,11 @@ class Scan:
         due = cut or time_s - self._looked_s >= (IDLE_LOOK_S if idle else LOOK_S) - 1e-6
         if idle and not due and time_s - self._glanced_s < GLANCE_S - 1e-6:
             return []
-        faces, self._glanced_s = self.glance(image), time_s
-        lost = any(max((iou(one.box, face.box) for face in faces), default=0.0) < 0.2 for one in self._faces)
-        if cut or (lost and time_s - self._searched_s >= LOST_S - 1e-6):
+        faces, self._glanced_s = self.glance(image) if due else self._glanced(image), time_s
+        if due or (time_s - self._looked_s >= LOST_S - 1e-6 and self._loses_one(faces)):
             faces = united(self.look(image), faces)
-            self._looked_s = self._searched_s = time_s
-        elif due:
-            faces = united(self._survey(image), faces)
             self._looked_s = time_s
         return [replace(face, track_id=None) for face in faces]
-
-    def _survey(self, image: np.ndarray) -> list[Face]:
-        """What a look of medium depth finds; a full one where the detector has none."""
-        if self.survey is None:
-            return self.look(image)
-        self._turn = self._turn % 3 + 1
-        return self.survey(image, self._turn)
 
     def _found(self, image: np.ndarray, time_s: float, cut: bool) -> list[Face]:
         """The faces of a frame: as they are listed, as an earlier run found them, or looked for."""
@@ -189,6 +178,20 @@ class Scan:
         if faces:
             self._seen_s = time_s
         return faces
+
+    def _glanced(self, image: np.ndarray) -> list[Face]:
+        """The faces of a frame by the quickest look that sees those of the frame before."""
+        least = LARGE * max(image.shape[:2])
+        large = all((face.box[2:] - face.box[:2]).max() >= least for face in self._faces)
+        if self.peek is not None and large and len(self.linker.times_s) % WIDE_EVERY:
+            faces = self.peek(image)
+            if not self._loses_one(faces):
+                return faces
+        return self.glance(image)
+
+    def _loses_one(self, faces: Sequence[Face]) -> bool:
+        """Whether a face of the frame before is not among them."""
+        return any(max((iou(one.box, face.box) for face in faces), default=0.0) < 0.2 for one in self._faces)
 
     def _told(self, image: np.ndarray, row: Sequence[Sighting]) -> list[Face]:
         """The faces of a frame as they are listed; of those that nobody found there, only the place is kept."""

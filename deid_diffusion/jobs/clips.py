@@ -56,4 +56,4 @@ def do_clip(
         "notes": result.notes,
         "review": [span.to_json() for span in result.review],
     }
-    return [track.to_json() for track in result.faces], dict(result.seconds), about
+    return [track.to_json(seeds=True) for track in result.faces], dict(result.seconds), about

@@ -140,7 +140,7 @@ def _generate(batch: Sequence[_Draw], context: Context, attempt: int) -> list[Ca
     """One pipeline call and what the identity encoder says of it."""
     tasks, seeds, targets = (list(column) for column in zip(*((d.task, d.seed, d.target) for d in batch), strict=True))
     settings, base = context.settings, as_repulsion(context.settings.repulsion)
-    repulsion = replace(base, scale=base.scale * settings.strength * 2**attempt)
+    repulsion = replace(base, scale=base.scale * settings.repulsion_factor * 2**attempt)
     with context.timing("inpaint"):
         meshes = target_meshes(context.estimator, tasks, targets)
         with context.turn:

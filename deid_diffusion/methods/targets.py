@@ -9,7 +9,8 @@ import numpy as np
 
 from ..faces.attributes import Attributes
 from ..faces.task import FaceTask, Target
-from .identity_bank import IdentityBank
+from ..seeds import derived_seed
+from .identity_bank import MARGIN, REACH, IdentityBank
 
 MARGIN_STEP = 0.1  # cosine by which each further round wants the target further from the source
 
@@ -37,14 +38,17 @@ class FreshTargets(_Verified):
 
     Attributes:
         bank: identities to become.
+        reach: see `IdentityBank.choose`.
     """
 
     bank: IdentityBank
+    reach: float = REACH
 
     def choose(self, task: FaceTask, attempt: int, candidate: int, taken: Collection[int]) -> Target:
         """Alike in age, gender and skin, and nobody whom the encoder takes for the least bit like the source."""
-        seed = task.draw_seed(attempt, candidate)
-        return self.bank.choose(task.wanted, task.embedding, seed, margin=-MARGIN_STEP * attempt, exclude=set(taken))
+        seed = task.draw_seed(attempt, candidate, "target")
+        margin = MARGIN - MARGIN_STEP * attempt
+        return self.bank.choose(task.wanted, task.embedding, seed, margin, exclude=set(taken), reach=self.reach)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,12 +73,14 @@ class TrackTargets(_Verified):
     Attributes:
         bank: identities to become.
         seed: of the clip.
+        reach: see `IdentityBank.choose`.
         of_person: who was chosen, by the person's number.
         of_track: likewise, by the track's number, which is that of the track's tasks.
     """
 
     bank: IdentityBank
     seed: int = 0
+    reach: float = REACH
     of_person: dict[int, Target] = field(default_factory=dict)
     of_track: dict[int, Target] = field(default_factory=dict)
 
@@ -89,9 +95,9 @@ class TrackTargets(_Verified):
         """
         if track not in self.of_track:
             if person not in self.of_person:
-                draw = int(np.random.SeedSequence([self.seed, person]).generate_state(1)[0] >> 1)
+                draw = derived_seed(self.seed, person, "target")
                 taken = {target.number for target in self.of_person.values()}
-                self.of_person[person] = self.bank.choose(wanted, embedding, draw, exclude=taken)
+                self.of_person[person] = self.bank.choose(wanted, embedding, draw, exclude=taken, reach=self.reach)
             self.of_track[track] = self.of_person[person]
         return self.of_track[track]
 

@@ -55,7 +55,7 @@ def test_a_tree_is_mirrored_and_what_is_no_picture_is_counted(tmp_path):
     left_out = {item.path.name for item in planned.skipped}
     assert left_out == {".hidden.jpg", ".cache", "notes.txt", "gone.jpg", "loop"}
     assert planned.folder == tree / "out"
-    assert planned.keeps_journal
+    assert planned.keeps_list
     assert plan([tree]).folder == tmp_path / "tree_anon"
 
 
@@ -200,7 +200,7 @@ def test_outputs_of_an_earlier_run_are_not_taken_for_inputs(tmp_path, known):
     names = ("a_anon.jpg", "a_anon_before_after.png", "a_anon_anon.jpg")
     assert reasons(planned, tmp_path) == dict.fromkeys(names, "written by this tool")
     assert (tmp_path / NAME).exists() == known
-    assert not planned.keeps_journal
+    assert not planned.keeps_list
 
 
 def test_a_picture_that_was_named_is_not_overwritten_for_its_name(tmp_path):
