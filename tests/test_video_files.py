@@ -142,15 +142,15 @@ def test_a_stopped_run_does_not_look_again(source, tmp_path, monkeypatch, at, lo
         return SOMEBODY
 
     video = VideoAnonymizer(build(where, ONE_PERSON))
-    whole = video(source, tmp_path / "whole.mkv", settings=QUICK)
+    whole = video(source, tmp_path / "whole.mkv", seed=3, settings=QUICK)
     with pytest.raises(KeyboardInterrupt):
-        video(source, tmp_path / "out.mkv", settings=QUICK, key="k", progress=stopped(monkeypatch, at))
+        video(source, tmp_path / "out.mkv", seed=3, settings=QUICK, key="k", progress=stopped(monkeypatch, at))
     folder = tmp_path / ".deid-out.mkv.segments"
     saved = (folder / "looks.jsonl").read_text()
     assert len(saved.splitlines()) == 1 + (at[1] if at[0] == "look" else 7)
     (folder / "looks.jsonl").write_text(saved + "[[[1, 2")  # torn by a crash
     calls.clear()
-    again = video(source, tmp_path / "out.mkv", settings=QUICK, key="k")
+    again = video(source, tmp_path / "out.mkv", seed=3, settings=QUICK, key="k")
     assert len(calls) == looks + (looks > 0)  # the first one thoroughly, too
     assert again.faces[0].to_json() == whole.faces[0].to_json()
     assert all(
@@ -240,7 +240,7 @@ def test_boxes_that_somebody_edited_are_followed_through_the_command_line(source
     from deid_diffusion.cli import run as run_command
 
     other = face(80, 28, 8)
-    monkeypatch.setattr(detect, "_detector", lambda: lambda image: [*SOMEBODY, other])
+    monkeypatch.setattr(detect, "_detector", lambda name: lambda image: [*SOMEBODY, other])
     monkeypatch.setattr(run_command, "_load", lambda options: build(lambda _: 1 / 0, ONE_PERSON))
     boxes, out, report = tmp_path / "faces.jsonl", tmp_path / "out.mkv", tmp_path / "report.json"
     # One taken out, one added in two frames, where the real detector finds no face.
@@ -286,7 +286,7 @@ def test_boxes_that_are_not_of_the_clip_are_refused_before_anything_is_loaded(
     from deid_diffusion.cli import detect, main
     from deid_diffusion.cli import run as run_command
 
-    monkeypatch.setattr(detect, "_detector", lambda: lambda image: SOMEBODY)
+    monkeypatch.setattr(detect, "_detector", lambda name: lambda image: SOMEBODY)
     monkeypatch.setattr(run_command, "_load", lambda options: pytest.fail("loaded"))
     boxes = tmp_path / "faces.jsonl"
     told(source, boxes)
