@@ -32,7 +32,8 @@ from .methods.k_same import Cohort, fit_cohort
 from .methods.protocol import Context, TargetPolicy, find_method
 from .methods.redact import Redact, redact_face
 from .methods.sampling import candidate_count, check_settings, effective_settings, wanted_attributes
-from .methods.targets import FreshTargets
+from .methods.swap import same_target
+from .methods.targets import default_policy
 from .models.backends import use_backend
 from .models.loading import IDENTITIES, THRESHOLDS, check_id_encoder, check_speed, load_with_identities
 from .pipelines.id_encoder import embed
@@ -214,6 +215,7 @@ class FaceAnonymizer:
             PictureError: a picture that cannot be read; results of those before it have been yielded.
         """
         settings = self._settings(settings, {"batch": batch_size, **changes} if settings is None else changes)
+        settings = same_target(settings, self.bank, seed)
         window: list[tuple[ImageAnalysis, list[FaceTask]]] = []
         for place, image in enumerate(images):
             try:
@@ -396,8 +398,11 @@ class FaceAnonymizer:
             if not isinstance(getattr(settings, name), References | None):
                 got = brief(getattr(settings, name))
                 raise ValueError(f"{name} must be what FaceAnonymizer.embed_references makes of photos, got {got}")
-        if find_method(settings.method).uses_targets:
+        method = find_method(settings.method)
+        if method.uses_targets:
             check_settings(self.pipeline, settings)
+        if (own := getattr(method, "check", None)) is not None:
+            own(settings, self.bank)
 
     def resolve(self, settings: Settings | None = None) -> Settings:
         """The settings with all that is left to the model spelled out: equal for two that give the same pictures."""
@@ -475,7 +480,7 @@ class FaceAnonymizer:
         return settings
 
     def _policy(self, policy: TargetPolicy | None, settings: Settings) -> TargetPolicy:
-        return FreshTargets(self.same_person(settings), self.bank) if policy is None else policy
+        return default_policy(self.bank, self.same_person(settings), settings) if policy is None else policy
 
     def same_person(self, settings: Settings) -> float:
         """The cosine from which on the identity encoder takes two faces for one person."""

@@ -24,7 +24,7 @@ from .methods.protocol import find_method
 from .methods.redact import redact
 from .methods.roles import Role, Roles, as_set
 from .methods.sequence import FacesInSequence, FrameTasks
-from .methods.targets import TrackTargets
+from .methods.targets import TrackTargets, default_policy
 from .result import AnonymizedImage
 from .settings import Settings
 from .timing import Timing
@@ -84,7 +84,10 @@ class ClipRun:
         reads = self.method.reads_faces or settings.keep is not None or settings.only is not None
         glance, look = getattr(anonymizer.detect, "glance", anonymizer.detect), anonymizer.detect
         self.scan = Scan(self._timed(glance), self._timed(look), self._read if reads else None)
-        self.policy = TrackTargets(anonymizer.same_person(settings), anonymizer.bank, seed)
+        threshold = anonymizer.same_person(settings)
+        people: Any = default_policy(anonymizer.bank, threshold, settings)
+        people = people if hasattr(people, "for_person") else None  # or the policy of a method of somebody's own
+        self.policy = TrackTargets(threshold, anonymizer.bank, seed, people=people)
         self.parts = FINE if options.motion == "fine" else COARSE
         self.context = anonymizer.context(settings, self.policy, self.timing)
         self.stride = (options.stride or STRIDE) if self.method.uses_targets else 1

@@ -39,6 +39,11 @@ class Settings:
         drop_attributes: attributes not to take over from the source (soft biometrics): any of DROPPABLE.
         redact_with: how a face is hidden that could not be replaced.
         method: what becomes of faces: a name of `methods.method_names()`, or an object shaped like `methods.Method`.
+        target: whom swap makes of everybody: a number of the bank, or "random" for one that follows from the seed.
+        attraction: scale of the guidance towards that person, in the unit of `Repulsion.scale`; 0 for none.
+        quantization: factor on the steps in which attributes pass from the source, see
+            `faces.attributes.QUANTIZATION_STEP`; 0 passes them as they were estimated, which is a fingerprint. Of
+            pictures; clips have `ClipOptions.motion`.
         k: people a face is averaged from by k-same.
         cohort: people of the whole set, from `FaceAnonymizer.fit_cohort`; None averages those of the picture itself.
         candidates: faces generated for each source in each try, as different people; of those that pass, the one is
@@ -78,6 +83,9 @@ class Settings:
     panorama: bool = False
     keep_metadata: tuple[str, ...] = ()
     max_pixels: int | None = None
+    target: int | str = "random"
+    attraction: float = 30.0
+    quantization: float = 1.0
     k: int = 5
     cohort: Cohort | None = None
     __repr__ = brief_repr
@@ -93,12 +101,15 @@ class Settings:
         if not isinstance(self.keep_metadata, tuple | list) or any(n not in KEEPABLE for n in self.keep_metadata):
             raise ValueError(f"keep_metadata takes any of {', '.join(KEEPABLE)}; got {brief(self.keep_metadata)}")
         lowest = dict.fromkeys(("steps", "candidates", "tries", "batch", "max_pixels"), 1) | {"k": 2}
-        lowest |= dict.fromkeys(("strength", "noise_scale", "guidance_scale"), 0)
+        lowest |= dict.fromkeys(("strength", "noise_scale", "guidance_scale", "attraction", "quantization"), 0)
         for name, low in lowest.items():
             if getattr(self, name) is not None and getattr(self, name) < low:
                 raise ValueError(f"{name} must be >= {low}, got {brief(getattr(self, name))}")
         if self.landmark_style not in STYLES:
             raise ValueError(f"landmark_style must be one of {', '.join(STYLES)}, got {brief(self.landmark_style)}")
+        whole = isinstance(self.target, int) and not isinstance(self.target, bool) and self.target >= 0
+        if self.target != "random" and not whole:
+            raise ValueError(f"target must be random or a number of the bank, got {brief(self.target)}")
         if self.keep is not None and self.only is not None:
             raise ValueError("give people to keep or people to anonymize, not both")
 

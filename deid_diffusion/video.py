@@ -17,6 +17,7 @@ from .clip_result import ClipResult
 from .clip_run import ClipOptions, ClipRun
 from .messages import brief
 from .methods.protocol import find_method
+from .methods.swap import same_target
 from .result import AnonymizedImage
 from .settings import Settings
 
@@ -157,7 +158,8 @@ class VideoAnonymizer:
                 "or blank for clips"
             )
         self.anonymizer.check(settings)
-        return ClipRun(self.anonymizer, seed, replace(settings, candidates=1), self.options)
+        settings = same_target(replace(settings, candidates=1), self.anonymizer.bank, seed)
+        return ClipRun(self.anonymizer, seed, settings, self.options)
 
 
 class _TooSimilar(Exception):

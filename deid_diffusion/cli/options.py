@@ -111,8 +111,17 @@ def _add_looks(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add(
         "--method", default="inpaint", metavar="NAME",
-        help="inpaint: a new face; k-same: the mean of K people of the pictures given; "
+        help="inpaint: a new face; swap: one new face for all; k-same: the mean of K people of the pictures given; "
         f"{', '.join(REDACTIONS)}: the same redaction for all (inpaint)",
+    )  # fmt: skip
+    add(
+        "--target", type=_target, metavar="NUMBER",
+        help="who everybody becomes by --method swap: a number of the bank of people who do not exist, or random",
+    )  # fmt: skip
+    add("--attraction", type=_number, metavar="SCALE", help="how hard --method swap moves faces to that person (30)")
+    add(
+        "--quantization", type=_number, default=1.0, metavar="FACTOR",
+        help="on the steps in which pose, expression and attributes pass; 0 passes them unrounded: a fingerprint (1)",
     )  # fmt: skip
     add("--k", type=_natural, default=5, help="people that share one face by --method k-same (5)")
     add("--redact-with", choices=REDACTIONS, default="blank", help="how to hide a face that could not be replaced")
@@ -173,6 +182,10 @@ def _natural(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"wanted a whole number >= 0, got {text!r}")
     return int(text)
+
+
+def _target(text: str) -> int | str:
+    return text if text == "random" else _natural(text)
 
 
 def _positive(text: str) -> int:

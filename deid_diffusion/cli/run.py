@@ -152,6 +152,9 @@ def _settings(options: argparse.Namespace) -> Any:
     from deid_diffusion.settings import Repulsion, Settings
 
     find_method(options.method)
+    for name in ("target", "attraction"):
+        if getattr(options, name) is not None and options.method != "swap":
+            raise ValueError(f"--{name} is for --method swap, got --method {options.method}; leave one of them out")
     check_speed(options.dtype, options.device)
 
     return Settings(
@@ -166,6 +169,9 @@ def _settings(options: argparse.Namespace) -> Any:
         drop_attributes=tuple(options.drop),
         redact_with=options.redact_with,
         method=options.method,
+        target="random" if options.target is None else options.target,
+        attraction=Settings.attraction if options.attraction is None else options.attraction,
+        quantization=options.quantization,
         threshold=options.threshold,
         k=options.k,
         panorama=options.panorama,
@@ -199,11 +205,22 @@ def _completed(settings: Any, anonymize: Any, plan: Any, references: list[str], 
     from dataclasses import replace
 
     anonymize.check(settings)
+    if options.method == "swap":
+        settings = _with_target(settings, anonymize, options.seed)
     if references:
         people = anonymize.embed_references(references)
         settings = replace(settings, **{"only" if options.only else "keep": people})
         print(f"deid: {_selection(people, bool(options.only))}", file=sys.stderr)
     return _with_cohort(settings, anonymize, plan) if options.method == "k-same" else settings
+
+
+def _with_target(settings: Any, anonymize: Any, seed: int) -> Any:
+    """Draws the random person once for all files, whose seeds differ; says who it is."""
+    from deid_diffusion.methods.swap import same_target
+
+    settings = same_target(settings, anonymize.bank, seed)
+    print(f"deid: everybody becomes person {settings.target} of {len(anonymize.bank.embedding)}", file=sys.stderr)
+    return settings
 
 
 def _selection(people: Any, only: bool) -> str:

@@ -61,10 +61,16 @@ class Attributes:
         check_attributes({name: value for name, value in changes.items() if value is not None})
         return replace(self, **changes)
 
-    def quantize(self) -> Attributes:
-        """A copy in the steps of `QUANTIZATION_STEP`: what may pass from a source to the new face."""
+    def quantize(self, factor: float = 1.0) -> Attributes:
+        """A copy in the steps of `QUANTIZATION_STEP`: what may pass from a source to the new face.
+
+        Args:
+            factor: on the steps; 0 leaves the values as they were estimated.
+        """
+        if factor == 0:
+            return self
         steps = {
-            name: round(value / QUANTIZATION_STEP[name]) * QUANTIZATION_STEP[name]
+            name: round(value / (QUANTIZATION_STEP[name] * factor)) * QUANTIZATION_STEP[name] * factor
             for name, value in self.to_dict().items()
         }
         return Attributes(**{n: min(max(value, FIELDS[n].low), FIELDS[n].high) for n, value in steps.items()})

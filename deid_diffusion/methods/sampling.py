@@ -18,7 +18,7 @@ from ..faces.estimator import FaceAnalysis, FaceEstimator, as_unit
 from ..faces.geometry import hull_distance
 from ..faces.skin import LIGHT_NAMES
 from ..faces.task import FaceTask, Target
-from ..pipelines.repulsion import Repulsion
+from ..pipelines.repulsion import Energy, Repulsion
 from ..settings import Settings
 
 EDGE = 0.12  # of the crop's side: how far past the landmarks' hull the skin's colour is still corrected
@@ -97,7 +97,8 @@ def effective_settings(pipeline: Any, settings: Settings) -> Settings:
     default, family = Settings(), inspect.signature(pipeline.__call__).parameters
     steps, scale = (family[name].default for name in ("num_inference_steps", "guidance_scale"))
     unread: tuple[str, ...] = ("max_pixels",) if reads_words(pipeline) else ("max_pixels", "landmark_style")
-    unread += ("k", "cohort") if settings.method == "inpaint" else ()
+    unread += ("k", "cohort") if settings.method in ("inpaint", "swap") else ()
+    unread += ("target", "attraction") if settings.method in ("inpaint", "k-same") else ()
     return replace(
         settings,
         steps=steps if settings.steps is None else settings.steps,
@@ -116,7 +117,7 @@ def wanted_attributes(analysis: FaceAnalysis, settings: Settings) -> Attributes:
         analysis: of the source.
         settings: of the run.
     """
-    passed = analysis.attributes.quantize().with_changes(dict.fromkeys(settings.drop_attributes))
+    passed = analysis.attributes.quantize(settings.quantization).with_changes(dict.fromkeys(settings.drop_attributes))
     return passed.with_changes(settings.attributes)
 
 
@@ -141,6 +142,7 @@ def sample(
     settings: Settings,
     repulsion: Repulsion | None = None,
     start: Start | None = None,
+    energies: Sequence[Energy] = (),
 ) -> np.ndarray:
     """One pipeline call and the colour corrections that belong to it.
 
@@ -153,6 +155,7 @@ def sample(
         settings: of the run.
         repulsion: instead of the settings' own.
         start: faces to go on from; for pipelines that can, see `starts_from_images`.
+        energies: what else the faces are moved down, see `pipelines.repulsion.Energy`.
 
     Returns:
         (B, S, S, 3) uint8, new where `inpaint_mask` is above 0.
@@ -186,6 +189,7 @@ def sample(
         repulsion=settings.repulsion if repulsion is None else repulsion,
         source_embedding=torch.from_numpy(np.stack([t.embedding for t in tasks])),
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+        energies=energies,
         output_type="pt" if reads_words(pipeline) else "latent",
         **own,
     ).images.float()

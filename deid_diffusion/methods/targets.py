@@ -4,14 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
 from ..faces.attributes import Attributes
 from ..faces.task import FaceTask, Target
+from ..settings import Settings
 from .identity_bank import IdentityBank
+from .protocol import TargetPolicy, find_method
 
 MARGIN_STEP = 0.1  # cosine by which each further round wants the target further from the source
+
+
+class PersonTargets(Protocol):
+    """Who a person becomes that was seen in several frames."""
+
+    def for_person(self, wanted: Attributes, embedding: np.ndarray, seed: int, taken: Collection[int]) -> Target:
+        """Somebody for this person to become.
+
+        Args:
+            wanted: age, male and skin count.
+            embedding: (D,) unit norm, of the person.
+            seed: of a draw.
+            taken: bank numbers that other people of the clip have.
+        """
+
+
+def default_policy(bank: IdentityBank, threshold: float, settings: Settings) -> TargetPolicy:
+    """Who becomes whom where the caller does not say: as the method wants it, else a new somebody for every face.
+
+    Args:
+        bank: identities to become.
+        threshold: cosine to the source from which on a result is rejected.
+        settings: of the run.
+    """
+    own = getattr(find_method(settings.method), "policy", None)
+    return FreshTargets(threshold, bank) if own is None else own(bank, threshold, settings)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +75,10 @@ class FreshTargets(_Verified):
         seed = task.draw_seed(attempt, candidate)
         return self.bank.choose(task.wanted, task.embedding, seed, margin=-MARGIN_STEP * attempt, exclude=set(taken))
 
+    def for_person(self, wanted: Attributes, embedding: np.ndarray, seed: int, taken: Collection[int]) -> Target:
+        """Likewise, for a person of a clip."""
+        return self.bank.choose(wanted, embedding, seed, exclude=set(taken))
+
 
 @dataclass(frozen=True, eq=False)
 class FixedTarget(_Verified):
@@ -71,12 +104,14 @@ class TrackTargets(_Verified):
         seed: of the clip.
         of_person: who was chosen, by the person's number.
         of_track: likewise, by the track's number, which is that of the track's tasks.
+        people: says who each person becomes; None draws somebody of the bank.
     """
 
     bank: IdentityBank
     seed: int = 0
     of_person: dict[int, Target] = field(default_factory=dict)
     of_track: dict[int, Target] = field(default_factory=dict)
+    people: PersonTargets | None = None
 
     def add(self, track: int, person: int, wanted: Attributes, embedding: np.ndarray) -> Target:
         """Chooses for a track, once.
@@ -91,7 +126,8 @@ class TrackTargets(_Verified):
             if person not in self.of_person:
                 draw = int(np.random.SeedSequence([self.seed, person]).generate_state(1)[0] >> 1)
                 taken = {target.number for target in self.of_person.values()}
-                self.of_person[person] = self.bank.choose(wanted, embedding, draw, exclude=taken)
+                people = FreshTargets(self.threshold, self.bank) if self.people is None else self.people
+                self.of_person[person] = people.for_person(wanted, embedding, draw, taken)
             self.of_track[track] = self.of_person[person]
         return self.of_track[track]
 
