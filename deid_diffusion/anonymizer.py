@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .compositing.paste import Patch, paste_faces
-from .faces.align import crop_faces
+from .compositing.paste import Patch, add_changes, paste_faces
+from .faces.align import crop_faces, cut
 from .faces.analyze import analyze_faces
 from .faces.detect import CenterFaceDetector, Detector, faces_from_boxes
 from .faces.estimator import FaceEstimator, as_unit
@@ -349,6 +349,11 @@ class FaceAnonymizer:
                 else task
                 for task in tasks
             ]
+            if any(task.outcome is Outcome.CLOAKED for task in decided):
+                cloaks = [Patch(t.generated, t.crop) for t in decided if t.outcome is Outcome.CLOAKED]
+                canvas, more = add_changes(canvas, cloaks)
+                changed |= more
+                decided = [self._still_cloaked(task, canvas, analysis, settings) for task in decided]
             # Redactions last: nothing may paint over one and let a source show through its feather.
             for task in decided:
                 if task.hidden:
@@ -504,6 +509,19 @@ class FaceAnonymizer:
         if decision is Decision.KEEP:
             return task.decided(Outcome.KEPT, reason)
         return replace(task, borderline=reason)
+
+    def _still_cloaked(
+        self, task: FaceTask, canvas: np.ndarray, analysis: ImageAnalysis, settings: Settings
+    ) -> FaceTask:
+        """Looked at again in the finished picture, whose pixels are what is published."""
+        if task.outcome is not Outcome.CLOAKED:
+            return task
+        if analysis.image is not analysis.picture.image:
+            return task.decided(Outcome.REDACTED, "the face shows only against a background, and cannot be cloaked")
+        similarity = float(self._embed(cut(canvas, task.crop.crop_from_image, self.size)[None])[0] @ task.embedding)
+        if similarity < self.same_person(settings):
+            return replace(task, similarity=similarity)
+        return task.decided(Outcome.REDACTED, f"not cloaked in the picture: {similarity:.2f}", similarity=similarity)
 
     def _with_targets(self, task: FaceTask, policy: TargetPolicy, settings: Settings, taken: set[int]) -> FaceTask:
         """With as many targets as candidates; adds their numbers to `taken`."""

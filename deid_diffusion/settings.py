@@ -44,6 +44,10 @@ class Settings:
         quantization: factor on the steps in which attributes pass from the source, see
             `faces.attributes.QUANTIZATION_STEP`; 0 passes them as they were estimated, which is a fingerprint. Of
             pictures; clips have `ClipOptions.motion`.
+        against: recognisers, beside the identity encoder, against which perturb changes faces: TorchScript files with
+            their format, as `deid eval --judge` takes them, such as "net.pt:112:rgb:threshold=0.4".
+        max_change: levels of 255 by which perturb changes a pixel at most (L-infinity).
+        max_dssim: (1 - SSIM) / 2 of the face before and after, which perturb keeps to.
         k: people a face is averaged from by k-same.
         cohort: people of the whole set, from `FaceAnonymizer.fit_cohort`; None averages those of the picture itself.
         candidates: faces generated for each source in each try, as different people; of those that pass, the one is
@@ -86,6 +90,9 @@ class Settings:
     target: int | str = "random"
     attraction: float = 30.0
     quantization: float = 1.0
+    against: tuple[str, ...] = ()
+    max_change: float = 12.0
+    max_dssim: float = 0.05
     k: int = 5
     cohort: Cohort | None = None
     __repr__ = brief_repr
@@ -107,6 +114,13 @@ class Settings:
                 raise ValueError(f"{name} must be >= {low}, got {brief(getattr(self, name))}")
         if self.landmark_style not in STYLES:
             raise ValueError(f"landmark_style must be one of {', '.join(STYLES)}, got {brief(self.landmark_style)}")
+        if not isinstance(self.against, tuple | list) or not all(isinstance(one, str) for one in self.against):
+            raise ValueError(f"against takes recognisers' files with their format, got {brief(self.against)}")
+        if not 1 <= self.max_change <= 64 or not 0 < self.max_dssim <= 0.5:
+            raise ValueError(
+                "max_change must be in 1..64 levels and max_dssim in (0, 0.5], got "
+                f"{brief(self.max_change)} and {brief(self.max_dssim)}"
+            )
         whole = isinstance(self.target, int) and not isinstance(self.target, bool) and self.target >= 0
         if self.target != "random" and not whole:
             raise ValueError(f"target must be random or a number of the bank, got {brief(self.target)}")

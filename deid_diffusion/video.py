@@ -157,6 +157,8 @@ class VideoAnonymizer:
                 "k-same averages people of a set of pictures and does not follow motion; take inpaint, blur, pixelate "
                 "or blank for clips"
             )
+        if find_method(settings.method).name == "perturb":
+            raise ValueError("perturb changes pictures one by one, and frames would betray each other; take inpaint")
         self.anonymizer.check(settings)
         settings = same_target(replace(settings, candidates=1), self.anonymizer.bank, seed)
         return ClipRun(self.anonymizer, seed, settings, self.options)

@@ -31,7 +31,8 @@ commands:
 {commands}
 
 `deid COMMAND --help` tells more. --debug shows tracebacks and what the libraries have to say.
-Exit codes: 0 all done, 1 something failed, 2 a wrong command line, 130 interrupted by Ctrl-C, 143 by SIGTERM.
+Exit codes: 0 all done, 1 something failed, 2 a wrong command line, 3 all done but faces are only cloaked and so not
+anonymized, 130 interrupted by Ctrl-C, 143 by SIGTERM.
 """
 
 

@@ -112,6 +112,7 @@ def _add_looks(group: argparse._ArgumentGroup) -> None:
     add(
         "--method", default="inpaint", metavar="NAME",
         help="inpaint: a new face; swap: one new face for all; k-same: the mean of K people of the pictures given; "
+        "perturb: a change that recognisers see and people do not, no anonymization; "
         f"{', '.join(REDACTIONS)}: the same redaction for all (inpaint)",
     )  # fmt: skip
     add(
@@ -119,6 +120,12 @@ def _add_looks(group: argparse._ArgumentGroup) -> None:
         help="who everybody becomes by --method swap: a number of the bank of people who do not exist, or random",
     )  # fmt: skip
     add("--attraction", type=_number, metavar="SCALE", help="how hard --method swap moves faces to that person (30)")
+    add(
+        "--against", action="append", default=[], metavar="FILE[:OPTION...]",
+        help="recogniser beside the shipped one against which --method perturb works: TorchScript, as of eval --judge",
+    )  # fmt: skip
+    add("--max-change", type=_number, metavar="LEVELS", help="how far --method perturb changes a pixel, of 255 (12)")
+    add("--max-dssim", type=_number, metavar="D", help="how unlike a perturbed face may look, (1 - SSIM) / 2 (0.05)")
     add(
         "--quantization", type=_number, default=1.0, metavar="FACTOR",
         help="on the steps in which pose, expression and attributes pass; 0 passes them unrounded: a fingerprint (1)",

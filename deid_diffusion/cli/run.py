@@ -13,11 +13,20 @@ from typing import Any
 from . import complain, exit_code
 from .options import parse
 
+NOT_ANONYMIZED = (
+    "cloaked: changed for recognisers like those that the change was made against, and still seen by every person. "
+    "This is no anonymization"
+)
+_OF_METHODS = {
+    "target": "swap", "attraction": "swap", "against": "perturb", "max_change": "perturb", "max_dssim": "perturb",
+}  # fmt: skip
+
 
 def main(argv: list[str]) -> int:
     """Returns the exit code: 0 all done, 1 something failed or had to stop, 2 nothing could be begun, 130 Ctrl-C.
 
-    After another signal it is 128 and its number: 143 for SIGTERM.
+    3 is as 0, but with faces that are only cloaked and so not anonymized. After another signal it is 128 and its
+    number: 143 for SIGTERM.
     """
     options = parse(argv)
     if ("help", None) in options.set:
@@ -83,7 +92,10 @@ def _work(plan: Any, anonymize: Any, settings: Any, clips: Any, journal: Any, op
         return complain(f"{stopped}; no output is half-written, and {again} goes on where this stopped", code)
     if not failed and not plan.keeps_journal:
         journal.remove()
-    return 1 if failed else 0
+    cloaked = sum(result.cloaked_faces for result in results)
+    if cloaked:
+        complain(f"{cloaked} face{'s' * (cloaked != 1)} {NOT_ANONYMIZED}", 3)
+    return 1 if failed else 3 if cloaked else 0
 
 
 def _say_failures(results: Sequence[Any]) -> bool:
@@ -127,8 +139,8 @@ def _plan(options: argparse.Namespace) -> Any:
         boxes = [options.boxes] if options.boxes else []
         check_report(options.report, planned, [*boxes, *options.only, *options.keep], options.overwrite)
     clip = next((job.in_path for job in planned.jobs if job.is_clip), None)
-    if clip is not None and (options.boxes or options.method == "k-same"):
-        what = "--boxes" if options.boxes else "--method k-same"
+    if clip is not None and (options.boxes or options.method in ("k-same", "perturb")):
+        what = "--boxes" if options.boxes else f"--method {options.method}"
         raise PlanError(f"{clip}: {what} is for pictures, and this is a clip; leave one of them out")
     if options.boxes_format and not options.boxes:
         raise PlanError("--boxes-format says what the numbers of --boxes are; give --boxes too")
@@ -152,9 +164,10 @@ def _settings(options: argparse.Namespace) -> Any:
     from deid_diffusion.settings import Repulsion, Settings
 
     find_method(options.method)
-    for name in ("target", "attraction"):
-        if getattr(options, name) is not None and options.method != "swap":
-            raise ValueError(f"--{name} is for --method swap, got --method {options.method}; leave one of them out")
+    for name, method in _OF_METHODS.items():
+        if getattr(options, name) not in (None, []) and options.method != method:
+            said = f"--{name.replace('_', '-')}"
+            raise ValueError(f"{said} is for --method {method}, got --method {options.method}; leave one of them out")
     check_speed(options.dtype, options.device)
 
     return Settings(
@@ -172,6 +185,9 @@ def _settings(options: argparse.Namespace) -> Any:
         target="random" if options.target is None else options.target,
         attraction=Settings.attraction if options.attraction is None else options.attraction,
         quantization=options.quantization,
+        against=tuple(options.against),
+        max_change=Settings.max_change if options.max_change is None else options.max_change,
+        max_dssim=Settings.max_dssim if options.max_dssim is None else options.max_dssim,
         threshold=options.threshold,
         k=options.k,
         panorama=options.panorama,
@@ -275,6 +291,8 @@ def _report(options: argparse.Namespace, plan: Any, anonymize: Any, settings: An
         "settings": describe(settings),
         "complete": len(results) == len(plan.jobs),
     }
+    if cloaked := sum(result.cloaked_faces for result in results):
+        about["warning"] = f"{cloaked} faces {NOT_ANONYMIZED}"
     left_out = [(str(item.path), item.reason) for item in plan.skipped]
     try:
         options.report.parent.mkdir(parents=True, exist_ok=True)

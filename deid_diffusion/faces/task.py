@@ -49,7 +49,7 @@ class FaceTask:
         skin_texture: (3,) float32 levels, see `skin_texture.skin_texture`.
         wanted: attributes that the new face is asked to have.
         targets: who it may become, one for each candidate.
-        generated: (S, S, 3) uint8, the new face in the crop's frame.
+        generated: (S, S, 3) uint8, the new face in the crop's frame; of a CLOAKED one the crop with its change.
         outcome: None until it is decided.
         similarity: cosine in [-1, 1] of the result to the source by the identity encoder; None when not measured.
         reason: why it was not replaced, or what it was made of.
@@ -101,14 +101,14 @@ class FaceTask:
         return int(np.random.SeedSequence(entropy).generate_state(1)[0] >> 1)
 
     def decided(self, outcome: Outcome, reason: str = "", **changes: Any) -> FaceTask:
-        """A copy with its outcome; what was generated goes unless it replaces the face.
+        """A copy with its outcome; what was generated goes unless it replaces or changes the face.
 
         Args:
             outcome: what became of the face.
             reason: for the report.
             changes: other fields.
         """
-        generated = self.generated if outcome is Outcome.REPLACED else None
+        generated = self.generated if outcome in (Outcome.REPLACED, Outcome.CLOAKED) else None
         changes = {"generated": generated, **changes}
         return replace(self, **changes, outcome=outcome, reason=reason)
 

@@ -99,6 +99,7 @@ def effective_settings(pipeline: Any, settings: Settings) -> Settings:
     unread: tuple[str, ...] = ("max_pixels",) if reads_words(pipeline) else ("max_pixels", "landmark_style")
     unread += ("k", "cohort") if settings.method in ("inpaint", "swap") else ()
     unread += ("target", "attraction") if settings.method in ("inpaint", "k-same") else ()
+    unread += ("against", "max_change", "max_dssim") if settings.method != "perturb" else ()
     return replace(
         settings,
         steps=steps if settings.steps is None else settings.steps,
