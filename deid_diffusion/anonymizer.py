@@ -30,6 +30,7 @@ from .messages import brief, brief_error, brief_path
 from .methods.identity_bank import IdentityBank
 from .methods.k_same import Cohort, fit_cohort
 from .methods.protocol import Context, TargetPolicy, find_method
+from .methods.pseudonyms import check_pseudonyms
 from .methods.redact import Redact, redact_face
 from .methods.sampling import candidate_count, check_settings, effective_settings, wanted_attributes
 from .methods.swap import same_target
@@ -403,6 +404,7 @@ class FaceAnonymizer:
             if not isinstance(getattr(settings, name), References | None):
                 got = brief(getattr(settings, name))
                 raise ValueError(f"{name} must be what FaceAnonymizer.embed_references makes of photos, got {got}")
+        check_pseudonyms(settings)
         method = find_method(settings.method)
         if method.uses_targets:
             check_settings(self.pipeline, settings)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .faces.references import References
     from .methods.k_same import Cohort
     from .methods.protocol import Method
+    from .methods.pseudonyms import Pseudonyms
 
 # What may be withheld from the model without breaking the geometry of the new face.
 DROPPABLE = ("age", "male", "skin_l", "skin_a", "skin_b", "light_x", "light_y", "glasses", "facial_hair")
@@ -44,6 +45,8 @@ class Settings:
         quantization: factor on the steps in which attributes pass from the source, see
             `faces.attributes.QUANTIZATION_STEP`; 0 passes them as they were estimated, which is a fingerprint. Of
             pictures; clips have `ClipOptions.motion`.
+        pseudonyms: a key, by which the same person becomes the same stranger in every picture and clip; None for a new
+            stranger each time. Only for methods that give each person a face of their own.
         against: recognisers, beside the identity encoder, against which perturb changes faces: TorchScript files with
             their format, as `deid eval --judge` takes them, such as "net.pt:112:rgb:threshold=0.4".
         max_change: levels of 255 by which perturb changes a pixel at most (L-infinity).
@@ -90,6 +93,7 @@ class Settings:
     target: int | str = "random"
     attraction: float = 30.0
     quantization: float = 1.0
+    pseudonyms: Pseudonyms | None = None
     against: tuple[str, ...] = ()
     max_change: float = 12.0
     max_dssim: float = 0.05

@@ -119,6 +119,7 @@ class FaceReport:
         reason: why it was not replaced; for REPLACED empty, or what the face was averaged from; for CLOAKED from whom.
         attributes: the values the new face was asked to have, by name.
         tries: in how many rounds faces were generated for this one.
+        pseudonym: number of the person by the key of the run, as `deid key people` names them; None without one.
         borderline: it was hidden, but may be a person to leave alone; the reason says how similar it is.
     """
 
@@ -130,6 +131,7 @@ class FaceReport:
     attributes: dict[str, float] = field(default_factory=dict)
     tries: int = 0
     borderline: bool = False
+    pseudonym: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """A line of the report: plain numbers and strings."""
@@ -144,4 +146,4 @@ class FaceReport:
             "reason": self.reason,
             "tries": self.tries,
             "borderline": self.borderline,
-        }
+        } | ({} if self.pseudonym is None else {"pseudonym": int(self.pseudonym)})

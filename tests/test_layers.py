@@ -44,6 +44,7 @@ LIGHT = [
     "cli/detect.py",
     "cli/eval.py",
     "cli/compare.py",
+    "cli/key.py",
     "cli/publish.py",
 ]
 

@@ -20,6 +20,7 @@ _COMMANDS = {
     "train": "train a part of the model from aligned face crops",
     "eval": "judge folders of outputs: privacy, utility, quality",
     "compare": "run every method on one folder and judge them side by side",
+    "key": "make a key for pseudonyms, list and forget the people that it knows",
     "publish": "put a pipeline's weights and code on the Hub",
 }
 _USAGE = """\

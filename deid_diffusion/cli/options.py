@@ -69,7 +69,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )  # fmt: skip
     add("--overwrite", action="store_true", help="make outputs anew that exist already; an input is never overwritten")
     add("--keep-times", action="store_true", help="give outputs the modification time of their source")
-    add("--max-pixels", type=_natural, metavar="N", help="refuse pictures of more pixels (300 million)")
+    add("--max-pixels", type=natural, metavar="N", help="refuse pictures of more pixels (300 million)")
     add("--report", type=Path, metavar="FILE", help="write a JSON report, one line a face")
     add("--preview", choices=["side-by-side"], help="also write *_before_after.png; they show the source faces")
     add(
@@ -119,6 +119,10 @@ def _add_looks(group: argparse._ArgumentGroup) -> None:
         "--target", type=_target, metavar="NUMBER",
         help="who everybody becomes by --method swap: a number of the bank of people who do not exist, or random",
     )  # fmt: skip
+    add(
+        "--key", type=Path, metavar="FILE",
+        help="the same person becomes the same stranger in all that is run with this key; `deid key new` makes one",
+    )  # fmt: skip
     add("--attraction", type=_number, metavar="SCALE", help="how hard --method swap moves faces to that person (30)")
     add(
         "--against", action="append", default=[], metavar="FILE[:OPTION...]",
@@ -130,14 +134,14 @@ def _add_looks(group: argparse._ArgumentGroup) -> None:
         "--quantization", type=_number, default=1.0, metavar="FACTOR",
         help="on the steps in which pose, expression and attributes pass; 0 passes them unrounded: a fingerprint (1)",
     )  # fmt: skip
-    add("--k", type=_natural, default=5, help="people that share one face by --method k-same (5)")
+    add("--k", type=natural, default=5, help="people that share one face by --method k-same (5)")
     add("--redact-with", choices=REDACTIONS, default="blank", help="how to hide a face that could not be replaced")
     add("--set", action="append", default=[], type=_setting, metavar="NAME=VALUE", help="set an attribute")
     add(
         "--drop", action="append", default=[], choices=DROPPABLE, metavar="NAME",
         help=f"do not take this over from the source: {', '.join(DROPPABLE)}",
     )  # fmt: skip
-    add("--seed", type=_natural, default=0, help="the same seed gives the same picture (0)")
+    add("--seed", type=natural, default=0, help="the same seed gives the same picture (0)")
     add("--strength", type=_number, default=1.0, help="factor on the guidance away from the source's identity (1)")
     add("--threshold", type=_number, metavar="COSINE", help="similarity to the source at which a face is tried again")
 
@@ -145,7 +149,7 @@ def _add_looks(group: argparse._ArgumentGroup) -> None:
 def _add_clips(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--audio", choices=AUDIO, default="keep", help="copy the sound, though a voice identifies, or drop it (keep)")
-    add("--crf", type=_natural, default=18, help="quality of the encoder, lower is better and larger (18)")
+    add("--crf", type=natural, default=18, help="quality of the encoder, lower is better and larger (18)")
     add("--codec", metavar="NAME", help="encoder as FFmpeg calls it, such as libx265 (that of the clip's own family)")
     add("--stride", type=_positive, help="generate every so many frames, and carry faces along in between (2)")
     add("--motion", choices=MOTION, default="fine", help="pass speech and blinks, or only what photos pass (fine)")
@@ -171,8 +175,8 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         "--backend", choices=BACKENDS, default="auto",
         help="what runs the model; auto: onnx on a CPU where onnxruntime is installed, else torch (auto)",
     )  # fmt: skip
-    add("--steps", type=_natural, help="denoising steps (4; 25 for Stable Diffusion)")
-    add("--candidates", type=_natural, help="faces generated for each one, the best is taken (2; 1 likewise)")
+    add("--steps", type=natural, help="denoising steps (4; 25 for Stable Diffusion)")
+    add("--candidates", type=natural, help="faces generated for each one, the best is taken (2; 1 likewise)")
     add("--guidance", type=_number, metavar="SCALE", help="classifier-free guidance, 1 for none (1; 5 likewise)")
     add("--prompt", default="", help="words for Stable Diffusion, before what the attributes say")
     add("--repulsion", type=_number, metavar="SCALE", help="scale of the identity repulsion; 0 switches it off")
@@ -185,18 +189,19 @@ def _names(text: str) -> tuple[str, ...]:
     return names
 
 
-def _natural(text: str) -> int:
+def natural(text: str) -> int:
+    """A whole number from 0 on; for argparse."""
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"wanted a whole number >= 0, got {text!r}")
     return int(text)
 
 
 def _target(text: str) -> int | str:
-    return text if text == "random" else _natural(text)
+    return text if text == "random" else natural(text)
 
 
 def _positive(text: str) -> int:
-    if not _natural(text):
+    if not natural(text):
         raise argparse.ArgumentTypeError("wanted a whole number >= 1, got 0")
     return int(text)
 

@@ -160,6 +160,7 @@ def _plan(options: argparse.Namespace) -> Any:
 def _settings(options: argparse.Namespace) -> Any:
     """The anonymizer's Settings. Unknown attributes and values out of range end here, before a weight is read."""
     from deid_diffusion.methods import find_method
+    from deid_diffusion.methods.pseudonyms import Pseudonyms, check_pseudonyms
     from deid_diffusion.models.loading import check_speed
     from deid_diffusion.settings import Repulsion, Settings
 
@@ -170,7 +171,7 @@ def _settings(options: argparse.Namespace) -> Any:
             raise ValueError(f"{said} is for --method {method}, got --method {options.method}; leave one of them out")
     check_speed(options.dtype, options.device)
 
-    return Settings(
+    settings = Settings(
         steps=options.steps,
         candidates=options.candidates,
         guidance_scale=options.guidance,
@@ -193,7 +194,10 @@ def _settings(options: argparse.Namespace) -> Any:
         panorama=options.panorama,
         keep_metadata=options.keep_metadata,
         max_pixels=options.max_pixels,
+        pseudonyms=Pseudonyms(options.key) if options.key else None,
     )
+    check_pseudonyms(settings)
+    return settings
 
 
 def _clips(options: argparse.Namespace) -> Any:

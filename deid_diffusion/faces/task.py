@@ -25,11 +25,13 @@ class Target:
         embedding: (D,) float32 unit norm, in the identity encoder's space.
         person: (P,) float32, face shape in standard deviations of `FaceShape.person_basis`.
         number: place in the bank; -1 for somebody who is in none.
+        pseudonym: number of the person whose stranger this is, see `methods.pseudonyms`; None without a key.
     """
 
     embedding: np.ndarray
     person: np.ndarray
     number: int = -1
+    pseudonym: int | None = None
     __repr__ = brief_repr
 
 
@@ -123,6 +125,7 @@ class FaceTask:
             self.wanted.to_dict() if self.wanted is not None and self.outcome is Outcome.REPLACED else {},
             self.tries,
             bool(self.borderline),
+            self.targets[0].pseudonym if self.targets and self.outcome is Outcome.REPLACED else None,
         )
 
 

@@ -83,11 +83,25 @@ class IdentityBank:
             among: how many of the best matches the draw is from.
             exclude: numbers that are taken, so that two faces of a picture do not become one person.
         """
+        return self.target(int(np.random.default_rng(seed).choice(self.group(wanted, source, margin, among, exclude))))
+
+    def group(
+        self,
+        wanted: Attributes,
+        source: np.ndarray,
+        margin: float = 0.0,
+        among: int = 32,
+        exclude: Collection[int] = frozenset(),
+    ) -> list[int]:
+        """Numbers of the best matching people who are far enough from the source, the best first.
+
+        Args:
+            wanted, source, margin, among, exclude: as of `choose`.
+        """
         distance = self.mismatch(wanted)
         similarity = self.embedding @ (source / max(float(np.linalg.norm(source)), 1e-12))
         # Too close to the source ranks behind everybody who is not; among those, the least similar first.
         close = np.maximum(similarity - margin, 0)
         ranked = np.lexsort((distance, np.ceil(close * 20))).tolist()
         # A picture with more people than the bank shares its people: better twice the same stranger than a source.
-        order = [n for n in ranked if n not in exclude][:among] or ranked[:among]
-        return self.target(int(np.random.default_rng(seed).choice(order)))
+        return [n for n in ranked if n not in exclude][:among] or ranked[:among]

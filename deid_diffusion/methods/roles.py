@@ -72,7 +72,8 @@ class Roles:
             median, person = self.scan.median(track), people[track]
             kept, reason = self.scan.verdict(track)
             wanted = as_set(median.quantize(), self.settings)
-            target = None if kept else self.policy.add(track, person, wanted, embedding)
+            beside = self.scan.beside(person, people)
+            target = None if kept else self.policy.add(track, person, wanted, embedding, beside)
             self.settled[track] = Role(person, target, Motion(median, self.parts), embedding, reason)
         return self.settled[track]
 

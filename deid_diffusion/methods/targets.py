@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Set
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -13,6 +13,7 @@ from ..faces.task import FaceTask, Target
 from ..settings import Settings
 from .identity_bank import IdentityBank
 from .protocol import TargetPolicy, find_method
+from .pseudonyms import PseudonymTargets
 
 MARGIN_STEP = 0.1  # cosine by which each further round wants the target further from the source
 
@@ -40,7 +41,11 @@ def default_policy(bank: IdentityBank, threshold: float, settings: Settings) -> 
         settings: of the run.
     """
     own = getattr(find_method(settings.method), "policy", None)
-    return FreshTargets(threshold, bank) if own is None else own(bank, threshold, settings)
+    if own is not None:
+        return own(bank, threshold, settings)
+    if settings.pseudonyms is not None:
+        return PseudonymTargets(threshold, bank, settings.pseudonyms)
+    return FreshTargets(threshold, bank)
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +118,14 @@ class TrackTargets(_Verified):
     of_track: dict[int, Target] = field(default_factory=dict)
     people: PersonTargets | None = None
 
-    def add(self, track: int, person: int, wanted: Attributes, embedding: np.ndarray) -> Target:
+    def add(
+        self,
+        track: int,
+        person: int,
+        wanted: Attributes,
+        embedding: np.ndarray,
+        beside: Set[int] = frozenset(),
+    ) -> Target:
         """Chooses for a track, once.
 
         Args:
@@ -121,11 +133,13 @@ class TrackTargets(_Verified):
             person: of whom it is; another track of theirs shares its target.
             wanted: age, male and skin of the track.
             embedding: (D,) unit norm, the mean of the track.
+            beside: people who are seen at the same time, and so are somebody else whatever `people` takes them for.
         """
         if track not in self.of_track:
             if person not in self.of_person:
                 draw = int(np.random.SeedSequence([self.seed, person]).generate_state(1)[0] >> 1)
-                taken = {target.number for target in self.of_person.values()}
+                known = self.of_person if self.people is None else beside & self.of_person.keys()
+                taken = {self.of_person[one].number for one in known}
                 people = FreshTargets(self.threshold, self.bank) if self.people is None else self.people
                 self.of_person[person] = people.for_person(wanted, embedding, draw, taken)
             self.of_track[track] = self.of_person[person]
