@@ -487,7 +487,12 @@ class FaceAnonymizer:
         return settings
 
     def _policy(self, policy: TargetPolicy | None, settings: Settings) -> TargetPolicy:
-        return default_policy(self.bank, self.same_person(settings), settings) if policy is None else policy
+        return self.default_policy(settings) if policy is None else policy
+
+    def default_policy(self, settings: Settings) -> TargetPolicy:
+        """Who becomes whom where nobody says: as the method or the key wants it, or somebody new for every face."""
+        same = self.thresholds.get("real_far_0.01", self.thresholds["far_0.01"])
+        return default_policy(self.bank, self.same_person(settings), settings, same)
 
     def same_person(self, settings: Settings) -> float:
         """The cosine from which on the identity encoder takes two faces for one person."""

@@ -24,7 +24,7 @@ from .methods.protocol import find_method
 from .methods.redact import redact
 from .methods.roles import Role, Roles, as_set
 from .methods.sequence import FacesInSequence, FrameTasks
-from .methods.targets import TrackTargets, default_policy
+from .methods.targets import TrackTargets
 from .result import AnonymizedImage
 from .settings import Settings
 from .timing import Timing
@@ -84,8 +84,7 @@ class ClipRun:
         reads = self.method.reads_faces or settings.keep is not None or settings.only is not None
         glance, look = getattr(anonymizer.detect, "glance", anonymizer.detect), anonymizer.detect
         self.scan = Scan(self._timed(glance), self._timed(look), self._read if reads else None)
-        threshold = anonymizer.same_person(settings)
-        people: Any = default_policy(anonymizer.bank, threshold, settings)
+        threshold, people = anonymizer.same_person(settings), anonymizer.default_policy(settings)
         people = people if hasattr(people, "for_person") else None  # or the policy of a method of somebody's own
         self.policy = TrackTargets(threshold, anonymizer.bank, seed, people=people)
         self.parts = FINE if options.motion == "fine" else COARSE

@@ -20,19 +20,19 @@ from .key_file import PseudonymError, new_key, read_key
 from .people_file import People, PeopleFile, Person
 from .protocol import find_method
 
-SAME = 0.65  # TODO
 GROUP = 64  # best matches in age, gender and skin, of whom one is drawn
 
 
 class Pseudonyms:
     """A key and the people that it knows. Several processes may use one key at the same time."""
 
-    def __init__(self, path: str | PathLike, same: float = SAME) -> None:
+    def __init__(self, path: str | PathLike, same: float | None = None) -> None:
         """Reads the key and looks whether its people can be read.
 
         Args:
             path: of the key, from `deid key new` or `Pseudonyms.new`; its people lie beside it, in `PATH.people`.
-            same: cosine of the identity encoder from which on two faces are of one person.
+            same: cosine of the identity encoder from which on two faces are of one person; None for what 1 % of pairs
+                of strangers reach, in photos of real people, as the weights say.
 
         Raises:
             PseudonymError: either is missing, damaged, of another version, or they do not belong together.
@@ -65,7 +65,7 @@ class Pseudonyms:
 
     def __str__(self) -> str:
         """What a report may say: which key it is, and nothing that it hides."""
-        return f"key {self.key.name}, same person from {self.same:g}"
+        return f"key {self.key.name}" + ("" if self.same is None else f", same person from {self.same:g}")
 
     __repr__ = __str__
 
@@ -77,6 +77,7 @@ class Pseudonyms:
     def person(
         self,
         bank: IdentityBank,
+        same: float,
         wanted: Attributes,
         embedding: np.ndarray,
         taken: Collection[int] = frozenset(),
@@ -85,6 +86,7 @@ class Pseudonyms:
 
         Args:
             bank: identities to become.
+            same: what the weights say, in the place of a `same` that is None.
             wanted: age, male and skin, by which a new person's stranger is matched.
             embedding: (D,) unit norm, of the face.
             taken: bank numbers that others in the picture have: nobody is in it twice.
@@ -92,12 +94,13 @@ class Pseudonyms:
         Raises:
             PseudonymError: the people cannot be read or written, or their targets are of another bank.
         """
-        found = _known(self._checked(self.file.load(), bank), embedding, self.same, taken)
+        same = same if self.same is None else self.same
+        found = _known(self._checked(self.file.load(), bank), embedding, same, taken)
         if found is not None:
             return found
         with self.file.change() as people:
             self._checked(people, bank)
-            found = _known(people, embedding, self.same, taken)  # another process may have met them meanwhile
+            found = _known(people, embedding, same, taken)  # another process may have met them meanwhile
             if found is None:
                 found = self._enrol(people, bank, wanted, embedding, taken)
         return found
@@ -168,11 +171,13 @@ class PseudonymTargets:
         threshold: cosine to the source from which on a result is rejected.
         bank: identities to become.
         pseudonyms: the key.
+        same: cosine from which on two faces are of one person, where the key does not say.
     """
 
     threshold: float
     bank: IdentityBank
     pseudonyms: Pseudonyms
+    same: float
     _last: tuple[Any, Target] | None = field(default=None, repr=False)
 
     def choose(self, task: FaceTask, attempt: int, candidate: int, taken: Collection[int]) -> Target:
@@ -185,7 +190,7 @@ class PseudonymTargets:
 
     def for_person(self, wanted: Attributes, embedding: np.ndarray, seed: int, taken: Collection[int]) -> Target:
         """The stranger of a person, who is enrolled when they come for the first time."""
-        person = self.pseudonyms.person(self.bank, wanted, embedding, taken)
+        person = self.pseudonyms.person(self.bank, self.same, wanted, embedding, taken)
         return replace(self.bank.target(person.target), pseudonym=person.number)
 
     def rejection(self, task: FaceTask, similarity: float) -> str:

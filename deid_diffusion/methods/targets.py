@@ -32,19 +32,20 @@ class PersonTargets(Protocol):
         """
 
 
-def default_policy(bank: IdentityBank, threshold: float, settings: Settings) -> TargetPolicy:
+def default_policy(bank: IdentityBank, threshold: float, settings: Settings, same: float) -> TargetPolicy:
     """Who becomes whom where the caller does not say: as the method wants it, else a new somebody for every face.
 
     Args:
         bank: identities to become.
         threshold: cosine to the source from which on a result is rejected.
         settings: of the run.
+        same: cosine from which on photos of real people are taken for one person, for pseudonyms.
     """
     own = getattr(find_method(settings.method), "policy", None)
     if own is not None:
         return own(bank, threshold, settings)
     if settings.pseudonyms is not None:
-        return PseudonymTargets(threshold, bank, settings.pseudonyms)
+        return PseudonymTargets(threshold, bank, settings.pseudonyms, same)
     return FreshTargets(threshold, bank)
 
 

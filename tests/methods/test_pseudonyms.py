@@ -38,7 +38,7 @@ def somebody(number: int) -> np.ndarray:
 
 
 def met(key: Pseudonyms, number: int, of: IdentityBank | None = None) -> tuple[int, int]:
-    person = key.person(of or bank(), ADULT, somebody(number))
+    person = key.person(of or bank(), 2.0, ADULT, somebody(number))
     return person.number, person.target
 
 
@@ -72,7 +72,7 @@ def test_with_another_key_they_get_other_strangers(tmp_path):
 def test_the_stranger_is_of_the_group_that_fits(key):
     people = bank()
     for number, age in enumerate((15.0, 45.0, 75.0)):
-        target = key.person(people, Attributes(age=age), somebody(number)).target
+        target = key.person(people, 2.0, Attributes(age=age), somebody(number)).target
         assert target in people.group(Attributes(age=age), somebody(number), among=64)
         assert abs(people.attributes[target, 0] - age) < 30
 
@@ -84,9 +84,17 @@ def test_strangers_are_shared_only_once_the_group_is_used_up(key):
     assert sorted(targets[:6]) == sorted(targets[6:])
 
 
+def test_without_a_threshold_of_its_own_the_weights_say_who_is_the_same(tmp_path):
+    anonymize, key = build(ONE), Pseudonyms.new(tmp_path / "a.key")
+    for same, people in ((1.01, [1, 2]), (-1.01, [1, 1])):
+        anonymize.thresholds = anonymize.thresholds | {"real_far_0.01": same}
+        policy = anonymize.default_policy(Settings(pseudonyms=key))
+        assert [policy.for_person(ADULT, somebody(1), 0, ()).pseudonym for _ in range(2)] == people
+
+
 def test_two_faces_of_a_picture_are_never_one_person(key):
-    person = key.person(bank(), ADULT, somebody(1))
-    twin = key.person(bank(), ADULT, somebody(1), taken={person.target})
+    person = key.person(bank(), 2.0, ADULT, somebody(1))
+    twin = key.person(bank(), 2.0, ADULT, somebody(1), taken={person.target})
     assert twin.number != person.number
     assert twin.target != person.target
 
@@ -107,12 +115,12 @@ def test_all_candidates_and_rounds_of_a_face_are_its_stranger(key):
     settings = replace(FAST, pseudonyms=key, candidates=3)
     tasks = anonymize.choose_targets(anonymize.analyze(picture()), settings=settings)
     assert [len({target.number for target in task.targets}) for task in tasks] == [1, 1]
-    policy = PseudonymTargets(1.0, anonymize.bank, key)
+    policy = PseudonymTargets(1.0, anonymize.bank, key, 2.0)
     assert policy.choose(tasks[0], 2, 0, {0, 1, 2}) is tasks[0].targets[0]
 
 
 def test_tracks_of_a_person_share_a_stranger_unless_they_are_seen_together(key):
-    tracks = TrackTargets(1.0, bank(), people=PseudonymTargets(1.0, bank(), key))
+    tracks = TrackTargets(1.0, bank(), people=PseudonymTargets(1.0, bank(), key, 2.0))
     first, later = tracks.add(0, 0, ADULT, somebody(1)), tracks.add(1, 1, ADULT, somebody(1))
     beside = tracks.add(2, 2, ADULT, somebody(1), beside={0, 1})
     assert first.number == later.number != beside.number
@@ -306,13 +314,15 @@ def test_the_command_line(tmp_path, monkeypatch, capsys):
     words = ["run", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--steps", "1", "--report", str(report)]
     assert cli.main([*words, "--key", path]) == 0
     text = report.read_text()
-    assert text.count('"pseudonym": 1') == 2
+    assert text.count('"pseudonym": ') == 2
     assert f"key {Pseudonyms(path).key.name}" in text
     capsys.readouterr()
     assert cli.main(["key", "people", "list", path]) == 0
     assert capsys.readouterr().out.startswith("person 1: stranger ")
-    assert cli.main(["key", "people", "forget", path, "2"]) == 2
-    assert "knows no person 2" in capsys.readouterr().err
+    assert cli.main(["key", "people", "forget", path, "3"]) == 2
+    assert "knows no person 3" in capsys.readouterr().err
+    assert cli.main(["key", "people", "merge", path, "1", "2"]) == 0
+    assert "1 people" in capsys.readouterr().out
     assert cli.main(["key", "people", "forget", path, "1"]) == 0
     assert "0 people" in capsys.readouterr().out
     assert cli.main(["key", "new", path]) == 2
