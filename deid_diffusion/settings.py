@@ -11,6 +11,7 @@ from .messages import brief, brief_repr
 from .pipelines.conditioning import FIELDS, attribute_vector
 from .pipelines.repulsion import Repulsion, as_repulsion
 from .pipelines.sd_landmarks import STYLES
+from .privacy import LEVELS, PrivacyLevel
 from .types import KEEPABLE, Redaction, member
 
 if TYPE_CHECKING:
@@ -35,9 +36,10 @@ class Settings:
             only.
         landmark_style: what the ControlNet was trained on, "mediapipe" or "dlib68". Stable Diffusion only.
         repulsion: identity-repulsion guidance off the source: a Repulsion, a mapping of its fields, or None for none.
-        strength: factor on the repulsion's scale; each retry doubles it again.
+        repulsion_factor: factor on the repulsion's scale; each retry doubles it again.
         attributes: values to set, by name, in real units; the rest is taken over from the source.
         drop_attributes: attributes not to take over from the source (soft biometrics): any of DROPPABLE.
+        privacy: "standard", "high" or "maximum": how little passes from the source, see `privacy.LEVELS`.
         redact_with: how a face is hidden that could not be replaced.
         method: what becomes of faces: a name of `methods.method_names()`, or an object shaped like `methods.Method`.
         target: whom swap makes of everybody: a number of the bank, or "random" for one that follows from the seed.
@@ -76,9 +78,10 @@ class Settings:
     negative_prompt: str = ""
     landmark_style: str = "mediapipe"
     repulsion: Repulsion | Mapping[str, float] | None = field(default_factory=Repulsion)
-    strength: float = 1.0
+    repulsion_factor: float = 1.0
     attributes: Mapping[str, float] = field(default_factory=dict)
     drop_attributes: tuple[str, ...] = ()
+    privacy: str = "standard"
     redact_with: Redaction = Redaction.BLANK
     method: str | Method = "inpaint"
     candidates: int | None = None
@@ -101,6 +104,16 @@ class Settings:
     cohort: Cohort | None = None
     __repr__ = brief_repr
 
+    @property
+    def level(self) -> PrivacyLevel:
+        """The stop of the dial."""
+        return LEVELS[self.privacy]
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        """Attributes that are not taken over: those named, and those of the dial."""
+        return tuple(sorted({*self.drop_attributes, *self.level.drop}))
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "repulsion", as_repulsion(self.repulsion))
         object.__setattr__(self, "redact_with", member(Redaction, self.redact_with, "redact_with"))
@@ -112,12 +125,21 @@ class Settings:
         if not isinstance(self.keep_metadata, tuple | list) or any(n not in KEEPABLE for n in self.keep_metadata):
             raise ValueError(f"keep_metadata takes any of {', '.join(KEEPABLE)}; got {brief(self.keep_metadata)}")
         lowest = dict.fromkeys(("steps", "candidates", "tries", "batch", "max_pixels"), 1) | {"k": 2}
-        lowest |= dict.fromkeys(("strength", "noise_scale", "guidance_scale", "attraction", "quantization"), 0)
+        positive = ("repulsion_factor", "noise_scale", "guidance_scale", "attraction", "quantization")
+        lowest |= dict.fromkeys(positive, 0)
         for name, low in lowest.items():
             if getattr(self, name) is not None and getattr(self, name) < low:
                 raise ValueError(f"{name} must be >= {low}, got {brief(getattr(self, name))}")
+        if self.privacy not in LEVELS:
+            raise ValueError(f"privacy must be one of {', '.join(LEVELS)}, got {brief(self.privacy)}")
         if self.landmark_style not in STYLES:
             raise ValueError(f"landmark_style must be one of {', '.join(STYLES)}, got {brief(self.landmark_style)}")
+        self._check_methods()
+        if self.keep is not None and self.only is not None:
+            raise ValueError("give people to keep or people to anonymize, not both")
+
+    def _check_methods(self) -> None:
+        """What single methods read."""
         if not isinstance(self.against, tuple | list) or not all(isinstance(one, str) for one in self.against):
             raise ValueError(f"against takes recognisers' files with their format, got {brief(self.against)}")
         if not 1 <= self.max_change <= 64 or not 0 < self.max_dssim <= 0.5:
@@ -128,8 +150,6 @@ class Settings:
         whole = isinstance(self.target, int) and not isinstance(self.target, bool) and self.target >= 0
         if self.target != "random" and not whole:
             raise ValueError(f"target must be random or a number of the bank, got {brief(self.target)}")
-        if self.keep is not None and self.only is not None:
-            raise ValueError("give people to keep or people to anonymize, not both")
 
 
 def check_attributes(values: Mapping[str, float]) -> None:

@@ -133,14 +133,18 @@ class FaceReport:
     borderline: bool = False
     pseudonym: int | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """A line of the report: plain numbers and strings."""
+    def to_json(self, seeds: bool = False) -> dict[str, Any]:
+        """A line of the report: plain numbers and strings.
+
+        Args:
+            seeds: whether its seed is told, too; then the line is confidential.
+        """
         return {
             "box": [round(float(v), 2) for v in self.face.box],
             "score": round(float(self.face.score), 4),
             "track_id": self.face.track_id,
             "outcome": self.outcome.value,
-            "seed": int(self.seed),
+            **({"seed": int(self.seed)} if seeds else {}),
             "similarity": None if self.similarity is None else round(float(self.similarity), 4),
             "attributes": {k: round(float(v), 3) for k, v in self.attributes.items()},
             "reason": self.reason,

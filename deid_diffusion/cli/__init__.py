@@ -21,6 +21,7 @@ _COMMANDS = {
     "eval": "judge folders of outputs: privacy, utility, quality",
     "compare": "run every method on one folder and judge them side by side",
     "key": "make a key for pseudonyms, list and forget the people that it knows",
+    "web": "open a page in the browser: see every face, decide, download",
     "publish": "put a pipeline's weights and code on the Hub",
 }
 _USAGE = """\
@@ -131,6 +132,8 @@ def quieten(debug: bool) -> None:
     """Sets up the environment before torch and the Hugging Face libraries read it."""
     # Threads that spin while they wait bring a busy machine to a halt.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # NumPy's products are small here, and its threads spin, too.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if debug:
         import logging
 

@@ -8,7 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from deid_diffusion.jobs.urls import place
+
 REDACTIONS = ("blank", "blur", "pixelate")
+AVERAGES = ("k-same", "average")
+PRIVACY = ("standard", "high", "maximum")
 # Repeated here, because their home imports torch; a test compares them.
 ATTRIBUTES = """
 yaw_deg pitch_deg roll_deg mouth_open smile eyes_open brow_raise gaze_x gaze_y age male skin_l skin_a skin_b light_x
@@ -16,6 +20,7 @@ light_y glasses facial_hair"""
 PIPELINES = ("face256", "sd", "sdxl")
 DTYPES = ("float32", "float16", "bfloat16")
 LANDMARK_STYLES = ("mediapipe", "dlib68")
+DETECTION = ("fast", "thorough")
 BACKENDS = ("auto", "torch", "compile", "onnx")
 DROPPABLE = ("age", "male", "skin_l", "skin_a", "skin_b", "light_x", "light_y", "glasses", "facial_hair")
 KEEPABLE = ("copyright", "date", "dpi")
@@ -60,8 +65,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("inputs", nargs="*", type=Path, metavar="INPUT", help="picture, clip or folder")
-    add("-o", "--out", type=Path, help="output folder, or the output's name for one picture or clip")
+    add("inputs", nargs="*", type=place, metavar="INPUT", help="picture, clip or folder; also s3://... and gs://...")
+    add("-o", "--out", type=place, help="output folder, or the output's name for one picture or clip")
     add(
         "--exclude", action="append", default=[], metavar="PATTERN",
         help="leave out files and folders whose path below the input fits, such as '*_anon.*' or thumbs; repeatable; "
@@ -71,7 +76,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--keep-times", action="store_true", help="give outputs the modification time of their source")
     add("--max-pixels", type=natural, metavar="N", help="refuse pictures of more pixels (300 million)")
     add("--report", type=Path, metavar="FILE", help="write a JSON report, one line a face")
-    add("--preview", choices=["side-by-side"], help="also write *_before_after.png; they show the source faces")
+    add("--report-seeds", action="store_true", help="put the seeds into the report, which is confidential then")
+    add(
+        "--preview", choices=["side-by-side"], help="also write *_before_after.png or .mp4; they show the source faces"
+    )
     add(
         "--keep-metadata", type=_names, default=(), metavar="NAMES",
         help=f"keep {', '.join(KEEPABLE)}, as named with commas; all else of the metadata always goes (none)",
@@ -88,7 +96,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def _add_faces(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--boxes", type=Path, metavar="FILE", help="your own boxes instead of detection: JSON or CSV, or a report")
+    add(
+        "--boxes",
+        type=Path,
+        metavar="FILE",
+        help="your own boxes instead of detection: JSON or CSV, a report, or for clips what `deid detect` wrote",
+    )
+    add_detect(group)
     add("--boxes-format", choices=BOX_FORMATS, help="what a box there is: x0 y0 x1 y1 or x y width height, in pixels")
     add(
         "--panorama", action="store_true",
@@ -107,12 +121,25 @@ def _add_faces(group: argparse._ArgumentGroup) -> None:
     )  # fmt: skip
 
 
+def add_detect(group: argparse._ActionsContainer) -> None:
+    """Adds the option that names the detector.
+
+    Args:
+        group: of a parser, or a parser.
+    """
+    group.add_argument(
+        "--detect", choices=DETECTION, default="fast",
+        help="how faces are looked for; thorough looks at full size and turned, in several times the time (fast)",
+    )  # fmt: skip
+
+
 def _add_looks(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add(
         "--method", default="inpaint", metavar="NAME",
         help="inpaint: a new face; swap: one new face for all; k-same: the mean of K people of the pictures given; "
         "perturb: a change that recognisers see and people do not, no anonymization; "
+        "average: one face for all, which shows what the surroundings tell; "
         f"{', '.join(REDACTIONS)}: the same redaction for all (inpaint)",
     )  # fmt: skip
     add(
@@ -141,8 +168,13 @@ def _add_looks(group: argparse._ArgumentGroup) -> None:
         "--drop", action="append", default=[], choices=DROPPABLE, metavar="NAME",
         help=f"do not take this over from the source: {', '.join(DROPPABLE)}",
     )  # fmt: skip
-    add("--seed", type=natural, default=0, help="the same seed gives the same picture (0)")
-    add("--strength", type=_number, default=1.0, help="factor on the guidance away from the source's identity (1)")
+    add(
+        "--privacy", choices=PRIVACY, default="standard",
+        help="how little of the source passes to the new face: coarser attributes, fewer of them, a larger mask, more "
+        "people to become (standard)",
+    )  # fmt: skip
+    add("--seed", type=natural, help="the same seed gives the same picture (one that nobody knows)")
+    add("--repulsion-factor", type=_number, default=1.0, help="factor on the guidance away from the source (1)")
     add("--threshold", type=_number, metavar="COSINE", help="similarity to the source at which a face is tried again")
 
 
@@ -170,11 +202,22 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     add("--landmark-style", choices=LANDMARK_STYLES, default="mediapipe", help="what it was trained on (mediapipe)")
     add("--preview-vae", metavar="NAME", help="tiny autoencoder that makes repulsion cheap; like --controlnet")
     add("--dtype", choices=DTYPES, default="float32", help="precision of the model, float16 on a GPU only (float32)")
-    add("--device", default="cpu", help="cpu, cuda, cuda:1, mps (cpu)")
+    add("--device", default="cpu", help="auto, cpu, cuda, cuda:1, mps (cpu)")
     add(
         "--backend", choices=BACKENDS, default="auto",
         help="what runs the model; auto: onnx on a CPU where onnxruntime is installed, else torch (auto)",
     )  # fmt: skip
+    add(
+        "--workers", type=_positive, metavar="N",
+        help="processes of one thread each that share the files; each takes about 1 GB (as many as cores and memory "
+        "allow, where that pays; 1 on a GPU)",
+    )  # fmt: skip
+    add(
+        "--ray", metavar="ADDRESS",
+        help="do the work on a Ray cluster: HOST:PORT, auto for the one that this machine belongs to, or local to "
+        "start one here",
+    )  # fmt: skip
+    add("--gpus-per-worker", type=_number, default=0.0, metavar="N", help="of a Ray worker, also 0.25 (0)")
     add("--steps", type=natural, help="denoising steps (4; 25 for Stable Diffusion)")
     add("--candidates", type=natural, help="faces generated for each one, the best is taken (2; 1 likewise)")
     add("--guidance", type=_number, metavar="SCALE", help="classifier-free guidance, 1 for none (1; 5 likewise)")

@@ -119,4 +119,4 @@ def read_key(path: str | PathLike) -> Key:
 def _as_path(path: str | PathLike) -> Path:
     if wrong := not_a_path(path):
         raise PseudonymError(f"a key is given by the path of its file, got {wrong}; {_AGAIN}")
-    return Path(path)
+    return Path(path).absolute()  # workers may run elsewhere

@@ -14,12 +14,13 @@ import torch
 from ..compositing.colour import below_eyes, dim_halo, match_skin
 from ..compositing.grain import crispen
 from ..faces.attributes import Attributes
-from ..faces.estimator import FaceAnalysis, FaceEstimator, as_unit
+from ..faces.estimator import FaceEstimator, as_unit
 from ..faces.geometry import hull_distance
 from ..faces.skin import LIGHT_NAMES
 from ..faces.task import FaceTask, Target
 from ..pipelines.repulsion import Energy, Repulsion
 from ..settings import Settings
+from ..types import FaceCrop
 
 EDGE = 0.12  # of the crop's side: how far past the landmarks' hull the skin's colour is still corrected
 
@@ -40,6 +41,19 @@ class Start:
 def starts_from_images(pipeline: Any) -> bool:
     """Whether it can go on from generated faces."""
     return "init_image" in inspect.signature(pipeline.__call__).parameters
+
+
+def gets_detail(pipeline: Any, crop: FaceCrop) -> bool:
+    """Whether there is a detail stage, and the face large enough for it: more pixels in the picture than the base has.
+
+    Args:
+        pipeline: of any family.
+        crop: of the face.
+    """
+    if getattr(pipeline, "detail", None) is None:
+        return False
+    scale = float(np.sqrt(abs(np.linalg.det(crop.crop_from_image[:, :2]))))
+    return len(crop.mask) / scale > pipeline.base_size
 
 
 def reads_words(pipeline: Any) -> bool:
@@ -111,15 +125,27 @@ def effective_settings(pipeline: Any, settings: Settings) -> Settings:
     )
 
 
-def wanted_attributes(analysis: FaceAnalysis, settings: Settings) -> Attributes:
+def wanted_attributes(task: FaceTask, settings: Settings) -> Attributes:
     """What the new face is to be like: the source's attributes in their steps, less what is dropped, as set.
 
     Args:
-        analysis: of the source.
+        task: analyzed; its seed counts where the dial moves the skin's colour.
         settings: of the run.
     """
-    passed = analysis.attributes.quantize(settings.quantization).with_changes(dict.fromkeys(settings.drop_attributes))
-    return passed.with_changes(settings.attributes)
+    assert task.analysis is not None
+    level = settings.level
+    moved = task.analysis.attributes.shifted(level.jitter(task.draw_seed(use="skin")))
+    return as_set(moved.quantize(level.coarser, settings.quantization), settings)
+
+
+def as_set(attributes: Attributes, settings: Settings) -> Attributes:
+    """Attributes less what is dropped, with what the user set.
+
+    Args:
+        attributes: of a face.
+        settings: what is dropped and `attributes` count; the latter win.
+    """
+    return attributes.with_changes(dict.fromkeys(settings.dropped)).with_changes(settings.attributes)
 
 
 def target_meshes(estimator: FaceEstimator, tasks: Sequence[FaceTask], targets: Sequence[Target]) -> list[np.ndarray]:
@@ -131,7 +157,7 @@ def target_meshes(estimator: FaceEstimator, tasks: Sequence[FaceTask], targets: 
         targets: who each is to become.
     """
     rows = zip(tasks, targets, strict=True)
-    return [estimator.target_mesh(task.analysis, task.wanted, target.person) for task, target in rows]
+    return [estimator.target_mesh(task.analysis, task.wanted, target.shape_params) for task, target in rows]
 
 
 def sample(
@@ -168,7 +194,7 @@ def sample(
         own: dict[str, Any] = {"prompt": settings.prompt or None, "negative_prompt": settings.negative_prompt}
         own["landmark_style"] = settings.landmark_style
     else:
-        own = {"noise_scale": settings.noise_scale}
+        own = {"noise_scale": settings.noise_scale, "with_detail": [gets_detail(pipeline, t.crop) for t in tasks]}
     # What is not set is left to the pipeline, whose defaults are those of its family.
     rates = {"num_inference_steps": settings.steps, "guidance_scale": settings.guidance_scale}
     own |= {name: value for name, value in rates.items() if value is not None}
@@ -205,7 +231,11 @@ def sample(
     out = _toned(out, tasks, meshes)
     levels = ((out + 1) * 127.5).permute(0, 2, 3, 1).cpu().numpy()
     if not reads_words(pipeline):
-        levels = np.stack([crispen(one, task.inpaint_mask > 0) for one, task in zip(levels, tasks, strict=True)])
+        rows = zip(levels, tasks, own["with_detail"], strict=True)
+        enlarged = pipeline.size / pipeline.base_size
+        levels = np.stack(
+            [one if detailed else crispen(one, task.inpaint_mask > 0, enlarged) for one, task, detailed in rows]
+        )
     return np.clip(np.rint(levels), 0, 255).astype(np.uint8)
 
 

@@ -10,8 +10,9 @@ import numpy as np
 
 from ..faces.attributes import Attributes
 from ..faces.task import FaceTask, Target
+from ..seeds import derived_seed
 from ..settings import Settings
-from .identity_bank import IdentityBank
+from .identity_bank import MARGIN, REACH, IdentityBank
 from .protocol import TargetPolicy, find_method
 from .pseudonyms import PseudonymTargets
 
@@ -46,7 +47,7 @@ def default_policy(bank: IdentityBank, threshold: float, settings: Settings, sam
         return own(bank, threshold, settings)
     if settings.pseudonyms is not None:
         return PseudonymTargets(threshold, bank, settings.pseudonyms, same)
-    return FreshTargets(threshold, bank)
+    return FreshTargets(threshold, bank, settings.level.reach)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,18 +73,21 @@ class FreshTargets(_Verified):
 
     Attributes:
         bank: identities to become.
+        reach: see `IdentityBank.choose`.
     """
 
     bank: IdentityBank
+    reach: float = REACH
 
     def choose(self, task: FaceTask, attempt: int, candidate: int, taken: Collection[int]) -> Target:
         """Alike in age, gender and skin, and nobody whom the encoder takes for the least bit like the source."""
-        seed = task.draw_seed(attempt, candidate)
-        return self.bank.choose(task.wanted, task.embedding, seed, margin=-MARGIN_STEP * attempt, exclude=set(taken))
+        seed = task.draw_seed(attempt, candidate, "target")
+        margin = MARGIN - MARGIN_STEP * attempt
+        return self.bank.choose(task.wanted, task.embedding, seed, margin, exclude=set(taken), reach=self.reach)
 
     def for_person(self, wanted: Attributes, embedding: np.ndarray, seed: int, taken: Collection[int]) -> Target:
         """Likewise, for a person of a clip."""
-        return self.bank.choose(wanted, embedding, seed, exclude=set(taken))
+        return self.bank.choose(wanted, embedding, seed, exclude=set(taken), reach=self.reach)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +112,7 @@ class TrackTargets(_Verified):
     Attributes:
         bank: identities to become.
         seed: of the clip.
+        reach: see `IdentityBank.choose`.
         of_person: who was chosen, by the person's number.
         of_track: likewise, by the track's number, which is that of the track's tasks.
         people: says who each person becomes; None draws somebody of the bank.
@@ -115,6 +120,7 @@ class TrackTargets(_Verified):
 
     bank: IdentityBank
     seed: int = 0
+    reach: float = REACH
     of_person: dict[int, Target] = field(default_factory=dict)
     of_track: dict[int, Target] = field(default_factory=dict)
     people: PersonTargets | None = None
@@ -138,10 +144,11 @@ class TrackTargets(_Verified):
         """
         if track not in self.of_track:
             if person not in self.of_person:
-                draw = int(np.random.SeedSequence([self.seed, person]).generate_state(1)[0] >> 1)
-                known = self.of_person if self.people is None else beside & self.of_person.keys()
+                draw = derived_seed(self.seed, person, "target")
+                known = self.of_person.keys() if self.people is None else beside & self.of_person.keys()
                 taken = {self.of_person[one].number for one in known}
-                people = FreshTargets(self.threshold, self.bank) if self.people is None else self.people
+                fresh = FreshTargets(self.threshold, self.bank, self.reach)
+                people = fresh if self.people is None else self.people
                 self.of_person[person] = people.for_person(wanted, embedding, draw, taken)
             self.of_track[track] = self.of_person[person]
         return self.of_track[track]

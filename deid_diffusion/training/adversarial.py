@@ -54,13 +54,16 @@ def adversarial_loss(
     return weight * generator_loss(critic, found, mask, generated) + critic_loss(real, fake, mask)
 
 
-def build_critic(network: PerceptualLoss, teachers: FrozenTeachers | None = None, start: str = "") -> Critic:
+def build_critic(
+    network: PerceptualLoss, teachers: FrozenTeachers | None = None, start: str = "", width: int = 48
+) -> Critic:
     """A critic for the maps of this network, and for the estimator's if there is one.
 
     Args:
         network: gives feature maps of windows.
         teachers: give feature maps of whole faces.
         start: safetensors of a critic to go on from; heads that it does not hold start anew.
+        width: of its head on pixels.
 
     Raises:
         ValueError: the network gives too few maps, or `start` holds weights of another critic.
@@ -73,7 +76,7 @@ def build_critic(network: PerceptualLoss, teachers: FrozenTeachers | None = None
     if teachers is not None:
         with torch.no_grad():
             seen += estimator_maps(teachers, torch.zeros(1, 3, 256, 256, device=device))
-    critic = Critic(tuple(one.shape[1] for one in seen)).to(device)
+    critic = Critic(tuple(one.shape[1] for one in seen), width).to(device)
     if start:
         missing, unknown = critic.load_state_dict(load_file(start), strict=False)
         if unknown:

@@ -19,11 +19,12 @@ class Critic(torch.nn.Module):
 
     Args:
         channels: of each feature map that it gets.
+        width: of the head on pixels, at its first convolution.
     """
 
-    def __init__(self, channels: tuple[int, ...]):
+    def __init__(self, channels: tuple[int, ...], width: int = 48):
         super().__init__()
-        self.patches = Patches()
+        self.patches = Patches(width)
         self.heads = torch.nn.ModuleList(
             torch.nn.Sequential(
                 spectral_norm(torch.nn.Conv2d(count, WIDTH, 1)),
@@ -51,15 +52,20 @@ class Critic(torch.nn.Module):
 
 
 class Patches(torch.nn.Module):
-    """Scores overlapping patches by their pixels (Isola et al. 2017, "Image-to-image translation", section 3.2.2)."""
+    """Scores overlapping patches by their pixels (Isola et al. 2017, "Image-to-image translation", section 3.2.2).
 
-    def __init__(self) -> None:
+    Args:
+        width: at its first convolution.
+    """
+
+    def __init__(self, width: int = 48) -> None:
         super().__init__()
+        wide = 4 * width
         # Pixels folded two by two: nothing of the finest octave is lost before the first convolution.
-        self.fine = _strided([(12, 48, 1), (48, 96, 2), (96, 192, 2)])
-        self.coarse = _strided([(192, 192, 2), (192, 192, 1)])
-        self.score_fine = spectral_norm(torch.nn.Conv2d(192, 1, 1))
-        self.score_coarse = spectral_norm(torch.nn.Conv2d(192, 1, 1))
+        self.fine = _strided([(12, width, 1), (width, 2 * width, 2), (2 * width, wide, 2)])
+        self.coarse = _strided([(wide, wide, 2), (wide, wide, 1)])
+        self.score_fine = spectral_norm(torch.nn.Conv2d(wide, 1, 1))
+        self.score_coarse = spectral_norm(torch.nn.Conv2d(wide, 1, 1))
 
     def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
         """(B, 3, S, S) in [-1, 1] -> (B, 1, S/8, S/8), patches of 24 px, and (B, 1, S/16, S/16), of 80 px."""

@@ -68,10 +68,15 @@ class Shards:
         seen: dict[str, np.ndarray] = {n: columns[n] for n in ("key", "glasses", "facial_hair") if n in columns}
         write_whole(self.folder / f"{self.name}_labels.npz", packed(seen))
 
-    def crops(self, suffix: str = "") -> Iterable[tuple[str, bytes]]:
-        """Key and WebP bytes of every crop."""
-        for number in range(len(self.labels)):
-            with tarfile.open(self._path(suffix, number, "tar")) as tar:
+    def crops(self, suffix: str = "", number: int | None = None) -> Iterable[tuple[str, bytes]]:
+        """Key and WebP bytes of every crop.
+
+        Args:
+            suffix: what follows NAME in the tar's file name.
+            number: of the only shard to read; None for all.
+        """
+        for shard in range(len(self.labels)) if number is None else [number]:
+            with tarfile.open(self._path(suffix, shard, "tar")) as tar:
                 for member in tar:
                     file = tar.extractfile(member)
                     assert file is not None  # `add` puts in nothing but files
