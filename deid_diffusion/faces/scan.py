@@ -292,6 +292,18 @@ class Scan:
         """The person of each track, see `group_people`."""
         return group_people(list(self.linker.tracks.values()), threshold)
 
+    def beside(self, person: int, people: Mapping[int, int]) -> set[int]:
+        """The people who are in a frame together with one.
+
+        Args:
+            person: the one.
+            people: of each track, as from `people`.
+        """
+        tracks = self.linker.tracks
+        frames = set().union(*(tracks[n].found for n, one in people.items() if one == person and n in tracks))
+        others = {one for n, one in people.items() if n in tracks and frames & tracks[n].found.keys()}
+        return others - {person}
+
     def sightings(self, people: Mapping[int, int] | None = None, first: int = 0) -> list[list[Sighting]]:
         """Where all faces are, for each frame from `first` on, see `sightings.fill`.
 
