@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import pickle
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.metadata import version
+from itertools import count
 from os import PathLike
 from pathlib import Path
 from threading import RLock
@@ -27,6 +29,7 @@ from .faces.masks import is_covered
 from .faces.panorama import moved, rolled, seam_off_faces
 from .faces.references import Decision, References, decide, reference_face
 from .faces.task import FaceTask, ImageAnalysis
+from .imaging.ahead import ahead, behind
 from .imaging.alpha import View, look
 from .imaging.pictures import PIXEL_LIMIT, Picture, PictureError, load_picture
 from .messages import brief, brief_error, brief_path
@@ -37,7 +40,7 @@ from .methods.redact import Redact, redact_face
 from .methods.sampling import candidate_count, check_settings, effective_settings, gets_detail, wanted_attributes
 from .methods.targets import FreshTargets
 from .models.backends import use_backend
-from .models.loading import IDENTITIES, THRESHOLDS, check_id_encoder, check_speed, load_with_identities
+from .models.loading import IDENTITIES, THRESHOLDS, check_id_encoder, check_speed, load_with_identities, pick_device
 from .pipelines.id_encoder import embed
 from .result import AnonymizedImage
 from .seeds import checked_seed
@@ -147,6 +150,7 @@ class FaceAnonymizer:
             ValueError: damaged weights, another family, or components, precision or device that do not fit.
             BackendError: a backend that was named cannot run here.
         """
+        spec = replace(spec, device=pick_device(spec.device))
         check_speed(spec.dtype, spec.device)
         detect = detector_of(spec.detection)
         names = ("pipeline", "revision", "dtype", "controlnet", "preview_vae", "variant")
@@ -213,6 +217,8 @@ class FaceAnonymizer:
         batch_size: int = 64,
         settings: Settings | None = None,
         policy: TargetPolicy | None = None,
+        save: Callable[[int, AnonymizedImage], object] | None = None,
+        threads: int = 2,
         **changes: Any,
     ) -> Iterator[AnonymizedImage]:
         """Anonymizes many pictures; model calls are filled with the faces of several of them.
@@ -221,8 +227,12 @@ class FaceAnonymizer:
             images: as `__call__` takes them; read one by one, as results are taken.
             seed: of the first picture; the next ones get `seed + 1`, `seed + 2` ... None draws one that nobody knows.
             batch_size: a window of pictures is worked off when it holds so many faces, or so many pictures; nothing
-                beyond the window is in memory. Also the faces of one model call, unless the settings say.
+                beyond the window and the threads is in memory. Also the faces of one model call, unless the settings
+                say; when memory runs out, it is halved, and the work goes on.
             settings, policy, changes: as in `__call__`.
+            save: called with each number, from 0, and result before it is given back, in a thread: to write the
+                picture while the next ones are generated.
+            threads: that read pictures ahead, and as many that save them; each holds one picture.
 
         Yields:
             the results in the order of the pictures.
@@ -231,14 +241,35 @@ class FaceAnonymizer:
             PictureError: a picture that cannot be read; results of those before it have been yielded.
         """
         settings = self._settings(settings, {"batch": batch_size, **changes} if settings is None else changes)
-        seed = checked_seed(seed)
+        seed, limit = checked_seed(seed), settings.max_pixels or PIXEL_LIMIT
+
+        def load(image: Source) -> Picture:
+            return image if isinstance(image, Picture) else load_picture(image, limit)
+
+        with ThreadPoolExecutor(threads) as readers, ThreadPoolExecutor(threads) as writers:
+            pictures = ahead(readers, load, images, threads)
+            results = self._windows(pictures, seed, batch_size, settings, policy)
+            yield from results if save is None else behind(writers, save, results, threads)
+
+    def _windows(
+        self,
+        pictures: Iterator[Picture],
+        seed: int,
+        batch_size: int,
+        settings: Settings,
+        policy: TargetPolicy | None,
+    ) -> Iterator[AnonymizedImage]:
+        """The work of `map`, on pictures that were read."""
         window: list[tuple[ImageAnalysis, list[FaceTask]]] = []
-        for place, image in enumerate(images):
+        for place in count():
             try:
-                analysis = self.analyze(image, settings=settings)
+                picture = next(pictures, None)
             except PictureError:
                 yield from self._finish(window, settings, policy)
                 raise
+            if picture is None:
+                break
+            analysis = self.analyze(picture, settings=settings)
             numbered = [replace(task, picture=place) for task in analysis.tasks]
             analysis = replace(analysis, tasks=tuple(numbered))
             window.append((analysis, self.choose_targets(analysis, policy, seed + place, settings)))

@@ -182,7 +182,7 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     add("--landmark-style", choices=LANDMARK_STYLES, default="mediapipe", help="what it was trained on (mediapipe)")
     add("--preview-vae", metavar="NAME", help="tiny autoencoder that makes repulsion cheap; like --controlnet")
     add("--dtype", choices=DTYPES, default="float32", help="precision of the model, float16 on a GPU only (float32)")
-    add("--device", default="cpu", help="cpu, cuda, cuda:1, mps (cpu)")
+    add("--device", default="cpu", help="auto, cpu, cuda, cuda:1, mps (cpu)")
     add(
         "--backend", choices=BACKENDS, default="auto",
         help="what runs the model; auto: onnx on a CPU where onnxruntime is installed, else torch (auto)",

@@ -223,11 +223,13 @@ def _check_clips(options: argparse.Namespace, jobs: Sequence[Any]) -> None:
 def _settings(options: argparse.Namespace) -> Any:
     """The anonymizer's Settings. Unknown attributes and values out of range end here, before a weight is read."""
     from deid_diffusion.methods import find_method
-    from deid_diffusion.models.loading import check_speed
+    from deid_diffusion.models.loading import check_speed, pick_device
     from deid_diffusion.settings import Repulsion, Settings
 
     find_method(options.method)
-    check_speed(options.dtype, options.device)
+    if options.ray is None:
+        options.device = pick_device(options.device)
+        check_speed(options.dtype, options.device)
 
     return Settings(
         steps=options.steps,

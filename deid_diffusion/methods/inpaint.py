@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from ..faces.task import FaceTask, Target
 from ..messages import brief_error, brief_repr
 from ..pipelines.repulsion import as_repulsion
 from ..types import Outcome
+from .batches import in_batches
 from .candidates import candidate_score
 from .protocol import Context, register
 from .sampling import batch_size, candidate_count, sample, target_meshes
@@ -111,16 +113,18 @@ def _round(
     tasks: Sequence[FaceTask], context: Context, attempt: int, taken: dict[int, set[int]]
 ) -> tuple[list[list[Candidate]], Exception | None]:
     """What was generated for each face, and the last failure."""
-    at_once, failure = batch_size(context.pipeline, context.settings), None
+    at_once = batch_size(context.pipeline, context.settings)
+    failure: Exception | None = None
     draws = list(_draws(tasks, context, attempt, taken))
     found: dict[int, list[Candidate]] = {id(task): [] for task in tasks}
-    for batch in [draws[first : first + at_once] for first in range(0, len(draws), at_once)]:
-        try:
-            for draw, candidate in zip(batch, _generate(batch, context, attempt), strict=True):
-                found[id(draw.task)].append(candidate)
-        except Exception as error:
-            log.exception("inpainting failed")
-            failure = error
+    generate = partial(_generate, context=context, attempt=attempt)
+    for batch, made in in_batches(context.pipeline, draws, at_once, generate):
+        if isinstance(made, Exception):
+            log.error("inpainting failed", exc_info=made)
+            failure = made
+            continue
+        for draw, candidate in zip(batch, made, strict=True):
+            found[id(draw.task)].append(candidate)
     return [found[id(task)] for task in tasks], failure
 
 
