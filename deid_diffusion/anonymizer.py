@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import pickle
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.metadata import version
@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .compositing.paste import Patch, paste_faces
-from .faces.align import crop_faces
+from .compositing.paste import Patch, add_changes, paste_faces
+from .faces.align import crop_faces, cut
 from .faces.analyze import analyze_faces
 from .faces.detect import CenterFaceDetector, Detector, faces_from_boxes
 from .faces.estimator import FaceEstimator, as_unit
@@ -36,9 +36,11 @@ from .messages import brief, brief_error, brief_path
 from .methods.identity_bank import IdentityBank
 from .methods.k_same import Cohort, fit_cohort
 from .methods.protocol import Context, TargetPolicy, find_method
+from .methods.pseudonyms import check_pseudonyms
 from .methods.redact import Redact, redact_face
 from .methods.sampling import candidate_count, check_settings, effective_settings, gets_detail, wanted_attributes
-from .methods.targets import FreshTargets
+from .methods.swap import same_target
+from .methods.targets import default_policy
 from .models.backends import use_backend
 from .models.loading import IDENTITIES, THRESHOLDS, check_id_encoder, check_speed, load_with_identities, pick_device
 from .pipelines.id_encoder import embed
@@ -242,6 +244,7 @@ class FaceAnonymizer:
         """
         settings = self._settings(settings, {"batch": batch_size, **changes} if settings is None else changes)
         seed, limit = checked_seed(seed), settings.max_pixels or PIXEL_LIMIT
+        settings = same_target(settings, self.bank, seed)
 
         def load(image: Source) -> Picture:
             return image if isinstance(image, Picture) else load_picture(image, limit)
@@ -397,6 +400,11 @@ class FaceAnonymizer:
                 else task
                 for task in tasks
             ]
+            if any(task.outcome is Outcome.CLOAKED for task in decided):
+                cloaks = [Patch(t.generated, t.crop) for t in decided if t.outcome is Outcome.CLOAKED]
+                canvas, more = add_changes(canvas, cloaks)
+                changed |= more
+                decided = [self._still_cloaked(task, canvas, analysis, settings) for task in decided]
             # Redactions last: nothing may paint over one and let a source show through its feather.
             for task in decided:
                 if task.hidden:
@@ -448,8 +456,12 @@ class FaceAnonymizer:
             if not isinstance(getattr(settings, name), References | None):
                 got = brief(getattr(settings, name))
                 raise ValueError(f"{name} must be what FaceAnonymizer.embed_references makes of photos, got {got}")
-        if find_method(settings.method).uses_targets:
+        check_pseudonyms(settings)
+        method = find_method(settings.method)
+        if method.uses_targets:
             check_settings(self.pipeline, settings)
+        if (own := getattr(method, "check", None)) is not None:
+            own(settings, self.bank)
 
     def resolve(self, settings: Settings | None = None) -> Settings:
         """The settings with all that is left to the model spelled out: equal for two that give the same pictures."""
@@ -490,7 +502,13 @@ class FaceAnonymizer:
         return Context(self.pipeline, self.estimator, self._embed, settings, policy, threshold, timing, self._turn)
 
     def read(
-        self, image: np.ndarray, faces: Sequence[Face], settings: Settings, places: Sequence[int] | None = None
+        self,
+        image: np.ndarray,
+        faces: Sequence[Face],
+        settings: Settings,
+        places: Sequence[int] | None = None,
+        starts: Mapping[int, np.ndarray] | None = None,
+        embeds: bool = True,
     ) -> dict[int, FaceTask]:
         """Reads faces that were detected before.
 
@@ -499,6 +517,8 @@ class FaceAnonymizer:
             faces: all of it; neighbours hide each other's pixels from the model.
             settings: people to keep count.
             places: of the faces to read; all of them when None.
+            starts: by place, where a face was a moment ago, see `faces.align.crop_faces`.
+            embeds: whether anybody asks who they are; without, nobody is kept.
 
         Returns:
             tasks by place, as `analyze` gives them.
@@ -507,8 +527,9 @@ class FaceAnonymizer:
         tasks = [FaceTask(face, place) for place, face in enumerate(faces)]
         # What is decided is not read, and yet somebody's neighbour.
         tasks = [task if task.number in wanted else task.decided(Outcome.KEPT) for task in tasks]
-        done = analyze_faces(image, tasks, self.estimator, self._embed, self.size, settings.level.growth)
-        return {place: self._kept(done[place], settings) for place in wanted}
+        embed = self._embed if embeds else None
+        done = analyze_faces(image, tasks, self.estimator, embed, self.size, settings.level.growth, starts)
+        return {place: self._kept(done[place], settings) if embeds else done[place] for place in wanted}
 
     def look_at(self, image: np.ndarray, face: Face) -> Face:
         """Reads the points of a face of which only the box is known.
@@ -536,7 +557,12 @@ class FaceAnonymizer:
         return settings
 
     def _policy(self, policy: TargetPolicy | None, settings: Settings) -> TargetPolicy:
-        return FreshTargets(self.same_person(settings), self.bank, settings.level.reach) if policy is None else policy
+        return self.default_policy(settings) if policy is None else policy
+
+    def default_policy(self, settings: Settings) -> TargetPolicy:
+        """Who becomes whom where nobody says: as the method or the key wants it, or somebody new for every face."""
+        same = self.thresholds.get("real_far_0.01", self.thresholds["far_0.01"])
+        return default_policy(self.bank, self.same_person(settings), settings, same)
 
     def same_person(self, settings: Settings) -> float:
         """The cosine from which on the identity encoder takes two faces for one person."""
@@ -559,6 +585,19 @@ class FaceAnonymizer:
         if decision is Decision.KEEP:
             return task.decided(Outcome.KEPT, reason)
         return replace(task, borderline=reason)
+
+    def _still_cloaked(
+        self, task: FaceTask, canvas: np.ndarray, analysis: ImageAnalysis, settings: Settings
+    ) -> FaceTask:
+        """Looked at again in the finished picture, whose pixels are what is published."""
+        if task.outcome is not Outcome.CLOAKED:
+            return task
+        if analysis.image is not analysis.picture.image:
+            return task.decided(Outcome.REDACTED, "the face shows only against a background, and cannot be cloaked")
+        similarity = float(self._embed(cut(canvas, task.crop.crop_from_image, self.size)[None])[0] @ task.embedding)
+        if similarity < self.same_person(settings):
+            return replace(task, similarity=similarity)
+        return task.decided(Outcome.REDACTED, f"not cloaked in the picture: {similarity:.2f}", similarity=similarity)
 
     def _with_targets(self, task: FaceTask, policy: TargetPolicy, settings: Settings, taken: set[int]) -> FaceTask:
         """With as many targets as candidates; adds their numbers to `taken`."""

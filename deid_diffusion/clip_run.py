@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from .anonymizer import FaceAnonymizer
+from .clip_reading import ClipReading
 from .clip_result import ClipResult
 from .clip_tasks import ClipTasks
 from .faces.attributes import Attributes
@@ -26,7 +27,8 @@ from .imaging.pictures import Picture
 from .messages import brief, brief_error
 from .methods.protocol import find_method
 from .methods.redact import redact
-from .methods.roles import Roles, as_set
+from .methods.roles import Roles
+from .methods.sampling import as_set
 from .methods.sequence import FacesInSequence, FrameTasks
 from .methods.targets import TrackTargets
 from .methods.unseen import Unseen
@@ -99,9 +101,14 @@ class ClipRun:
         reads = self.method.reads_faces or settings.keep is not None or settings.only is not None
         glance, look = getattr(anonymizer.detect, "glance", anonymizer.detect), anonymizer.detect
         peek = self._timed(partial(glance, side=PEEK)) if glance is not look else None
-        read = self._read if reads else None
+        self.reading = ClipReading(anonymizer, settings, self.timing)
+        read = self.reading if reads else None
         self.scan = Scan(self._timed(glance), self._timed(look), read, listed, anonymizer.look_at, peek)
-        self.policy = TrackTargets(anonymizer.same_person(settings), anonymizer.bank, seed, settings.level.reach)
+        own = anonymizer.default_policy(settings)
+        people: Any = own if hasattr(own, "for_person") else None  # not every policy of somebody's own has it
+        self.policy = TrackTargets(
+            anonymizer.same_person(settings), anonymizer.bank, seed, settings.level.reach, people=people
+        )
         self.parts = FINE if options.motion == "fine" else COARSE
         self.context = anonymizer.context(settings, self.policy, self.timing)
         self.stride = (options.stride or STRIDE) if self.method.uses_targets else 1
@@ -114,8 +121,9 @@ class ClipRun:
         self.sequence = FacesInSequence(self.method, self.context, self.stride)
         self.unseen = Unseen(self.context)
         self.tasks = ClipTasks(
-            self.anonymizer, self.method, self.settings, self.scan, self.roles, self._read, self.policy.threshold
+            self.anonymizer, self.method, self.settings, self.scan, self.roles, self.reading, self.policy.threshold
         )
+        self.reading.forget()
         self.result = ClipResult(None)
         self.settle()
 
@@ -147,7 +155,7 @@ class ClipRun:
         """With its motion smoothed over the frames before and after it, and the lids apart from it."""
         if not task.pending or task.wanted is None:
             return task
-        rest = as_set(self.roles.settled[task.number].motion.median.quantize(), self.settings)
+        rest = as_set(self.roles.settled[task.number].motion.rest, self.settings)
         return blinking(_smoothed(task, before, after), rest.eyes_open)
 
     def _distinct(self, frames: Iterable[tuple[np.ndarray, Any]]) -> Iterator[_Prepared]:
@@ -251,14 +259,6 @@ class ClipRun:
                 return find(image)
 
         return timed
-
-    def _read(self, image: np.ndarray, faces: Sequence[Face], places: Sequence[int]) -> dict[int, FaceTask]:
-        with self.timing("read"):
-            found = self.anonymizer.read(image, faces, self.settings, places)
-            clear = {place: task for place, task in found.items() if task.analysis is not None}
-            crops, analyses = [task.crop.image for task in clear.values()], [task.analysis for task in clear.values()]
-            closer = zip(clear, self.anonymizer.estimator.look_closer(crops, analyses), strict=True)
-            return found | {place: replace(clear[place], analysis=one) for place, one in closer}
 
     def _blurred(self, frame: _Prepared, reason: str) -> AnonymizedImage:
         frame.failure = reason

@@ -18,6 +18,7 @@ ROWS = [
     "methods",
     "spec result clip_result",
     "anonymizer",
+    "clip_reading",
     "clip_tasks",
     "clip_run",
     "video",
@@ -46,6 +47,7 @@ LIGHT = [
     "cli/detect.py",
     "cli/eval.py",
     "cli/compare.py",
+    "cli/key.py",
     "cli/publish.py",
     "cli/web.py",
 ]

@@ -93,7 +93,12 @@ FAR_OFF = 0.35
 
 
 def crop_faces(
-    image: np.ndarray, faces: Sequence[Face], estimator: FaceEstimator, size: int = SIZE, growth: float = GROWTH
+    image: np.ndarray,
+    faces: Sequence[Face],
+    estimator: FaceEstimator,
+    size: int = SIZE,
+    growth: float = GROWTH,
+    starts: Sequence[np.ndarray | None] | None = None,
 ) -> list[FaceCrop | None]:
     """The final crop of each face, or None where the landmarks cannot be this face's.
 
@@ -103,14 +108,19 @@ def crop_faces(
         estimator: finds the landmarks.
         size: side of the crops in pixels.
         growth: of the masks, see `masks.face_mask`.
+        starts: (2, 3) crop_from_image of SIZE px of each face as it was a moment ago, where that is known.
     """
     if not faces:
         return []
-    matrices = [first_crop(face) for face in faces]
-    for _ in range(2):  # the estimator's own landmarks align better than the detector's, so it looks twice
-        found = estimator.landmarks(np.stack([cut(image, matrix) for matrix in matrices]))
-        points = [apply(invert(m), p[:, :2].astype(float)) for m, p in zip(matrices, found, strict=True)]
-        matrices = [crop_from_image(p[list(FIVE)], SIZE) for p in points]
+    known = [None] * len(faces) if starts is None else starts
+    matrices = [first_crop(face) if start is None else start for face, start in zip(faces, known, strict=True)]
+    points: list[np.ndarray] = [np.empty(0)] * len(faces)
+    for once_more in (False, True):  # the estimator's own landmarks align better than the detector's
+        rows = [row for row, start in enumerate(known) if once_more or start is None]
+        found = estimator.landmarks(np.stack([cut(image, matrices[row]) for row in rows])) if rows else []
+        for row, marks in zip(rows, found, strict=True):
+            points[row] = apply(invert(matrices[row]), marks[:, :2].astype(float))
+            matrices[row] = crop_from_image(points[row][list(FIVE)], SIZE)
     crops: list[FaceCrop | None] = []
     for face, landmarks in zip(faces, points, strict=True):
         sound = np.isfinite(landmarks).all() and disagreement(face, landmarks) < FAR_OFF

@@ -40,9 +40,11 @@ class Found:
         return Found(self.boxes[keep], self.points[keep], self.scores[keep])
 
     def mapped(self, matrix: np.ndarray) -> Found:
-        """Through a (2, 3) `dst_from_src`; a box becomes the upright box around its four moved corners."""
-        corners = self.boxes[:, [[0, 1], [2, 1], [2, 3], [0, 3]]] @ matrix[:, :2].T + matrix[:, 2]
-        boxes = np.concatenate([corners.min(1), corners.max(1)], axis=1)
+        """Through a (2, 3) `dst_from_src`; a box becomes the upright box around its moved and turned ellipse."""
+        middle, half = (self.boxes[:, :2] + self.boxes[:, 2:]) / 2, (self.boxes[:, 2:] - self.boxes[:, :2]) / 2
+        middle = middle @ matrix[:, :2].T + matrix[:, 2]
+        half = np.sqrt(half**2 @ (matrix[:, :2] ** 2).T)
+        boxes = np.concatenate([middle - half, middle + half], axis=1)
         points = self.points @ matrix[:, :2].T + matrix[:, 2]
         return Found(boxes.astype(np.float32), points.astype(np.float32), self.scores)
 
@@ -104,6 +106,8 @@ def _load(path: str) -> Forward:
 
 
 def _decode(heat: np.ndarray, size: np.ndarray, offset: np.ndarray, points: np.ndarray, threshold: float) -> Found:
+    if heat.max() <= threshold:
+        return concatenate([])
     # Only local maxima: around each the network gives the same face a dozen times.
     peak = (heat > threshold) & (heat >= cv2.dilate(heat, np.ones((3, 3), np.uint8)))
     row, column = np.nonzero(peak)

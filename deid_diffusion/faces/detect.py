@@ -11,7 +11,7 @@ from ..messages import brief
 from ..types import Face
 from .centerface import CenterFace, Found, concatenate
 from .geometry import compose
-from .views import clipped, from_turned, resized, spans, surest, upright_from_image, view_of
+from .views import clipped, extent_of, from_turned, middle_of, resized, spans, surest, upright_from_image, view_of
 
 Detector = Callable[[np.ndarray], list[Face]]  # (H, W, 3) uint8 RGB -> faces in image pixels; none: []
 
@@ -145,8 +145,8 @@ class CenterFaceDetector:
 
     def _look(self, image: np.ndarray, face: Face, turns_deg: Sequence[float], side: int = LOOK) -> Face:
         """The surest face in the middle of the view, over all turns; of score 0 when there is none."""
-        centre, size = (face.box[:2] + face.box[2:]) / 2, float((face.box[2:] - face.box[:2]).max())
-        maps = [upright_from_image(centre, side / (2 * size), turn, side) for turn in turns_deg]
+        scale = side / (2 * extent_of(face))
+        maps = [upright_from_image(middle_of(face), scale, turn, side) for turn in turns_deg]
         views = np.stack([view_of(image, matrix, side) for matrix in maps])
         return surest(face, maps, self._network(views, 0.1), image.shape, side)
 

@@ -3,42 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ..messages import brief
 from ..types import Face
 from .centerface import Found, concatenate
-from .detect import CenterFaceDetector, check_image, distinct, is_doubtful, merge
-from .geometry import compose, invert
-from .views import clipped, from_turned, resized, surest, upright_from_image, view_of
+from .detect import CenterFaceDetector, check_image, distinct, is_doubtful, merge, roll_deg
+from .geometry import compose
+from .views import (
+    clipped,
+    extent_of,
+    from_turned,
+    halves,
+    level_for,
+    middle_of,
+    resized,
+    surest,
+    upright_from_image,
+    view_of,
+)
 
-SURE = 0.5  # score from which a detection needs no look to be believed
 TILE, OVERLAP = 1536, 96  # pixels: fewer seams than the thorough detector has, for 0.2 GB more
 BATCH = 16  # proposals whose views are looked at together
-GLANCE = 64  # pixels, side of the view in which a proposal is looked at first
-HINT = 0.1  # score that a proposal must reach there, or have, to be looked at again
+GLANCE = 64  # pixels, side of the first views of a proposal
+# Turns in degrees at which it is viewed in turn, and the score that it must have reached by then to be viewed on.
+STAGES = (((0, 90), 0.04), ((180, 270), 0.06), ((45, 135, 225, 315), 0.1))
+SURE = 0.5  # score from which a detection is believed as it is
+
+Levels = Sequence[tuple[np.ndarray, np.ndarray]]  # of `halves`
 
 
 @dataclass
 class FastDetector(CenterFaceDetector):
-    """Looks at all pixels once, upright, and believes nothing faint: each weak response is looked at enlarged.
+    """Looks at all pixels once upright and once turned; what answers faintly, however faintly, is looked at enlarged.
 
-    A face on its side gives a weak response at its place in an upright pass (0.03 to 0.1, from about 20 px on), which
-    is too little to tell it from a bush, but enough to know where to look. So the passes over the turned picture are
-    replaced by turned views of those places.
+    A face gives an answer at its place whatever its roll, of 0.02 to 0.1 where it lies or is small. That is too little
+    to tell it from a bush, but enough to know where to look, and small views of those places at eight turns cost less
+    than passes over the picture.
 
     Attributes:
-        finest_pixels: larger pictures are shrunk to this for the finest level ...
-        finest_scale: ... but never by more, or faces of 20 px would be lost.
-        proposals: score from which a place is looked at: at the finest level, at the next of half its size, and at all
-            coarser ones, whose faces the finer ones see, too.
+        finest_pixels: larger pictures are shrunk to this ...
+        finest_scale: ... but never by more, for the sake of faces of 20 px.
+        proposal: score from which a place is looked at, in a picture at half its size or less; at full size it is
+            twice that, for there faces are larger and answer louder.
+        confirm_faint: score that one must reach there whose proposal was below `threshold`.
     """
 
-    finest_pixels: float = 6e6
-    finest_scale: float = 0.7
-    proposals: tuple[float, float, float] = (0.03, 0.03, 0.15)
+    finest_pixels: float = 3e6
+    finest_scale: float = 0.5
+    proposal: float = 0.02
+    confirm_faint: float = 0.4
 
     def __call__(self, image: np.ndarray) -> list[Face]:
         """(H, W, 3) uint8 RGB -> faces, surest first: boxes inside the picture, landmarks that carry the roll.
@@ -47,46 +63,82 @@ class FastDetector(CenterFaceDetector):
             ValueError: no (H, W, 3) uint8 picture.
         """
         check_image(image)
-        proposals = merge(clipped(self._pyramid(image), image.shape), SURE)
-        sure = proposals.scores >= SURE
-        seen = [self._second_look(image, face) if is_doubtful(face) else face for face in _faces(proposals[sure])]
-        seen += [self._second_look(image, face) for face in self._hinted(image, _faces(proposals[~sure]))]
-        kept = [face for face in seen if face is not None]
-        return distinct(_faces(merge(_found(kept))))
+        levels = halves(image)
+        proposals = _faces(merge(clipped(self._passes(levels), image.shape), SURE))
+        seen, faint = list[Face](), [face for face in proposals if face.score < self.threshold]
+        for face in proposals[: len(proposals) - len(faint)]:  # the surest come first
+            if again := self._second_look(image, face) if is_doubtful(face) else face:
+                seen.append(again)
+            else:
+                faint.append(face)
+        hinted = merge(_found(self._hinted(levels, faint)), SURE)
+        seen += [again for face in _faces(hinted) if (again := self._decided(image, face))]
+        return distinct(_faces(merge(_found(seen))))
 
-    def _pyramid(self, image: np.ndarray) -> Found:
-        """The picture at its finest scale, at half of that, and so on down to a thumbnail."""
+    def _passes(self, levels: Levels) -> Found:
+        """All pixels, upright and on its side; then coarser levels, for faces too large to be seen there."""
+        image = levels[0][0]
         pixels = image.shape[0] * image.shape[1]
         scale = float(np.clip(np.sqrt(self.upright_pixels / pixels), 1, 2))
+        passes: list[tuple[float, int, float]] = []
         if pixels > self.finest_pixels:
             scale = max(float(np.sqrt(self.finest_pixels / pixels)), self.finest_scale)
-        parts: list[Found] = []
-        while True:
-            level, image_from_level = resized(image, scale)
-            threshold = self.proposals[min(len(parts), 2)]
-            parts.append(self._tiles(level, threshold, TILE, OVERLAP).mapped(image_from_level))
-            if max(level.shape[:2]) <= 320 or min(level.shape[:2]) <= 32:
-                return concatenate(parts)
+        else:  # here they cost little, and a face of 40 px that lies in both the others may answer in neither
+            passes += [(scale / 2, quarters, self.threshold) for quarters in (2, 3)]
+        for share, quarters in ((1.0, 0), (0.7, 1)):
+            passes.append((share * scale, quarters, self.proposal * max(2 * share * scale, 1)))
+        passes.append((scale / 4, 0, 2.5 * self.proposal))
+        while scale * max(image.shape[:2]) > 4 * 320 and scale * min(image.shape[:2]) > 4 * 32:
             scale /= 2
+            passes.append((scale / 4, 0, self.threshold))
+        parts = []
+        for scale, quarters, threshold in passes:
+            larger, image_from_larger = level_for(levels, scale)
+            level, larger_from_level = resized(larger, scale * image_from_larger[0, 0])
+            found = self._tiles(np.ascontiguousarray(np.rot90(level, quarters)), threshold, TILE, OVERLAP)
+            if quarters:  # what lies in this pass stands in another; its points are not to be believed
+                lying = np.array([abs(roll_deg(points)) > 50 for points in found.points], dtype=bool)
+                scores = np.where(lying, np.minimum(found.scores, 0.9 * self.threshold), found.scores)
+                found = replace(found, scores=scores.astype(np.float32))
+            level_from_turned = from_turned(quarters, level.shape[:2])
+            parts.append(found.mapped(compose(image_from_larger, compose(larger_from_level, level_from_turned))))
+        return concatenate(parts)
 
-    def _hinted(self, image: np.ndarray, faces: Sequence[Face]) -> list[Face]:
-        """Those that may be faces, where small views over the quarter turns show them best."""
-        hinted: list[Face] = []
+    def _hinted(self, levels: Levels, faces: Sequence[Face]) -> list[Face]:
+        """Those that may be faces, as small views show them best."""
+        clear: list[Face] = []
+        views = [(face, replace(face, score=0.0)) for face in faces]  # as proposed, and as seen best
+        for turns_deg, least in STAGES:
+            seen = self._glances(levels, [face for face, _ in views], turns_deg)
+            views = [(face, max(best, new, key=_score)) for (face, best), new in zip(views, seen, strict=True)]
+            clear += [best for _, best in views if best.score >= SURE]
+            views = [(face, best) for face, best in views if least <= best.score < SURE]
+        return clear + [best for _, best in views]
+
+    def _glances(self, levels: Levels, faces: Sequence[Face], turns_deg: Sequence[float]) -> list[Face]:
+        """Each face where it is surest in small views; of score 0 where there is none."""
+        seen: list[Face] = []
         for start in range(0, len(faces), BATCH):
             part, maps, views = faces[start : start + BATCH], [], []
             for face in part:
-                centre, size = (face.box[:2] + face.box[2:]) / 2, float((face.box[2:] - face.box[:2]).max())
-                upright = upright_from_image(centre, GLANCE / (2 * size), 0, GLANCE)
-                view = view_of(image, upright, GLANCE)
-                views += [np.rot90(view, q) for q in range(4)]
-                maps += [compose(invert(from_turned(q, view.shape[:2])), upright) for q in range(4)]
-            found = self._network(np.stack(views), HINT)
-            for number, face in enumerate(part):
-                four = slice(4 * number, 4 * number + 4)
-                seen = surest(face, maps[four], found[four], image.shape, GLANCE)
-                if max(seen.score, face.score) >= HINT:
-                    hinted.append(seen if seen.score > face.score else face)
-        return hinted
+                scale = GLANCE / (2 * extent_of(face))
+                level, image_from_level = level_for(levels, 1.5 * scale)
+                for turn in turns_deg:
+                    maps.append(upright_from_image(middle_of(face), scale, turn, GLANCE))
+                    views.append(view_of(level, compose(maps[-1], image_from_level), GLANCE))
+            found, count = self._network(np.stack(views), STAGES[0][1]), len(turns_deg)
+            for n, face in zip(range(0, len(maps), count), part, strict=True):
+                seen.append(surest(face, maps[n : n + count], found[n : n + count], levels[0][0].shape, GLANCE))
+        return seen
+
+    def _decided(self, image: np.ndarray, face: Face) -> Face | None:
+        """The face as it is seen closely and level; None when it is none."""
+        roll = roll_deg(face.landmarks)
+        seen = self._look(image, face, (roll,))
+        if seen.score < 0.6:
+            other = self._look(image, face, (roll - 45, roll + 45))
+            seen = other if other.score > seen.score else seen
+        return seen if seen.score >= self.confirm_faint else None
 
 
 DETECTORS: dict[str, type[CenterFaceDetector]] = {"fast": FastDetector, "thorough": CenterFaceDetector}
@@ -104,6 +156,10 @@ def detector_of(name: str) -> CenterFaceDetector:
     if name not in DETECTORS:
         raise ValueError(f"detection must be {' or '.join(DETECTORS)}, got {brief(name)}")
     return DETECTORS[name]()
+
+
+def _score(face: Face) -> float:
+    return face.score
 
 
 def _faces(found: Found) -> list[Face]:

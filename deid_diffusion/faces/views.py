@@ -27,6 +27,32 @@ def resized(image: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
     return image, np.array([[width / size[0], 0, 0], [0, height / size[1], 0]])
 
 
+def halves(image: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The image, half of it, a quarter and so on, each with its (2, 3) image_from_level: views are cheaper of these.
+
+    Args:
+        image: (H, W, 3) uint8.
+    """
+    levels = [(image, np.eye(2, 3))]
+    while min(levels[-1][0].shape[:2]) >= 64:
+        half, level_from_half = resized(levels[-1][0], 0.5)
+        levels.append((half, compose(levels[-1][1], level_from_half)))
+    return levels
+
+
+def level_for(levels: Sequence[tuple[np.ndarray, np.ndarray]], scale: float) -> tuple[np.ndarray, np.ndarray]:
+    """The smallest that is still larger than what it is wanted for.
+
+    Args:
+        levels: of `halves`.
+        scale: at which the image is wanted.
+
+    Returns:
+        (h, w, 3) uint8 and (2, 3), the picture's pixels from its own.
+    """
+    return levels[int(np.clip(np.floor(-np.log2(scale)), 0, len(levels) - 1))]
+
+
 def spans(length: int, tile: int, overlap: int) -> list[tuple[int, int]]:
     """First and last pixel of the tiles along one side: of equal length, which the network takes.
 
@@ -52,6 +78,24 @@ def from_turned(quarters: int, shape: tuple[int, int]) -> np.ndarray:
     corner = [(0, 0), (width, 0), (width, height), (0, height)][quarters]
     cos, sin = [(1, 0), (0, 1), (-1, 0), (0, -1)][quarters]
     return np.array([[cos, -sin, corner[0]], [sin, cos, corner[1]]], float)
+
+
+def middle_of(face: Face) -> np.ndarray:
+    """(2,) x y of the middle of a box.
+
+    Args:
+        face: of which it is.
+    """
+    return (face.box[:2] + face.box[2:]) / 2
+
+
+def extent_of(face: Face) -> float:
+    """The longer side of a box.
+
+    Args:
+        face: of which it is.
+    """
+    return float((face.box[2:] - face.box[:2]).max())
 
 
 def upright_from_image(centre: np.ndarray, scale: float, turn_deg: float, side: int) -> np.ndarray:

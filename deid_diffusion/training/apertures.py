@@ -2,8 +2,8 @@
 
     deid train apertures --data faces/ --out runs/apertures --minutes 10
 
-Close-ups of crops with landmarks. Portraits keep their eyes open, so lids are moved (`faces.lids`) to whatever is
-wanted, and what they were moved to is the label.
+Close-ups of crops with landmarks. Portraits keep their eyes open and do not speak, so lids and lips are moved
+(`faces.lids`, `training.lips`) to whatever is wanted, and what they were moved to is the label.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from transformers import ResNetForImageClassification
 
 from deid_diffusion.faces.apertures import FOLDER, OUTPUTS, SIDE, close_ups
 from deid_diffusion.faces.face_shape import FaceShape
 from deid_diffusion.faces.geometry import EYES
 from deid_diffusion.faces.lids import SHUT, move_lids
 from deid_diffusion.training.data import FaceSet, load_faces
+from deid_diffusion.training.lips import part_lips
 from deid_diffusion.training.resnet import build_resnet
 from deid_diffusion.training.run import (
     RunOptions,
@@ -46,7 +48,7 @@ class Options(RunOptions):
 
     out: str = option("runs/apertures", "folder for the network, the checkpoint and the metrics")
     widths: str = option("16,32,64", "channels of the three stages")
-    lids: int = option(3, "times that each face's lids are moved")
+    moves: int = option(3, "times that each face's lids and lips are moved")
     batch: int = option(128, "close-ups a step and process")
     minutes: float = option(10.0, "how long this call trains; the learning rate falls over it")
 
@@ -79,30 +81,33 @@ def openings(shape: FaceShape, landmarks: np.ndarray) -> np.ndarray:
     return np.array([*eyes, gap(13, 14) / 0.5], np.float32)
 
 
-def cut_close_ups(faces: FaceSet, lids: int, seed: int) -> CloseUps:
-    """All faces' close-ups, with their lids as they are and moved.
+def cut_close_ups(faces: FaceSet, moves: int, seed: int) -> CloseUps:
+    """All faces' close-ups, with their lids and lips as they are and moved.
 
     Args:
         faces: crops with landmarks, on the CPU.
-        lids: how often each face's lids are moved.
+        moves: how often each face's lids and lips are moved.
         seed: of how far.
     """
     rng, images, values, kinds, train = np.random.default_rng(seed), [], [], [], []
     for number in range(len(faces.images)):
         crop, points = faces.images[number].permute(1, 2, 0).numpy(), faces.landmarks[number].numpy()
-        known = openings(faces.shape, points)
-        for turn in range(lids + 1):
+        known, unit = openings(faces.shape, points), 0.5 * faces.shape.locate(points).scale
+        crop = np.ascontiguousarray(crop)
+        for turn in range(moves + 1):
             # As they are; shut, as they are in one frame of twenty; and everything between.
             opening = 1.0 if turn == 0 else SHUT if turn == 1 else rng.uniform(SHUT, 1.15)
-            moved = torch.from_numpy(move_lids(np.ascontiguousarray(crop), points, opening)).permute(2, 0, 1)
-            views = close_ups(moved[None].float(), torch.from_numpy(points[None]), WIDER, WIDE)[0]
-            count = 3 if turn == 0 else 2
-            images.append(views[:count].round().clamp(0, 255).to(torch.uint8))
+            # Lips from shut to half as wide again as they are ever open when somebody speaks.
+            more = 0.0 if turn == 0 else max(rng.uniform(-0.25, 0.9), -float(known[2])) * rng.uniform()
+            moved = part_lips(move_lids(crop, points, opening), points, more * unit, rng)
+            picture = torch.from_numpy(moved).permute(2, 0, 1)[None].float()
+            views = close_ups(picture, torch.from_numpy(points[None]), WIDER, WIDE)[0]
+            images.append(views.round().clamp(0, 255).to(torch.uint8))
             # What is left of an eye that is shut is its lashes: to a viewer nothing.
             share = (opening - SHUT) / (1 - SHUT)
-            values.extend([*(known[:2] * share), known[2]][:count])
-            kinds.extend([EYE, EYE, MOUTH][:count])
-            train.extend([bool(faces.train[number])] * count)
+            values.extend([*(known[:2] * share), known[2] + more])
+            kinds.extend([EYE, EYE, MOUTH])
+            train.extend([bool(faces.train[number])] * 3)
     log.info("%d close-ups of %d faces", len(values), len(faces.images))
     return CloseUps(torch.cat(images), torch.tensor(values).float(), torch.tensor(kinds), torch.tensor(train))
 
@@ -197,8 +202,11 @@ def evaluate(network: torch.nn.Module, data: CloseUps, seed: int) -> dict[str, f
 def train(options: Options) -> dict[str, Any]:
     """Trains, checkpoints, saves the averaged network in half precision; returns the metrics it wrote."""
     accelerator = begin(options)
-    data = cut_close_ups(load_faces(options.data, limit=options.limit), options.lids, options.seed)
-    network = build_resnet(integers(options.widths), OUTPUTS)
+    data = cut_close_ups(load_faces(options.data, limit=options.limit), options.moves, options.seed)
+    if options.start:
+        network = ResNetForImageClassification.from_pretrained(options.start, dtype=torch.float32).train()
+    else:
+        network = build_resnet(integers(options.widths), OUTPUTS)
 
     def loss_of(model: torch.nn.Module, generator: torch.Generator, step: int) -> torch.Tensor:
         return loss_on(model, draw(data, options.batch, generator))

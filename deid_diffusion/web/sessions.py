@@ -25,6 +25,10 @@ class VisitError(DeidError, ValueError):
     """A visitor asks for what there is not, or brings more than fits; the message says what to do."""
 
 
+class CancelledError(DeidError):
+    """The visitor wants what is being worked on to stop."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """What visitors may bring, and for how long it stays.
@@ -73,6 +77,20 @@ class Session:
     busy: int = 0
     progress: tuple[float, str] = (0.0, "")
     cancelled: bool = False
+
+    def tell(self, share: float, text: str) -> None:
+        """Notes how far the work is.
+
+        Args:
+            share: of it that is done, in [0, 1].
+            text: what is being done.
+
+        Raises:
+            CancelledError: the visitor wants it to stop.
+        """
+        if self.cancelled:
+            raise CancelledError("cancelled")
+        self.progress = (share, text)
 
     def item(self, kind: type, number: str) -> Any:
         """A photo, clip or evaluation of this visitor.

@@ -245,7 +245,7 @@ def test_six_commands_make_weights_that_the_anonymizer_loads(data, features, tmp
     runs = {name: str(tmp_path / name) for name in names}
     common = ["--data", data, "--steps", "2", "--minutes", "5", "--batch", "2"]
     estimator.main([*common, "--out", runs["estimator"], "--widths", "8,8,8,8"])
-    apertures.main([*common[:-2], "--batch", "6", "--out", runs["apertures"], "--widths", "8,8", "--lids", "1"])
+    apertures.main([*common[:-2], "--batch", "6", "--out", runs["apertures"], "--widths", "8,8", "--moves", "1"])
     id_encoder.main([*common, "--out", runs["id_encoder"], "--widths", "8,8,8,8"])
     small = [*common, "--out", runs["inpaint"], "--channels", "32,32,32,32", "--window", "128"]
     inpaint.main(small)

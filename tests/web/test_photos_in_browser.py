@@ -174,11 +174,13 @@ def test_nobody_sees_the_pictures_of_others(visitor, small):
         assert headers["x-deid-visit"] not in url
     number = pictures[0][0].split("/")[-2]
     said = other.evaluate(
-        """async ([number]) => { const net = await import("/pages/net.js");
-        try { await net.work("finish", { ids: [number] }); return "done"; } catch (error) { return error.message; } }""",
+        """async ([number]) => {
+            const net = await import("/pages/net.js");
+            try { await net.work("finish", { ids: [number] }); return "done"; } catch (error) { return error.message; }
+        }""",
         [number],
     )
-    assert said.startswith("wanted something that is still open on this page")
+    assert said.startswith("wanted something that is still open here")
 
 
 def test_a_lost_connection_is_said_and_what_was_asked_is_done_once_it_is_back(visitor, small):
