@@ -310,6 +310,7 @@ def test_the_names_in_the_help_are_those_of_the_model():
     assert options.PIPELINES == tuple(FAMILIES)
     assert options.DTYPES == tuple(DTYPES)
     assert options.BACKENDS == BACKENDS
+    assert options.DETECTION == tuple(DETECTORS)
     assert options.LANDMARK_STYLES == STYLES
     assert (*options.REDACTIONS,) == tuple(kind.value for kind in Redaction)
     assert set(options.BOX_FORMATS) == set(HEADERS.values())
