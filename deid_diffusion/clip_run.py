@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ import cv2
 import numpy as np
 
 from .anonymizer import FaceAnonymizer
+from .clip_reading import ClipReading
 from .clip_result import ClipResult
 from .clip_tasks import ClipTasks
 from .faces.attributes import Attributes
 from .faces.face_list import FaceList
+from .faces.lids import blinking
 from .faces.motion import COARSE, FINE, smooth
-from .faces.saved_looks import SavedLooks
 from .faces.scan import Find, Scan
 from .faces.sightings import Sighting
 from .faces.task import FaceTask, ImageAnalysis
@@ -26,6 +28,7 @@ from .messages import brief, brief_error
 from .methods.protocol import find_method
 from .methods.redact import redact
 from .methods.roles import Roles
+from .methods.sampling import as_set
 from .methods.sequence import FacesInSequence, FrameTasks
 from .methods.targets import TrackTargets
 from .methods.unseen import Unseen
@@ -36,6 +39,7 @@ from .types import Face, Outcome, Redaction
 
 log = logging.getLogger(__name__)
 STRIDE = 2  # frames
+PEEK = 320  # px, long side of a frame in which only large faces are looked for
 MOST_REPEATS = 30  # of a frame that share its result; they wait for it in memory
 
 
@@ -82,7 +86,6 @@ class ClipRun:
         settings: Settings,
         options: ClipOptions,
         listed: FaceList | None = None,
-        saved: SavedLooks | None = None,
     ) -> None:
         """Nothing is looked at yet.
 
@@ -91,15 +94,21 @@ class ClipRun:
             seed: the same seed gives the same clip; from 0.
             settings: of one candidate, checked against the pipeline.
             options: stride and motion count here.
-            listed, saved: see `Scan`.
+            listed: where faces are, as somebody says, instead of looking for them.
         """
         self.anonymizer, self.seed, self.settings, self.timing = anonymizer, seed, settings, Timing()
         self.method = find_method(settings.method)
         reads = self.method.reads_faces or settings.keep is not None or settings.only is not None
         glance, look = getattr(anonymizer.detect, "glance", anonymizer.detect), anonymizer.detect
-        read = self._read if reads else None
-        self.scan = Scan(self._timed(glance), self._timed(look), read, listed, anonymizer.look_at, saved)
-        self.policy = TrackTargets(anonymizer.same_person(settings), anonymizer.bank, seed)
+        peek = self._timed(partial(glance, side=PEEK)) if glance is not look else None
+        self.reading = ClipReading(anonymizer, settings, self.timing)
+        read = self.reading if reads else None
+        self.scan = Scan(self._timed(glance), self._timed(look), read, listed, anonymizer.look_at, peek)
+        own = anonymizer.default_policy(settings)
+        people: Any = own if hasattr(own, "for_person") else None  # not every policy of somebody's own has it
+        self.policy = TrackTargets(
+            anonymizer.same_person(settings), anonymizer.bank, seed, settings.level.reach, people=people
+        )
         self.parts = FINE if options.motion == "fine" else COARSE
         self.context = anonymizer.context(settings, self.policy, self.timing)
         self.stride = (options.stride or STRIDE) if self.method.uses_targets else 1
@@ -112,8 +121,9 @@ class ClipRun:
         self.sequence = FacesInSequence(self.method, self.context, self.stride)
         self.unseen = Unseen(self.context)
         self.tasks = ClipTasks(
-            self.anonymizer, self.method, self.settings, self.scan, self.roles, self._read, self.policy.threshold
+            self.anonymizer, self.method, self.settings, self.scan, self.roles, self.reading, self.policy.threshold
         )
+        self.reading.forget()
         self.result = ClipResult(None)
         self.settle()
 
@@ -134,12 +144,19 @@ class ClipRun:
         """
         block: list[_Prepared] = []
         for before, now, after in _with_neighbours(self._distinct(frames)):
-            now.tasks = [_smoothed(task, before, after) for task in now.tasks]
+            now.tasks = [self._moving(task, before, after) for task in now.tasks]
             block.append(now)
             ends = after is None or after.number in self._starts
             if ends or len(block) >= self.stride or now.number in self._starts:
                 yield from self._finished(block)
                 block = []
+
+    def _moving(self, task: FaceTask, before: _Prepared | None, after: _Prepared | None) -> FaceTask:
+        """With its motion smoothed over the frames before and after it, and the lids apart from it."""
+        if not task.pending or task.wanted is None:
+            return task
+        rest = as_set(self.roles.settled[task.number].motion.rest, self.settings)
+        return blinking(_smoothed(task, before, after), rest.eyes_open)
 
     def _distinct(self, frames: Iterable[tuple[np.ndarray, Any]]) -> Iterator[_Prepared]:
         """The frames, each with those after it that are the same picture with the same faces."""
@@ -243,10 +260,6 @@ class ClipRun:
 
         return timed
 
-    def _read(self, image: np.ndarray, faces: Sequence[Face], places: Sequence[int]) -> dict[int, FaceTask]:
-        with self.timing("read"):
-            return self.anonymizer.read(image, faces, self.settings, places)
-
     def _blurred(self, frame: _Prepared, reason: str) -> AnonymizedImage:
         frame.failure = reason
         self._count_blurred(frame.time_s, reason)
@@ -299,8 +312,7 @@ def _with_neighbours(items: Iterable[_Prepared]) -> Iterator[tuple[_Prepared | N
 
 def _smoothed(task: FaceTask, before: _Prepared | None, after: _Prepared | None) -> FaceTask:
     """With its motion smoothed over the frames before and after it."""
-    if not task.pending or task.wanted is None:
-        return task
+    assert task.wanted is not None
     near = [None if frame is None else frame.stepped.get(task.number) for frame in (before, after)]
     return replace(task, wanted=smooth(near[0], task.wanted, near[1]))
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from .anonymizer import FaceAnonymizer
+from .clip_reading import ClipReading
 from .faces.scan import Scan
 from .faces.sightings import Origin, Sighting
 from .faces.task import FaceTask
 from .methods.protocol import Method
 from .methods.roles import Role, Roles, as_set
 from .settings import Settings
-from .types import Face, Outcome, Redaction
-
-Read = Callable[[np.ndarray, Sequence[Face], Sequence[int]], dict[int, FaceTask]]
+from .types import Outcome, Redaction
 
 
 class ClipTasks:
@@ -29,7 +28,7 @@ class ClipTasks:
         settings: Settings,
         scan: Scan,
         roles: Roles,
-        read: Read,
+        read: ClipReading,
         threshold: float,
     ) -> None:
         """Nothing is read yet.
@@ -40,10 +39,11 @@ class ClipTasks:
             settings: attributes count.
             scan: what is known of the tracks.
             roles: who they become.
-            read: reads faces of a frame: image, all its faces, places of those to read.
+            read: reads faces; those that were found need only be followed.
             threshold: cosine from which two faces are one person.
         """
-        self.method, self.settings, self.scan, self.roles, self._read = method, settings, scan, roles, read
+        self.method, self.settings, self.scan, self.roles = method, settings, scan, roles
+        self._read = read
         self.likely = anonymizer.thresholds.get("far_0.05", threshold)
 
     def __call__(
@@ -85,7 +85,11 @@ class ClipTasks:
             for task in tasks
         ]
         places = [place for place, task in enumerate(tasks) if task.pending]
-        for place, found in (self._read(image, [task.face for task in tasks], places) if places else {}).items():
+        faces, reading = [task.face for task in tasks], dict[int, FaceTask]()
+        for read, is_found in ((self._read.follow, True), (self._read, False)):
+            rows = [place for place in places if (sightings[place].origin is Origin.FOUND) == is_found]
+            reading |= read(image, faces, rows) if rows else {}
+        for place, found in reading.items():
             role = roles[place]
             assert role is not None  # or it had been hidden
             tasks[place] = self._ready(tasks[place], found, role, sightings[place])

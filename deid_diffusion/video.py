@@ -6,6 +6,7 @@ import os
 import secrets
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -20,8 +21,10 @@ from .faces.face_list import FaceList, FaceListError, check_same, face_list_of, 
 from .faces.saved_looks import SavedLooks
 from .imaging.pictures import PIXEL_LIMIT
 from .imaging.segments import LOOKS, segments_folder
+from .imaging.threads import Behind, ahead
 from .messages import brief, brief_path
 from .methods.protocol import find_method
+from .methods.swap import same_target
 from .result import AnonymizedImage
 from .seeds import checked_seed
 from .settings import Settings
@@ -53,6 +56,7 @@ class VideoAnonymizer:
         progress: Progress | None = None,
         key: str = "",
         boxes: str | PathLike | FaceList | None = None,
+        preview: str | PathLike | None = None,
         **changes: Any,
     ) -> ClipResult:
         """Anonymizes a file.
@@ -65,6 +69,7 @@ class VideoAnonymizer:
             key: what the result depends on, in a word, so that a run that was stopped need neither look nor encode
                 again; empty to begin anew.
             boxes: where faces are, as `deid detect` wrote it and somebody edited it, instead of looking for them.
+            preview: a clip to be written that shows before and after side by side, for your eyes only.
             changes: single fields of Settings.
 
         Raises:
@@ -76,8 +81,8 @@ class VideoAnonymizer:
         listed = boxes if isinstance(boxes, FaceList | None) else face_list_of(read_face_lists(boxes), path)
         if listed is not None:
             check_same(listed, path, self.options.start_s, self.options.stop_s)
-        saved = SavedLooks(segments_folder(out) / LOOKS, self._looks_key(path)) if key and not listed else None
-        run = self._begin(seed, settings, changes, listed, saved)
+        run = self._begin(seed, settings, changes, listed)
+        saved = run.scan.saved = self._saved(path, out) if key and listed is None else None
         try:
             self._look(path, out, run, progress)
         except Exception:
@@ -90,7 +95,7 @@ class VideoAnonymizer:
         key = key or secrets.token_hex(8)
         while True:
             try:
-                return self._write(path, out, run, progress, key)
+                return self._write(path, out, run, progress, key, None if preview is None else Path(preview))
             except _TooSimilar as error:
                 # Frame by frame they passed; the mean of all frames would still tell who it is.
                 run.hidden |= error.tracks
@@ -110,7 +115,7 @@ class VideoAnonymizer:
                     "--max-pixels or Settings.max_pixels sets another limit"
                 )
             check_writable(out, frames.info, options.audio, self._coding)
-            for frame in frames:
+            for frame in ahead(frames):
                 run.scan.add(frame.image, frame.time_s, frame.repeated)
                 if progress is not None:
                     progress("look", frame.index + 1, frames.info.frames if whole else None)
@@ -130,24 +135,36 @@ class VideoAnonymizer:
 
         return Coding(codec=self.options.codec, crf=self.options.crf)
 
-    def _looks_key(self, path: Path) -> str:
-        """What the detections of a clip depend on."""
-        stat, span = os.stat(path), (self.options.start_s, self.options.stop_s)
-        return repr((str(path.resolve()), stat.st_size, stat.st_mtime_ns, span, repr(self.anonymizer.detect)))
+    def _saved(self, path: Path, out: Path) -> SavedLooks | None:
+        """What an earlier run found in this clip; None where nothing can be kept, of which others say more."""
+        from . import __version__
 
-    def _write(self, path: Path, out: Path, run: ClipRun, progress: Progress | None, key: str) -> ClipResult:
+        if not path.is_file() or not out.parent.is_dir():
+            return None
+        stat, span = os.stat(path), (self.options.start_s, self.options.stop_s)
+        source = str(path.resolve()), stat.st_size, stat.st_mtime_ns, span
+        return SavedLooks(segments_folder(out) / LOOKS, repr((__version__, *source, repr(self.anonymizer.detect))))
+
+    def _write(
+        self, path: Path, out: Path, run: ClipRun, progress: Progress | None, key: str, preview: Path | None
+    ) -> ClipResult:
         """The second pass."""
+        from .imaging.before_after import BeforeAfterWriter
         from .imaging.clips import ClipReader, ClipWriter
 
         options = self.options
         part: dict[str, Any] = {"start_s": options.start_s, "stop_s": options.stop_s}
         run.begin()
-        with (
-            ClipReader(path, **part) as frames,
-            ClipWriter(out, frames.info, audio=options.audio, coding=self._coding, key=key, **part) as writer,
-        ):
-            for frame, result in run.results((frame.image, frame) for frame in frames):
-                writer.write(frame, result.image, result.changed_mask)
+        more = {"audio": options.audio, "coding": self._coding, "key": key}
+        with ClipReader(path, **part) as frames, ExitStack() as stack:
+            # First in, last out: the preview appears once the clip is whole.
+            both = None if preview is None else stack.enter_context(BeforeAfterWriter(preview, frames.info))
+            writer = stack.enter_context(ClipWriter(out, frames.info, **more, **part))
+            write = stack.enter_context(Behind(writer.write))
+            for frame, result in run.results((frame.image, frame) for frame in ahead(frames)):
+                write(frame, result.image, result.changed_mask)
+                if both is not None:
+                    both.add(frame, result.image)
                 if progress is not None:
                     progress("write", frame.index + 1, len(run.scan.linker.times_s))
             if similar := run.too_similar():
@@ -206,13 +223,13 @@ class VideoAnonymizer:
         settings: Settings | None,
         changes: Mapping[str, Any],
         listed: FaceList | None = None,
-        saved: SavedLooks | None = None,
     ) -> ClipRun:
         seed = checked_seed(seed)
         settings = replace(settings or Settings(), **changes)
         check_for_clips(settings)
         self.anonymizer.check(settings)
-        return ClipRun(self.anonymizer, seed, replace(settings, candidates=1), self.options, listed, saved)
+        settings = same_target(replace(settings, candidates=1), self.anonymizer.bank, seed)
+        return ClipRun(self.anonymizer, seed, settings, self.options, listed)
 
 
 def check_for_clips(settings: Settings) -> None:
@@ -224,11 +241,13 @@ def check_for_clips(settings: Settings) -> None:
     Raises:
         ValueError: there is one; says which, and what to do.
     """
-    if find_method(settings.method).name == "k-same":
+    if (name := find_method(settings.method).name) in ("k-same", "average"):
         raise ValueError(
-            "k-same averages people of a set of pictures and does not follow motion; take inpaint, blur, pixelate "
+            f"{name} averages people of a set of pictures and does not follow motion; take inpaint, blur, pixelate "
             "or blank for clips"
         )
+    if name == "perturb":
+        raise ValueError("perturb changes pictures one by one, and frames would betray each other; take inpaint")
     if settings.panorama:
         raise ValueError(
             "panorama is for pictures: in clips, faces across the seam of 360 degrees are not looked for; leave it "

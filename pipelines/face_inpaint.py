@@ -1,16 +1,24 @@
 """Generates a new face in an erased crop: the custom Diffusers pipeline of the embedded model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, ImagePipelineOutput, UNet2DConditionModel
+from diffusers import (
+    DiffusionPipeline,
+    FlowMatchEulerDiscreteScheduler,
+    ImagePipelineOutput,
+    UNet2DConditionModel,
+    UNet2DModel,
+)
 from diffusers.image_processor import VaeImageProcessor
+from diffusers.utils.torch_utils import randn_tensor
 from transformers import ResNetForImageClassification
 
 from .conditioning import FIELDS, POINTS, attribute_vector, condition_vector, erase, fold, landmark_maps, unfold
+from .detail import FOLD, add_detail, lay
 from .guidance import with_cfg, with_energies, with_known
 from .id_encoder import embed, in_float32
 from .inputs import Crops, Images, read_crops, read_init, repeat
@@ -27,27 +35,34 @@ class FaceInpaintPipeline(Sampler, DiffusionPipeline):
         unet: predicts the scaled x0 of a crop whose pixels are folded into channels.
         scheduler: a rectified-flow scheduler.
         id_encoder: the identity encoder; its logits are the embedding. Needed only for `repulsion`.
+        detail: gives finished faces the detail of a larger crop, in one forward; None for crops of the unet's size.
         fold_factor: side of the pixel block that becomes one unet cell.
     """
 
-    model_cpu_offload_seq = "id_encoder->unet"
-    _optional_components = ["id_encoder"]  # noqa: RUF012  (diffusers reads it as a class list)
+    model_cpu_offload_seq = "id_encoder->unet->detail"
+    _optional_components = ["id_encoder", "detail"]  # noqa: RUF012  (diffusers reads it as a class list)
 
     def __init__(
         self,
         unet: UNet2DConditionModel,
         scheduler: FlowMatchEulerDiscreteScheduler,
         id_encoder: ResNetForImageClassification = None,
+        detail: UNet2DModel = None,
         fold_factor: int = 4,
     ):
         super().__init__()
-        self.register_modules(unet=unet, scheduler=scheduler, id_encoder=id_encoder)
+        self.register_modules(unet=unet, scheduler=scheduler, id_encoder=id_encoder, detail=detail)
         self.register_to_config(fold_factor=fold_factor)
         self.image_processor = VaeImageProcessor(vae_scale_factor=1, do_resize=False)
 
     @property
     def size(self) -> int:
-        """Side of the crops this model takes, in pixels."""
+        """Side S of the crops this model takes, in pixels: the detail stage's where there is one."""
+        return self.base_size if self.detail is None else self.detail.config.sample_size * FOLD
+
+    @property
+    def base_size(self) -> int:
+        """Side s of the crops that the unet sees, in pixels; landmark maps, noise and guidance are of this size."""
         return self.unet.config.sample_size * self.config.fold_factor
 
     @property
@@ -73,6 +88,7 @@ class FaceInpaintPipeline(Sampler, DiffusionPipeline):
         init_image: Images | None = None,
         strength: float = 0.8,
         latents: torch.Tensor | None = None,
+        with_detail: bool | Sequence[bool] = True,
         generator: torch.Generator | list[torch.Generator] | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
@@ -94,8 +110,8 @@ class FaceInpaintPipeline(Sampler, DiffusionPipeline):
             repulsion: how to move the result off the source, a Repulsion or a mapping of its fields; None or scale 0
                 for not at all. Needs `id_encoder`.
             source_embedding: (B, D) of the person to move away from; by default read from `image` under the mask.
-            energies: functions of x0 (B, 3, S, S) in [-1, 1] -> (B,), or `repulsion.Energy` to give one a scale and a
-                window of its own; minimised beside the repulsion.
+            energies: functions of x0 (B, 3, s, s) in [-1, 1], s being `base_size`, -> (B,), or `repulsion.Energy` to
+                give one a scale and a window of its own; minimised beside the repulsion.
             num_inference_steps: steps of the scheduler.
             guidance_scale: classifier-free guidance; up to 1 it is off, and half the price.
             noise_scale: factor on the initial noise; below 1 trades variety for plausible faces (Kingma and Dhariwal
@@ -105,7 +121,9 @@ class FaceInpaintPipeline(Sampler, DiffusionPipeline):
                 read under the mask only. Not the source: all that stands there is seen.
             strength: share of the steps that are run on `init_image`, in (0, 1]: 1 starts from noise alone, and less
                 keeps more of it. Not read without one.
-            latents: (B * N, 3, S, S) standard normal noise to start from, instead of what `generator` would draw.
+            latents: (B * N, 3, s, s) standard normal noise to start from, instead of what `generator` would draw.
+            with_detail: whether faces get the detail stage, for all or for each crop; those that do not are enlarged.
+                Not read without the component.
             generator: one a face for results that do not depend on the batch, or one for all.
             output_type: "pil", "np" ((B, S, S, 3) in [0, 1]), "pt" ((B, 3, S, S) in [0, 1]), or "latent": what the
                 last step left, (B, 3, S, S) about [-1, 1], with known pixels up to rounding.
@@ -122,10 +140,12 @@ class FaceInpaintPipeline(Sampler, DiffusionPipeline):
         """
         # 1. Read the arguments.
         self.check_components()
-        crops = self.prepare_images(image, mask_image)
+        given = self.prepare_images(image, mask_image)
+        crops = Crops(self.to_base(given.image), self.to_base(given.unit), self.to_base(given.mask, F.max_pool2d))
         batch, copies = len(crops.image), num_images_per_prompt
         self._guidance_scale, repulsion = guidance_scale, as_repulsion(repulsion)
-        rows = {"source_embedding": source_embedding}
+        detailed = [with_detail] * batch if isinstance(with_detail, bool) else list(with_detail)
+        rows = {"source_embedding": source_embedding, "with_detail": detailed}
         names = callback_on_step_end_tensor_inputs
         if repulsion.scale > 0 and self.id_encoder is None:
             raise ValueError(
@@ -149,18 +169,22 @@ class FaceInpaintPipeline(Sampler, DiffusionPipeline):
         timesteps = self.set_timesteps(num_inference_steps, 1 if init_image is None else strength, sigmas=sigmas)
         latents = self.prepare_latents(known.shape, latents, generator) * noise_scale
         if init_image is not None and strength < 1:
-            latents = add_noise(self.scheduler, repeat(read_init(init_image, crops), copies), latents, timesteps[0])
+            init = self.to_base(read_init(init_image, given))
+            latents = add_noise(self.scheduler, repeat(init, copies), latents, timesteps[0])
         # 4. Denoise.
         cond, uncond = (context, vector), self.drop_condition(context, vector)
         output = with_cfg(self.run_unet, cond, uncond, lambda: self._guidance_scale)
-        # Gradients are smoothed to the size of a unet cell.
-        model = with_energies(lambda x, level: x0_from_output(output(x, level)), guides, mask, blur=self.size / 64)
+        cell = self.base_size / 64  # of the unet, to whose size gradients are smoothed
+        model = with_energies(lambda x, level: x0_from_output(output(x, level)), guides, mask, blur=cell)
         model = with_known(model, known, mask)
         latents = self.sample(model, latents, timesteps, "flow_prediction", generator, callback_on_step_end, names)
-        # 5. Known pixels are the caller's own, to the bit.
+        # 5. Detail, and known pixels, which are the caller's own, to the bit.
         images = latents
+        if self.detail is not None:
+            images = self.enlarge(latents, given, copies, detailed, generator)
+            crops, mask = given, repeat(given.mask, copies)
         if output_type != "latent":
-            pixels = latents.clamp(-1, 1) / 2 + 0.5
+            pixels = images.clamp(-1, 1) / 2 + 0.5
             images = torch.where(mask > 0, pixels, repeat(crops.unit, copies))
             images = self.image_processor.postprocess(images, output_type, [False] * len(images))
         self.maybe_free_model_hooks()
@@ -202,11 +226,11 @@ class FaceInpaintPipeline(Sampler, DiffusionPipeline):
         attributes: torch.Tensor | Sequence[Mapping[str, float]] | Mapping[str, float] | None,
         identity: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The unet's extra channels (B, 48 + 1 + K, S/4, S/4) and condition vector (B, C).
+        """The unet's extra channels (B, 48 + 1 + K, s/4, s/4) and condition vector (B, C).
 
         Args:
-            crop: (B, 3, S, S) in [-1, 1].
-            mask: (B, 1, S, S), above 0 where the crop is not to be seen.
+            crop: (B, 3, s, s) in [-1, 1], of `base_size`.
+            mask: (B, 1, s, s), above 0 where the crop is not to be seen.
             landmarks, attributes, identity: as `__call__` takes them.
 
         Raises:
@@ -217,6 +241,7 @@ class FaceInpaintPipeline(Sampler, DiffusionPipeline):
             points = crop.new_full((batch, len(POINTS), 2), float("nan"))
         else:
             points = torch.as_tensor(landmarks, dtype=torch.float32, device=crop.device)
+            points = points if self.detail is None else points * (self.base_size / self.size)
             if points.ndim == 3 and points.shape[1] == 478:
                 points = points[:, list(POINTS), :2]
         if points.shape != (batch, len(POINTS), 2):
@@ -231,16 +256,52 @@ class FaceInpaintPipeline(Sampler, DiffusionPipeline):
         if scaled.shape != (batch, 2 * len(FIELDS)):
             raise ValueError(f"attributes must be ({batch}, {2 * len(FIELDS)}), got {tuple(scaled.shape)}")
         vector = condition_vector(scaled.to(crop), identity, self.identity_dim)
-        maps = landmark_maps(points, self.size, factor)
+        maps = landmark_maps(points, self.base_size, factor)
         covered = F.avg_pool2d((mask > 0).to(crop), factor)
         context = torch.cat([fold(erase(crop, mask), factor), covered, maps], dim=1)
         return context.to(self.unet.dtype), vector.to(self.unet.dtype)
+
+    def to_base(self, images: torch.Tensor, pool: Callable[..., torch.Tensor] = F.avg_pool2d) -> torch.Tensor:
+        """(B, C, S, S) -> (B, C, s, s), as the unet sees it; the very tensor where there is no detail stage.
+
+        Args:
+            images: of the size that the pipeline takes.
+            pool: for masks `F.max_pool2d`: no pixel that is left out of the small mask holds any of what the large
+                one covers.
+        """
+        return images if self.detail is None else pool(images, self.size // self.base_size)
+
+    def enlarge(
+        self,
+        faces: torch.Tensor,
+        crops: Crops,
+        copies: int,
+        with_detail: Sequence[bool],
+        generator: torch.Generator | list[torch.Generator] | None,
+    ) -> torch.Tensor:
+        """Faces as the unet left them, (B * N, 3, s, s), at the size of the crops, (B * N, 3, S, S) in [-1, 1].
+
+        Args:
+            faces: what the last step left.
+            crops: of size S.
+            copies: N, faces for each crop.
+            with_detail: for each crop.
+            generator: as `__call__` takes it.
+        """
+        mask = repeat(crops.mask, copies)
+        laid = lay(faces, repeat(crops.image, copies), mask)
+        rows = [row for row in range(len(faces)) if with_detail[row // copies]]
+        # Drawn for all: what a face looks like does not depend on which others get detail.
+        noise = randn_tensor(tuple(mask.shape), generator=generator, device=mask.device, dtype=torch.float32)
+        if rows:
+            laid[rows] = add_detail(self.detail, laid[rows], mask[rows], noise[rows])
+        return laid
 
     def drop_condition(self, context: torch.Tensor, vector: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The same surroundings without landmarks, attributes and identity, for classifier-free guidance.
 
         Args:
-            context: (B, 48 + 1 + K, S/4, S/4), the unet's extra channels.
+            context: (B, 48 + 1 + K, s/4, s/4), the unet's extra channels.
             vector: (B, C) condition vector, all of which is dropped.
         """
         context = context.clone()
@@ -250,7 +311,7 @@ class FaceInpaintPipeline(Sampler, DiffusionPipeline):
     def run_unet(
         self, x: torch.Tensor, level: Level, branches: Sequence[tuple[torch.Tensor, torch.Tensor]]
     ) -> list[torch.Tensor]:
-        """One forward for all branches: (B, 3, S, S) at a noise level -> the raw output of each, float32."""
+        """One forward for all branches: (B, 3, s, s) at a noise level -> the raw output of each, float32."""
         noisy = fold(scale_input(x.to(self.unet.dtype), level.s.to(self.unet.dtype)), self.config.fold_factor)
         inputs = torch.cat([torch.cat([noisy, context], dim=1) for context, _ in branches])
         vector = torch.cat([vector for _, vector in branches])

@@ -27,6 +27,7 @@ from deid_diffusion.models.loading import DTYPES
 from deid_diffusion.models.registry import FAMILIES
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
 from deid_diffusion.pipelines.sd_landmarks import STYLES
+from deid_diffusion.privacy import LEVELS
 from deid_diffusion.settings import DROPPABLE
 from deid_diffusion.types import KEEPABLE, Face, Outcome, Redaction
 from deid_diffusion.weight_files import sha256_of
@@ -210,7 +211,9 @@ def test_an_interrupted_glob_goes_on_although_it_now_finds_outputs(tmp_path, pai
         (["p.png", "--only", "nope.jpg"], "found nothing there"),
         (["p.png", "--only", "p.png", "--except", "p.png"], "not allowed with"),
         (["clip.mp4", "--method", "k-same"], "--method k-same is for pictures"),
-        (["clip.mp4", "--boxes", "boxes.csv"], "--boxes is for pictures"),
+        (["clip.mp4", "--boxes", "boxes.csv"], "boxes.csv is for pictures, and this is a clip; give the .jsonl"),
+        (["clip.mp4", "--panorama"], "--panorama is for pictures"),
+        (["clip.mp4", "--keep-metadata", "date"], "--keep-metadata is for pictures"),
         (["clip.mp4", "--stride", "0"], "wanted a whole number >= 1"),
         (["clip.mp4", "--from", "1:2:3:4"], "wanted seconds or H:MM:SS"),
         (["clip.mp4", "--from", "5", "--to", "0:04"], "stops after it starts"),
@@ -312,6 +315,7 @@ def test_the_names_in_the_help_are_those_of_the_model():
     assert options.BACKENDS == BACKENDS
     assert options.DETECTION == tuple(DETECTORS)
     assert options.LANDMARK_STYLES == STYLES
+    assert options.PRIVACY == tuple(LEVELS)
     assert (*options.REDACTIONS,) == tuple(kind.value for kind in Redaction)
     assert set(options.BOX_FORMATS) == set(HEADERS.values())
 
@@ -331,7 +335,7 @@ def test_attributes_are_listed(capsys):
 @pytest.mark.parametrize("words", [[], ["nonsense"]])
 def test_train_names_what_can_be_trained(words, capsys):
     assert cli.main(["train", *words]) == 2
-    assert "wanted one of blend, distill" in capsys.readouterr().err
+    assert "wanted one of blend, detail, detail_pairs, distill" in capsys.readouterr().err
 
 
 def test_train_lists_every_script_with_what_it_does(capsys):

@@ -10,14 +10,15 @@ CHECKOUT = Path(__file__).parent.parent
 # From bottom to top, by the folder or file right below `deid_diffusion/`. Imports go to rows below, or stay at home.
 ROWS = [
     "messages",
-    "weight_files",
-    "types errors timing telemetry",
+    "weight_files seeds",
+    "types errors timing telemetry privacy",
     "settings imaging",
     "faces",
     "compositing models",
     "methods",
     "spec result clip_result",
     "anonymizer",
+    "clip_reading",
     "clip_tasks",
     "clip_run",
     "video",
@@ -46,6 +47,7 @@ LIGHT = [
     "cli/detect.py",
     "cli/eval.py",
     "cli/compare.py",
+    "cli/key.py",
     "cli/publish.py",
     "cli/web.py",
 ]

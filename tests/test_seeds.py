@@ -168,7 +168,7 @@ def test_two_pictures_of_a_person_share_a_target_no_more_often_than_two_people_a
     pairs, same_person, alike = 400, 0, 0
     for _ in range(pairs):
         person, other = (bank.embedding[n] for n in draws.choice(len(bank.embedding), 2, replace=False))
-        wanted = Attributes(**dict(zip(("age", "male", "skin_l", "skin_a", "skin_b"), (30.0, 1.0, 60.0, 12.0, 15.0))))
+        wanted = Attributes(age=30.0, male=1.0, skin_l=60.0, skin_a=12.0, skin_b=15.0)
         chosen = [
             policy.choose(FaceTask(face, 0, seed=checked_seed(None), wanted=wanted, embedding=who), 0, 0, ()).number
             for who in (person, person, other)

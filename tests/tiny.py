@@ -2,12 +2,13 @@
 
 import numpy as np
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
+from diffusers import FlowMatchEulerDiscreteScheduler, UNet2DConditionModel, UNet2DModel
 
 from deid_diffusion.faces.estimator import OUTPUTS, FaceEstimator
 from deid_diffusion.faces.face_shape import FaceShape
 from deid_diffusion.methods.identity_bank import IdentityBank
 from deid_diffusion.pipelines.conditioning import FIELDS, POINTS
+from deid_diffusion.pipelines.detail import CHANNELS_IN, CHANNELS_OUT, FOLD
 from deid_diffusion.pipelines.face_inpaint import FaceInpaintPipeline
 from deid_diffusion.training.resnet import build_resnet
 
@@ -24,10 +25,23 @@ def tiny_unet(size: int = 32) -> UNet2DConditionModel:
     ).eval()  # fmt: skip
 
 
-def tiny_pipeline(size: int = 32) -> FaceInpaintPipeline:
+def tiny_detail(size: int = 64) -> UNet2DModel:
+    """Of crops of this side; what it adds is not nothing, as it would be before training."""
+    torch.manual_seed(4)
+    network = UNet2DModel(
+        sample_size=size // FOLD, in_channels=CHANNELS_IN, out_channels=CHANNELS_OUT, block_out_channels=(16, 16),
+        layers_per_block=1, down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2,
+        norm_num_groups=8, add_attention=False,
+    ).eval()  # fmt: skip
+    with torch.no_grad():
+        network.conv_out.weight.mul_(0.1)
+    return network
+
+
+def tiny_pipeline(size: int = 32, detail: UNet2DModel | None = None) -> FaceInpaintPipeline:
     torch.manual_seed(1)
     guide = build_resnet((8, 8, 8, 8), DIM).eval()
-    pipe = FaceInpaintPipeline(tiny_unet(size), FlowMatchEulerDiscreteScheduler(shift=3.0), guide)
+    pipe = FaceInpaintPipeline(tiny_unet(size), FlowMatchEulerDiscreteScheduler(shift=3.0), guide, detail)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

@@ -81,23 +81,10 @@ def _picture(job: Any, detect: Any) -> tuple[list[str], str]:
 
 def _clip(job: Any, detect: Any, options: Any) -> tuple[list[str], str]:
     """Also the faces that no frame of its own found: the origin says how they are known."""
-    from deid_diffusion.faces.face_list import FaceList, summarized
-    from deid_diffusion.faces.scan import Scan
-    from deid_diffusion.imaging.clips import ClipReader
-    from deid_diffusion.weight_files import sha256_of
+    from deid_diffusion.jobs.detections import look_through
 
-    scan, stamps, digest = Scan(getattr(detect, "glance", detect), detect), {}, sha256_of(job.in_path)
-    with ClipReader(job.in_path, options.start_s, options.stop_s) as frames:
-        for frame in frames:
-            scan.add(frame.image, frame.time_s, frame.repeated)
-            stamps[frame.index] = {"pts": frame.pts, "time_s": round(frame.time_s, 4)}
-    scan.finish()
-    rows = scan.sightings()
-    tracks = summarized(rows, scan.linker.times_s)
-    span = options.start_s, options.stop_s
-    seen, failed = dict(enumerate(rows)), tuple(sorted(scan.failed))
-    listed = FaceList(job.name, digest, *scan.size, len(rows), *span, failed, tracks, seen)
-    return list(listed.lines(stamps)), f"{_count(tracks)} in {len(rows)} frames"
+    listed, stamps = look_through(job.in_path, job.name, detect, options.start_s, options.stop_s)
+    return list(listed.lines(stamps)), f"{_count(listed.tracks)} in {listed.frames} frames"
 
 
 def _count(faces: Any) -> str:

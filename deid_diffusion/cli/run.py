@@ -11,13 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from . import complain, exit_code
-from .options import parse
+from .options import AVERAGES, parse
+
+NOT_ANONYMIZED = (
+    "cloaked: changed for recognisers like those that the change was made against, and still seen by every person. "
+    "This is no anonymization"
+)
+_OF_METHODS = {
+    "target": "swap", "attraction": "swap", "against": "perturb", "max_change": "perturb", "max_dssim": "perturb",
+}  # fmt: skip
 
 
 def main(argv: list[str]) -> int:
     """Returns the exit code: 0 all done, 1 something failed or had to stop, 2 nothing could be begun, 130 Ctrl-C.
 
-    After another signal it is 128 and its number: 143 for SIGTERM.
+    3 is as 0, but with faces that are only cloaked and so not anonymized. After another signal it is 128 and its
+    number: 143 for SIGTERM.
     """
     options = parse(argv)
     if ("help", None) in options.set:
@@ -25,12 +34,13 @@ def main(argv: list[str]) -> int:
     from deid_diffusion.jobs import run as jobs
     from deid_diffusion.jobs.journal import Journal
     from deid_diffusion.jobs.machine import one_thread
+    from deid_diffusion.jobs.urls import UrlError
 
     try:
         settings, clips = _settings(options), _clips(options)
         references = _references([*options.only, *options.keep])
         plan = _plan(options)
-    except ValueError as error:
+    except (ValueError, UrlError) as error:
         return complain(str(error), 2)
     from .show import left_out
 
@@ -44,32 +54,34 @@ def main(argv: list[str]) -> int:
             return complain(foreign[0].error + more + skipped, 1)
     if len(plan.jobs) > 1 and options.device == "cpu":
         one_thread()
+    if options.ray is not None:
+        from deid_diffusion.jobs.distributed import connect
+
+        connect(options.ray)  # before the model is loaded: an address may be wrong
     anonymize = _load(options)
     try:
         settings = _completed(settings, anonymize, plan, references, options)
     except ValueError as error:
         return complain(str(error), 2)
     if options.preview:
-        print("deid: the *_before_after.png files show the source faces; keep them to yourself", file=sys.stderr)
+        print("deid: the *_before_after files show the source faces; keep them to yourself", file=sys.stderr)
     return _work(plan, anonymize, settings, clips, journal, options)
 
 
 def _work(plan: Any, anonymize: Any, settings: Any, clips: Any, journal: Any, options: argparse.Namespace) -> int:
     """Runs all jobs and writes the report, however it ends."""
-    from functools import partial
-
     from deid_diffusion.jobs import run as jobs
-    from deid_diffusion.jobs.workers import spread
+    from deid_diffusion.jobs.results import Results
 
     from .show import shown, summary, watch
 
-    start, results, stopped, code = time.perf_counter(), [], "", 0
+    start, results, stopped, code = time.perf_counter(), Results(), "", 0
     if options.report:
         # Empty, to learn now and not in an hour that it cannot be written.
         _report(options, plan, anonymize, settings, [])
     try:
         with shown(len(plan.jobs)) as show:
-            spreading = partial(spread, options.workers, options.device)
+            spreading = _spreading(options, anonymize)
             for result in jobs.run(
                 plan.jobs, anonymize, settings, journal, options.overwrite, spreading, clips, watch
             ):
@@ -92,7 +104,26 @@ def _work(plan: Any, anonymize: Any, settings: Any, clips: Any, journal: Any, op
     if failed:
         return _say_confidential(journal, 1)
     journal.finish(plan.keeps_list)
+    if cloaked := sum(result.cloaked_faces for result in results):
+        return complain(f"{cloaked} face{'s' * (cloaked != 1)} {NOT_ANONYMIZED}", 3)
     return 0
+
+
+def _spreading(options: argparse.Namespace, anonymize: Any) -> Any:
+    """Who does the jobs: processes of this machine, or a cluster."""
+    from functools import partial
+
+    if options.ray is None:
+        from deid_diffusion.jobs.workers import spread
+
+        return partial(spread, options.workers, options.device)
+    from dataclasses import replace
+
+    from deid_diffusion.jobs import distributed
+
+    cluster = distributed.Cluster(options.ray, options.workers, gpus=options.gpus_per_worker)
+    own = getattr(anonymize, "spec", None)
+    return partial(distributed.spread, cluster, own and replace(own, device=options.device))
 
 
 def _say_confidential(journal: Any, code: int) -> int:
@@ -104,9 +135,9 @@ def _say_confidential(journal: Any, code: int) -> int:
 
 def _say_failures(results: Sequence[Any]) -> bool:
     """Names on stderr the pictures that failed or have faces on which a model broke; whether there were any."""
-    failed = [result for result in results if not result.ok or result.failed_faces]
-    for result in failed if len(results) > 1 else ():
-        complain(f"failed: {result.job.name}", 1)
+    failed = [result.job.name for result in results if not result.ok or result.failed_faces]
+    for name in failed if len(results) > 1 else ():
+        complain(f"failed: {name}", 1)
     if broken := _first_failure(results):
         complain(f"a model broke, and its faces were hidden; the first reason: {broken}", 1)
     return bool(failed)
@@ -133,13 +164,17 @@ def _plan(options: argparse.Namespace) -> Any:
 
     from deid_diffusion.jobs.places import check_report, linked_outputs
     from deid_diffusion.jobs.plan import PlanError, plan
+    from deid_diffusion.jobs.urls import Url
 
     from .boxes import with_boxes
     from .face_lists import with_face_lists
 
-    planned = plan(
-        options.inputs, options.out, options.seed, bool(options.preview), options.exclude, options.overwrite
-    )
+    if any(isinstance(end, Url) for end in (*options.inputs, options.out)):
+        planned = _plan_urls(options)
+    else:
+        planned = plan(
+            options.inputs, options.out, options.seed, bool(options.preview), options.exclude, options.overwrite
+        )
     if options.report:
         boxes = [options.boxes] if options.boxes else []
         check_report(options.report, planned, [*boxes, *options.only, *options.keep], options.overwrite)
@@ -164,6 +199,19 @@ def _plan(options: argparse.Namespace) -> Any:
     return planned
 
 
+def _plan_urls(options: argparse.Namespace) -> Any:
+    """What to do where an end is an object store, which some options do not reach."""
+    from deid_diffusion.jobs.plan import PlanError
+    from deid_diffusion.jobs.url_plan import plan_urls
+
+    for name in ("boxes", "preview", "keep_times"):
+        if getattr(options, name):
+            raise PlanError(f"--{name.replace('_', '-')} is for files of this machine, and there is an object store")
+    if options.method == "k-same":
+        raise PlanError("--method k-same is for files of this machine, and there is an object store")
+    return plan_urls(options.inputs, options.out, options.seed, options.exclude, options.overwrite)
+
+
 def _check_clips(options: argparse.Namespace, jobs: Sequence[Any]) -> None:
     """Refuses what clips cannot follow, before anything is loaded."""
     from deid_diffusion.jobs.plan import PlanError
@@ -173,7 +221,7 @@ def _check_clips(options: argparse.Namespace, jobs: Sequence[Any]) -> None:
         return
     wrong = {
         f"--boxes {options.boxes}": options.boxes and options.boxes.suffix.lower() != ".jsonl",
-        "--method k-same": options.method == "k-same",
+        f"--method {options.method}": options.method in (*AVERAGES, "perturb"),
         "--panorama": options.panorama,
         "--keep-metadata": options.keep_metadata,
     }
@@ -186,13 +234,20 @@ def _check_clips(options: argparse.Namespace, jobs: Sequence[Any]) -> None:
 def _settings(options: argparse.Namespace) -> Any:
     """The anonymizer's Settings. Unknown attributes and values out of range end here, before a weight is read."""
     from deid_diffusion.methods import find_method
-    from deid_diffusion.models.loading import check_speed
+    from deid_diffusion.methods.pseudonyms import Pseudonyms, check_pseudonyms
+    from deid_diffusion.models.loading import check_speed, pick_device
     from deid_diffusion.settings import Repulsion, Settings
 
     find_method(options.method)
-    check_speed(options.dtype, options.device)
+    for name, method in _OF_METHODS.items():
+        if getattr(options, name) not in (None, []) and options.method != method:
+            said = f"--{name.replace('_', '-')}"
+            raise ValueError(f"{said} is for --method {method}, got --method {options.method}; leave one of them out")
+    if options.ray is None:
+        options.device = pick_device(options.device)
+        check_speed(options.dtype, options.device)
 
-    return Settings(
+    settings = Settings(
         steps=options.steps,
         candidates=options.candidates,
         guidance_scale=options.guidance,
@@ -202,14 +257,24 @@ def _settings(options: argparse.Namespace) -> Any:
         repulsion_factor=options.repulsion_factor,
         attributes=dict(options.set),
         drop_attributes=tuple(options.drop),
+        privacy=options.privacy,
         redact_with=options.redact_with,
         method=options.method,
+        target="random" if options.target is None else options.target,
+        attraction=Settings.attraction if options.attraction is None else options.attraction,
+        quantization=options.quantization,
+        against=tuple(options.against),
+        max_change=Settings.max_change if options.max_change is None else options.max_change,
+        max_dssim=Settings.max_dssim if options.max_dssim is None else options.max_dssim,
         threshold=options.threshold,
         k=options.k,
         panorama=options.panorama,
         keep_metadata=options.keep_metadata,
         max_pixels=options.max_pixels,
+        pseudonyms=Pseudonyms(options.key) if options.key else None,
     )
+    check_pseudonyms(settings)
+    return settings
 
 
 def _clips(options: argparse.Namespace) -> Any:
@@ -237,11 +302,22 @@ def _completed(settings: Any, anonymize: Any, plan: Any, references: list[str], 
     from dataclasses import replace
 
     anonymize.check(settings)
+    if options.method == "swap":
+        settings = _with_target(settings, anonymize, plan.jobs[0].seed if options.seed is None else options.seed)
     if references:
         people = anonymize.embed_references(references)
         settings = replace(settings, **{"only" if options.only else "keep": people})
         print(f"deid: {_selection(people, bool(options.only))}", file=sys.stderr)
-    return _with_cohort(settings, anonymize, plan) if options.method == "k-same" else settings
+    return _with_cohort(settings, anonymize, plan) if options.method in AVERAGES else settings
+
+
+def _with_target(settings: Any, anonymize: Any, seed: int) -> Any:
+    """Draws the random person once for all files, whose seeds differ; says who it is."""
+    from deid_diffusion.methods.swap import same_target
+
+    settings = same_target(settings, anonymize.bank, seed)
+    print(f"deid: everybody becomes person {settings.target} of {len(anonymize.bank.embedding)}", file=sys.stderr)
+    return settings
 
 
 def _selection(people: Any, only: bool) -> str:
@@ -263,7 +339,7 @@ def _with_cohort(settings: Any, anonymize: Any, plan: Any) -> Any:
     """Looks at every picture, also at those that are done: whoever is published is averaged."""
     from dataclasses import replace
 
-    print(f"deid: k-same looks at all {len(plan.jobs)} pictures first", file=sys.stderr)
+    print(f"deid: {settings.method} looks at all {len(plan.jobs)} pictures first", file=sys.stderr)
     cohort = anonymize.fit_cohort(((job.in_path, job.boxes) for job in plan.jobs), settings)
     print(f"deid: {cohort.faces} faces, {cohort.people} people told apart", file=sys.stderr)
     return replace(settings, cohort=cohort)
@@ -271,18 +347,15 @@ def _with_cohort(settings: Any, anonymize: Any, plan: Any) -> Any:
 
 def _load(options: argparse.Namespace) -> Any:
     from deid_diffusion import FaceAnonymizer
+    from deid_diffusion.jobs.machine import quiet_libraries
 
-    if os.environ.get("TRANSFORMERS_VERBOSITY") == "error":
-        import diffusers
-        import transformers
-
-        diffusers.utils.logging.disable_progress_bar()
-        transformers.utils.logging.disable_progress_bar()
+    quiet_libraries()
     # What was not given is left to the library's own defaults.
     names = ("pipeline", "revision", "controlnet", "preview_vae", "dtype", "backend")
     how = {name: getattr(options, name) for name in names}
     how = {name: value for name, value in how.items() if value is not None} | {"detection": options.detect}
-    return FaceAnonymizer.from_pretrained(options.model, device=options.device, **how)
+    # On a cluster the device is the workers': this process only needs to know what the weights are.
+    return FaceAnonymizer.from_pretrained(options.model, device="cpu" if options.ray else options.device, **how)
 
 
 def _report(options: argparse.Namespace, plan: Any, anonymize: Any, settings: Any, results: Sequence[Any]) -> None:
@@ -295,6 +368,8 @@ def _report(options: argparse.Namespace, plan: Any, anonymize: Any, settings: An
         "settings": describe(settings),
         "complete": len(results) == len(plan.jobs),
     }
+    if cloaked := sum(result.cloaked_faces for result in results):
+        about["warning"] = f"{cloaked} faces {NOT_ANONYMIZED}"
     left_out = [(str(item.path), item.reason) for item in plan.skipped]
     try:
         options.report.parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ FINEST = 0.6
 GRAIN_MOST = 5.0  # levels, standard deviation
 
 
-def crispen(generated: np.ndarray, where: np.ndarray) -> np.ndarray:
+def crispen(generated: np.ndarray, where: np.ndarray, enlarged: float = 1.0) -> np.ndarray:
     """Gives a generated crop the contrast of its finest detail, which the generator loses.
 
     What is lost is given back in part, for what is generated finest is least to be trusted: the gain is 1.02 at 0.15
@@ -22,12 +22,14 @@ def crispen(generated: np.ndarray, where: np.ndarray) -> np.ndarray:
     Args:
         generated: (S, S, 3) float32, 0 to 255.
         where: (S, S) bool, what may change.
+        enlarged: how many times larger it is than it was generated.
 
     Returns:
         (S, S, 3) float32.
     """
-    fine = generated - cv2.GaussianBlur(generated, (0, 0), FINEST)
-    fine -= cv2.GaussianBlur(fine, (0, 0), FINEST)
+    finest = FINEST * enlarged
+    fine = generated - cv2.GaussianBlur(generated, (0, 0), finest)
+    fine -= cv2.GaussianBlur(fine, (0, 0), finest)
     return np.where(where[..., None], generated + fine, generated)
 
 

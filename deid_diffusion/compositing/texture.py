@@ -12,6 +12,9 @@ import numpy as np
 from ..faces.skin_texture import BLURS, octaves
 
 MOST = 4.0  # levels: rougher than this is stubble, or a scene seen through a fence
+# How much lighter, and how much less saturated, than most of the face something is when it hardly passes for skin, in
+# CIELab: beside a face a patch shows backdrop, where roughness is a white speckle along jaw and ears.
+LIGHTER, GREYER = 15.0, 8.0
 
 
 def add_texture(patch: np.ndarray, wanted: np.ndarray, inside: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -20,7 +23,8 @@ def add_texture(patch: np.ndarray, wanted: np.ndarray, inside: np.ndarray, rng: 
     Args:
         patch: (h, w, 3) float32, 0 to 255.
         wanted: (3,) as `skin_texture` reads it.
-        inside: (h, w) bool, where the patch is a face: what is darker than that gets less.
+        inside: (h, w) bool, where the patch is a face: what is darker than that gets less, and so does what is lighter
+            and greyer, which is no skin.
         rng: draws the texture.
 
     Returns:
@@ -37,4 +41,15 @@ def add_texture(patch: np.ndarray, wanted: np.ndarray, inside: np.ndarray, rng: 
     power = np.tensordot(np.linalg.inv(shows), np.stack(lack), axes=1)
     added = sum(np.sqrt(np.maximum(p, 0)).astype(np.float32) * new for p, new in zip(power, noise, strict=True))
     shade = cv2.GaussianBlur(grey, (0, 0), 4 * BLURS[-1]) / max(float(np.median(grey[inside])), 1.0)
-    return patch + (added * np.clip(shade, 0.2, 1))[..., None]
+    return patch + (added * np.clip(shade, 0.2, 1) * _like_skin(patch, inside))[..., None]
+
+
+def _like_skin(patch: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """(h, w) in [0, 1]: 0 for what is much lighter or greyer than most of the face, as backdrop is."""
+    smooth = np.clip(cv2.GaussianBlur(patch, (0, 0), 2 * BLURS[-1]) / 255, 0, 1)
+    lab = cv2.cvtColor(smooth, cv2.COLOR_RGB2LAB)
+    light, *tint = np.median(lab[inside], axis=0)
+    chroma = max(float(np.hypot(*tint)), 1e-3)
+    greyer = chroma - lab[..., 1:] @ (np.array(tint, np.float32) / chroma)
+    far = np.maximum((lab[..., 0] - light) / LIGHTER, 0) ** 2 + np.maximum(greyer / GREYER, 0) ** 2
+    return np.exp(-far / 2)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ import torch
 import torch.nn.functional as F
 
 from ..pipelines.conditioning import FIELDS, POINTS
+from .apertures import FOLDER as APERTURES
+from .apertures import ApertureReader
 from .attribute_classifiers import FILE as CLASSIFIERS
 from .attribute_classifiers import AttributeClassifiers
 from .attributes import Attributes
@@ -23,6 +26,7 @@ from .face_shape import (
     rotation_from_angles,
 )
 from .geometry import FIVE, apply, crop_from_image
+from .network import load_resnet
 from .ood_score import FILE as OOD
 from .ood_score import OODScore
 from .skin import LIGHT_NAMES, read_light
@@ -95,6 +99,7 @@ class FaceEstimator:
         shape: FaceShape,
         classifiers: AttributeClassifiers | None = None,
         ood: OODScore | None = None,
+        apertures: ApertureReader | None = None,
     ):
         """Takes finished parts; `from_pretrained` is the usual way.
 
@@ -103,15 +108,17 @@ class FaceEstimator:
             shape: the 3D face model.
             classifiers: of glasses, facial hair and gender; None leaves them to the network.
             ood: out-of-distribution score of the network's features; None gives 0.
+            apertures: reads eyes and mouth of clips; None leaves them to the landmarks.
         """
         self.network = network
+        self.apertures = apertures
         self.shape = shape
         self.classifiers = classifiers
         self.ood = ood
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str = "cpu") -> FaceEstimator:
-        """Loads `network/`, `face_shape.safetensors`, and classifiers and OOD score if they are there, of a folder.
+        """Loads `network/`, `face_shape.safetensors`, and what else there is of classifiers, OOD score and apertures.
 
         Without classifiers the network tells glasses, facial hair and gender, too.
 
@@ -122,10 +129,8 @@ class FaceEstimator:
         Raises:
             ValueError: a network of another width, from before an attribute was added or after.
         """
-        from transformers import ResNetForImageClassification
-
         folder = Path(folder)
-        network = ResNetForImageClassification.from_pretrained(folder / "network", dtype=torch.float32)
+        network = load_resnet(folder / "network")
         if network.config.num_labels != OUTPUTS:
             raise ValueError(
                 f"the estimator in {folder} gives {network.config.num_labels} numbers a face, wanted {OUTPUTS}; widen "
@@ -133,7 +138,9 @@ class FaceEstimator:
             )
         classifiers = AttributeClassifiers.load(folder / CLASSIFIERS) if (folder / CLASSIFIERS).exists() else None
         ood = OODScore.load(folder / OOD) if (folder / OOD).exists() else None
-        return cls(network.eval().to(device), FaceShape.load(folder / "face_shape.safetensors"), classifiers, ood)
+        shape = FaceShape.load(folder / "face_shape.safetensors")
+        closer = ApertureReader.from_pretrained(folder / APERTURES, device) if (folder / APERTURES).is_dir() else None
+        return cls(network.eval().to(device), shape, classifiers, ood, closer)
 
     @torch.no_grad()
     def landmarks(self, crops: np.ndarray) -> np.ndarray:
@@ -157,6 +164,21 @@ class FaceEstimator:
         return [
             self._analysis(points, dict(zip((*looks, *LIGHT_NAMES), (*row, *lit), strict=True)), images.shape[-1], one)
             for points, row, lit, one in zip(landmarks, rows, light, odd, strict=True)
+        ]
+
+    def look_closer(self, crops: Sequence[np.ndarray], analyses: Sequence[FaceAnalysis]) -> list[FaceAnalysis]:
+        """The same with eyes and mouth read from close-ups, which see a blink.
+
+        Args:
+            crops: (S, S, 3) uint8 each, of one size.
+            analyses: of the same crops.
+        """
+        if self.apertures is None or not analyses:
+            return list(analyses)
+        found = self.apertures(as_unit(np.stack(crops)), np.stack([one.landmarks for one in analyses]))
+        return [
+            replace(one, attributes=one.attributes.with_changes({n: float(row[place]) for n, row in found.items()}))
+            for place, one in enumerate(analyses)
         ]
 
     @torch.no_grad()

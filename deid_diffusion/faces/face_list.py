@@ -239,11 +239,14 @@ def check_same(listed: FaceList, path: Path, start_s: float | None = None, stop_
             "on this one"
         )
     if (listed.start_s, listed.stop_s) != (start_s, stop_s):
-        spans = [
-            " ".join([f"--from {a:g}"] * (a is not None) + [f"--to {b:g}"] * (b is not None)) or "the whole clip"
-            for a, b in ((listed.start_s, listed.stop_s), (start_s, stop_s))
-        ]
+        spans = [_part(listed.start_s, listed.stop_s), _part(start_s, stop_s)]
         raise FaceListError(f"{name}: wanted the part that the boxes are of, {spans[0]}, got {spans[1]}; say the same")
+
+
+def _part(start_s: float | None, stop_s: float | None) -> str:
+    """As the command line says it."""
+    words = [f"{name} {value:g}" for name, value in (("--from", start_s), ("--to", stop_s)) if value is not None]
+    return " ".join(words) or "the whole clip"
 
 
 def _parsed(line: str) -> dict[str, Any]:

@@ -23,7 +23,12 @@ from .tracks import GAP_S, ODD, Linker, group_people, iou, join_backwards
 
 log = logging.getLogger(__name__)
 LOOK_S = 0.5  # between two full looks
+# Likewise, while no face is known; a track that is surely a face is held for as long before its first detection.
+IDLE_LOOK_S = 1.0
+LOST_S = 0.2  # between two for a face that comes and goes, as hands do: until then it is interpolated
 READ_S = 0.1  # between two readings of a track
+WIDE_EVERY = 3  # frames: of the others, those with large faces or none are looked at in small
+LARGE = 1 / 12  # of the picture's long side: such a face is 26 px tall for the smaller look
 # Between two quick looks while no face is known; shorter than what a track that is found then goes on before its first
 # detection.
 GLANCE_S = 0.1
@@ -66,6 +71,7 @@ class Scan:
         size: width and height in pixels.
         failed: frames in which the detector broke: nobody knows who is in them.
         told: by track and frame, what a list says of frames that did not find it.
+        saved: what an earlier run found, to which what it lacks is added; None where nothing is kept.
     """
 
     def __init__(
@@ -75,7 +81,7 @@ class Scan:
         read: Read | None = None,
         listed: FaceList | None = None,
         look_at: LookAt | None = None,
-        saved: SavedLooks | None = None,
+        peek: Find | None = None,
     ) -> None:
         """Takes what finds faces and what reads them.
 
@@ -86,10 +92,11 @@ class Scan:
                 when nothing is to be read.
             listed: where faces are, as somebody says; then nothing is looked for.
             look_at: reads the points of listed faces that have none; None leaves them as they are.
-            saved: what an earlier run found; what it lacks is added to it.
+            peek: quicker than `glance`, for large faces; None for the same.
         """
-        self.glance, self.look, self.read = glance, look, read
-        self.listed, self._look_at, self.saved = listed, look_at, saved
+        self.glance, self.look, self.read, self.peek = glance, look, read, peek
+        self.listed, self._look_at = listed, look_at
+        self.saved: SavedLooks | None = None
         self.linker = Linker(0 if listed is None else listed.next_number)
         self.readings = dict[int, list[Reading]]()
         self.size = (0, 0)
@@ -146,14 +153,12 @@ class Scan:
 
     def _detect(self, image: np.ndarray, time_s: float, cut: bool) -> list[Face]:
         """The faces of a frame; a second, thorough look where it is due or one seems to be gone."""
-        due = cut or time_s - self._looked_s >= LOOK_S - 1e-6
-        idle = time_s - self._seen_s > GAP_S
+        idle = time_s - max(self._seen_s, self.linker.shot_s) > GAP_S
+        due = cut or time_s - self._looked_s >= (IDLE_LOOK_S if idle else LOOK_S) - 1e-6
         if idle and not due and time_s - self._glanced_s < GLANCE_S - 1e-6:
             return []
-        faces, self._glanced_s = self.glance(image), time_s
-        if not due:
-            due = any(max((iou(one.box, face.box) for face in faces), default=0.0) < 0.2 for one in self._faces)
-        if due:
+        faces, self._glanced_s = self.glance(image) if due else self._glanced(image), time_s
+        if due or (time_s - self._looked_s >= LOST_S - 1e-6 and self._loses_one(faces)):
             faces = united(self.look(image), faces)
             self._looked_s = time_s
         return [replace(face, track_id=None) for face in faces]
@@ -173,6 +178,20 @@ class Scan:
         if faces:
             self._seen_s = time_s
         return faces
+
+    def _glanced(self, image: np.ndarray) -> list[Face]:
+        """The faces of a frame by the quickest look that sees those of the frame before."""
+        least = LARGE * max(image.shape[:2])
+        large = all((face.box[2:] - face.box[:2]).max() >= least for face in self._faces)
+        if self.peek is not None and large and len(self.linker.times_s) % WIDE_EVERY:
+            faces = self.peek(image)
+            if not self._loses_one(faces):
+                return faces
+        return self.glance(image)
+
+    def _loses_one(self, faces: Sequence[Face]) -> bool:
+        """Whether a face of the frame before is not among them."""
+        return any(max((iou(one.box, face.box) for face in faces), default=0.0) < 0.2 for one in self._faces)
 
     def _told(self, image: np.ndarray, row: Sequence[Sighting]) -> list[Face]:
         """The faces of a frame as they are listed; of those that nobody found there, only the place is kept."""
@@ -272,6 +291,18 @@ class Scan:
     def people(self, threshold: float) -> dict[int, int]:
         """The person of each track, see `group_people`."""
         return group_people(list(self.linker.tracks.values()), threshold)
+
+    def beside(self, person: int, people: Mapping[int, int]) -> set[int]:
+        """The people who are in a frame together with one.
+
+        Args:
+            person: the one.
+            people: of each track, as from `people`.
+        """
+        tracks = self.linker.tracks
+        frames = set().union(*(tracks[n].found for n, one in people.items() if one == person and n in tracks))
+        others = {one for n, one in people.items() if n in tracks and frames & tracks[n].found.keys()}
+        return others - {person}
 
     def sightings(self, people: Mapping[int, int] | None = None, first: int = 0) -> list[list[Sighting]]:
         """Where all faces are, for each frame from `first` on, see `sightings.fill`.

@@ -15,10 +15,9 @@ from ..types import Face
 GAP_S = 1.0  # longest time for which a lost face is interpolated
 VELOCITY_S = 0.1  # over which the speed of a face is measured
 CLEAR_SCORE = 0.75  # of a detection that is surely a face
-# Times as far from photos of faces as those are: what is not clear and further is none. Hands are at 1.1 to 1.5, faces
-# at 0.5 to 0.8.
+# How unlike photos of faces a track is that is none, unless it was seen clearly. Hands are at 1.1 to 1.5, faces in
+# good light at 0.5 to 0.9, faces in the dark or of 40 pixels at 1.3 to 2.3.
 ODD = 0.95
-LONG = 1000  # PLACEHOLDER
 CLOSE = 0.15  # costs of two links that differ by less: the identity encoder decides
 _NEVER = 1e6
 Embed = Callable[[Sequence[int]], Mapping[int, np.ndarray]]  # places of faces -> (D,) unit norm of those it can read
@@ -33,6 +32,8 @@ class Track:
         found: the detections by frame, in order of time.
         embedding: (D,) unit norm, the mean of what the identity encoder said; None while nothing was read.
         ood_score: median of how unlike photos of faces it is, see `FaceAnalysis`; None while nothing tells.
+        best: the highest score of all its detections, also of those that a stream has dropped.
+        seen_s: seconds from its first detection to its last, likewise.
         released: the frame from which on a lost face is no longer held, once `fill` has found it.
     """
 
@@ -40,6 +41,8 @@ class Track:
     found: dict[int, Face] = field(default_factory=dict)
     embedding: np.ndarray | None = None
     ood_score: float | None = None
+    best: float = 0.0
+    seen_s: float = 0.0
     released: int | None = None
 
     @property
@@ -55,14 +58,7 @@ class Track:
     @property
     def is_clear(self) -> bool:
         """Whether it was seen clearly at least once. Hands and prints reach 0.7 for a second, and no more."""
-        return max(face.score for face in self.found.values()) >= CLEAR_SCORE
-
-    @property
-    def is_sure(self) -> bool:
-        """Whether it is surely a face: seen clearly, or like photos of faces, or for long and not badly."""
-        if self.is_clear or self.ood_score is not None:
-            return self.is_clear or self.ood_score < ODD
-        return len(self.found) >= LONG
+        return self.best >= CLEAR_SCORE
 
 
 class Linker:
@@ -85,6 +81,11 @@ class Linker:
         self.starts: list[int] = []
         self._next = next_number
         self._named: dict[int, int] = {}  # the track of the shot by the `track_id` that faces brought
+
+    @property
+    def shot_s(self) -> float:
+        """Time of the first frame of the latest shot."""
+        return self.times_s[self.starts[-1]] if self.starts else np.inf
 
     def add(self, faces: Sequence[Face], time_s: float, cut: bool = False, embed: Embed | None = None) -> list[int]:
         """Takes the detections of the next frame.
@@ -121,6 +122,8 @@ class Linker:
             if numbers[place] < 0:
                 numbers[place] = self._new()
             track = self.tracks[numbers[place]]
+            track.best = max(track.best, face.score)
+            track.seen_s += time_s - self.times_s[track.last] if track.found else 0.0
             track.found[frame], track.released = replace(face, track_id=track.number), None
         return numbers
 
@@ -226,6 +229,8 @@ def join_backwards(linker: Linker) -> dict[int, int]:
         if costs and min(costs) < _NEVER:
             best = earlier[int(np.argmin(costs))]
             best.found |= {frame: replace(face, track_id=best.number) for frame, face in later.found.items()}
+            best.best = max(best.best, later.best)
+            best.seen_s = times[best.last] - times[best.first]
             joined[later.number] = best.number
             del linker.tracks[later.number]
     return joined

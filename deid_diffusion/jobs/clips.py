@@ -45,7 +45,8 @@ def do_clip(
     key = fingerprint(digest, settings, anonymize.versions(), options, job.seed, *listed)
     progress = None if watch is None else watch(job)
     video = VideoAnonymizer(anonymize, options)
-    result = video(job.in_path, job.out_path, job.seed, settings, progress, key, job.listed)
+    given = job.in_path, job.out_path, job.seed, settings, progress, key, job.listed, job.preview_path
+    result = video(*given)
     about = {
         "width": result.width,
         "height": result.height,

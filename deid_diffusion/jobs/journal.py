@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, fields, is_dataclass
 from enum import Enum
 from functools import lru_cache
@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from .urls import Url
 
 NAME = ".deid-progress.jsonl"
 OUTPUTS = ".deid-outputs.jsonl"  # the list that stays
@@ -45,13 +47,12 @@ class Journal:
             OSError: the folder cannot be written to, or the disk is full.
         """
         new = {self._name(out): dict(line) for out, line in lines}
-        known = self._read()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "a", encoding="utf-8", opener=_for_owner) as file:
             note = "" if file.tell() else json.dumps(NOTE)
             # A leading line break cuts off what a crash may have left half-written.
             file.write(note + "".join("\n" + json.dumps({"out": name, **line}) for name, line in new.items()))
-        known |= new
+        self._lines = None  # read again by who asks: a run of many files adds, and does not ask
 
     def finish(self, keep_list: bool) -> None:
         """Removes the journal and its seeds; to be called when the run is complete and clean.
@@ -62,31 +63,48 @@ class Journal:
         """
         if keep_list:
             salt = secrets.token_bytes(16)
-            rows = [{"out": name, **_without_seeds(line, salt)} for name, line in self._read().items()]
             part = self.list_path.with_name(f".{secrets.token_hex(8)}.part")
             with open(part, "w", encoding="utf-8", opener=_for_owner) as file:
-                file.write("".join(json.dumps(row) + "\n" for row in rows if row["state"] == "done"))
+                for name, line in self._last_lines():
+                    if line["state"] == "done":
+                        file.write(json.dumps({"out": name, **_without_seeds(line, salt)}) + "\n")
             os.replace(part, self.list_path)
         self.path.unlink(missing_ok=True)
         self._lines = None
 
     def _name(self, out: Path) -> str:
+        if isinstance(out, Url):
+            return str(out)
         return Path(os.path.relpath(out.absolute(), self.path.parent.absolute())).as_posix()
 
     def _read(self) -> dict[str, dict[str, Any]]:
         if self._lines is None:
-            self._lines = {}
-            paths = [path for path in (self.list_path, self.path) if os.path.isfile(path)]
-            texts = [path.read_text(encoding="utf-8", errors="replace") for path in paths]
-            for row in "\n".join(texts).splitlines():
-                try:
-                    line = json.loads(row)
-                    if line["state"] == "done" and not line.keys() >= _DONE:
-                        line = {"out": line["out"], "state": "begun"}
-                    self._lines[line.pop("out")] = line
-                except (ValueError, KeyError, AttributeError, TypeError):
-                    continue
+            self._lines = {name: line for _, name, line in self._rows()}
         return self._lines
+
+    def _last_lines(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The line of each output that counts, one at a time: all of them may be more than fits into memory."""
+        last = {name: place for place, name, _ in self._rows()}
+        for place, name, line in self._rows():
+            if last[name] == place:
+                yield name, line
+
+    def _rows(self) -> Iterator[tuple[int, str, dict[str, Any]]]:
+        """Number, output and content of every whole line, in the order they were written."""
+        place = 0
+        for path in (self.list_path, self.path):
+            if not os.path.isfile(path):
+                continue
+            with open(path, encoding="utf-8", errors="replace") as file:
+                for row in file:
+                    place += 1
+                    try:
+                        line = json.loads(row)
+                        if line["state"] == "done" and not line.keys() >= _DONE:
+                            line = {"out": line["out"], "state": "begun"}
+                        yield place, line.pop("out"), line
+                    except (ValueError, KeyError, AttributeError, TypeError):
+                        continue
 
 
 def seed_fits(line: Mapping[str, Any], run_seed: int | None) -> bool:

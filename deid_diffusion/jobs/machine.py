@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
@@ -55,6 +56,17 @@ def one_thread() -> None:
 
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
+
+
+def quiet_libraries() -> None:
+    """No warnings and progress bars of libraries, where the environment asks for that as `deid` does."""
+    if os.environ.get("TRANSFORMERS_VERBOSITY") == "error":
+        import diffusers
+        import transformers
+
+        warnings.simplefilter("ignore")
+        diffusers.utils.logging.disable_progress_bar()
+        transformers.utils.logging.disable_progress_bar()
 
 
 def _read(path: Path) -> str:

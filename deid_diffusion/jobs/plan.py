@@ -160,8 +160,7 @@ def plan(
         place = Path(out) if to_file and out is not None else _place(item, jobs)
         if place in jobs:
             raise PlanError(f"{item.path} and {jobs[place].in_path} would both become {place}; run them one by one")
-        shown = previews and item.path.suffix.lower() not in VIDEOS
-        preview = _preview(place) if shown else None
+        preview = _preview(place) if previews else None
         jobs[place] = Job(item.path, place, 0, item.name.as_posix(), preview_path=preview, run_seed=seed)
     if not jobs:
         raise PlanError(f"wanted a picture to anonymize, got none{search.reasons()}; name others")
@@ -306,7 +305,8 @@ def _place(item: _Found, taken: Collection[Path]) -> Path:
 
 
 def _preview(place: Path) -> Path:
-    return place.with_name(f"{place.stem}_before_after.png")
+    suffix = ".mp4" if place.suffix.lower() in VIDEOS else ".png"
+    return place.with_name(f"{place.stem}_before_after{suffix}")
 
 
 def _without_outputs_of_others(found: Sequence[_Found], search: _Search, overwrite: bool) -> list[_Found]:

@@ -6,9 +6,9 @@ import errno
 import json
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from ..imaging.places import unfit_place
 from .run import JobResult
@@ -34,39 +34,54 @@ def write_report(
         skipped: path and reason of what was left out; all are counted, and the first 1,000 named.
         seeds: whether the seeds of files and faces are told; `about` must then call the report confidential. A file
             that an earlier, finished run made has none: it was not kept.
+
+    Raises:
+        OSError: it cannot be written there.
     """
-    results = sorted(results, key=lambda result: result.job.name)
-    files = [
-        {
-            "file": result.job.name,
-            **{name: result.picture.get(name) for name in ("width", "height", "sha256")},
-            **{name: result.picture[name] for name in _OF_CLIPS if name in result.picture},
-            "output": str(result.job.out_path) if result.ok else None,
-            **({"seed": None if result.forgotten_seed else result.job.seed} if seeds else {}),
-            "faces": len(result.faces),
-            "seconds": {stage: round(value, 4) for stage, value in result.seconds.items()},
-            "notices": result.picture.get("notices", []),
-            "error": result.error,
-        }
-        for result in results
-    ]
-    told = [(result.job.name, face) for result in results for face in result.faces]
-    faces = [{"file": name, **{k: v for k, v in face.items() if seeds or k != "seed"}} for name, face in told]
+    names = [result.job.name for result in results]
+    places = sorted(range(len(names)), key=names.__getitem__)
     left_out = [{"path": name, "reason": reason} for name, reason in skipped[:SKIPPED]]
     about = {**about, "skipped_total": len(skipped)}
-    parts = [f"{json.dumps(name)}: {json.dumps(value, default=str)}" for name, value in about.items()]
-    parts += [
-        f'"{name}": {_lines(rows)}' for name, rows in (("files", files), ("faces", faces), ("skipped", left_out))
-    ]
     if wrong := unfit_place(path):
         raise OSError(errno.EEXIST, f"{wrong} in its place")
     part = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
-        part.write_text("{\n" + ",\n".join(parts) + "\n}\n", encoding="utf-8")
+        with open(part, "w", encoding="utf-8") as file:
+            file.write("{\n")
+            for name, value in about.items():
+                file.write(f"{json.dumps(name)}: {json.dumps(value, default=str)},\n")
+            # A row at a time: there may be more of them than fit into memory.
+            _write_rows(file, "files", (_file_row(results[place], seeds) for place in places), ",\n")
+            _write_rows(file, "faces", (row for place in places for row in _face_rows(results[place], seeds)), ",\n")
+            _write_rows(file, "skipped", left_out, "\n}\n")
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
 
 
-def _lines(rows: Sequence[Mapping[str, Any]]) -> str:
-    return "[" + ",".join(f"\n {json.dumps(row, allow_nan=False)}" for row in rows) + ("\n]" if rows else "]")
+def _file_row(result: JobResult, seeds: bool) -> dict[str, Any]:
+    return {
+        "file": result.job.name,
+        **{name: result.picture.get(name) for name in ("width", "height", "sha256")},
+        **{name: result.picture[name] for name in _OF_CLIPS if name in result.picture},
+        "output": str(result.job.out_path) if result.ok else None,
+        **({"seed": None if result.forgotten_seed else result.job.seed} if seeds else {}),
+        "faces": len(result.faces),
+        "seconds": {stage: round(value, 4) for stage, value in result.seconds.items()},
+        "notices": result.picture.get("notices", []),
+        "error": result.error,
+    }
+
+
+def _face_rows(result: JobResult, seeds: bool) -> Iterator[dict[str, Any]]:
+    for face in result.faces:
+        yield {"file": result.job.name, **{k: v for k, v in face.items() if seeds or k != "seed"}}
+
+
+def _write_rows(file: TextIO, name: str, rows: Iterable[Mapping[str, Any]], end: str) -> None:
+    file.write(f'"{name}": [')
+    between = "\n "
+    for row in rows:
+        file.write(between + json.dumps(row, allow_nan=False))
+        between = ",\n "
+    file.write(("]" if between == "\n " else "\n]") + end)

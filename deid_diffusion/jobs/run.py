@@ -20,6 +20,7 @@ from ..messages import brief_error, brief_path
 from ..weight_files import sha256_of
 from .journal import Journal, fingerprint, seed_fits
 from .plan import Job, Plan, PlanError, plan
+from .urls import Url, staged
 
 if TYPE_CHECKING:
     from ..clip_run import ClipOptions
@@ -70,6 +71,11 @@ class JobResult:
         """Faces and whole frames that were hidden because a model broke, and not by a verdict."""
         return sum(face["outcome"] == "failed" for face in self.faces) + self.picture.get("blurred_frames", 0)
 
+    @property
+    def cloaked_faces(self) -> int:
+        """Faces that were changed for machines only: every person sees who they are."""
+        return sum(face["outcome"] == "cloaked" for face in self.faces)
+
 
 @dataclass(frozen=True, eq=False)
 class Work:
@@ -89,6 +95,8 @@ class Work:
 
     def __call__(self, job: Job) -> JobResult:
         """As `do_job`."""
+        if isinstance(job.in_path, Url) or isinstance(job.out_path, Url):
+            return staged(self, job)
         return do_job(job, self.anonymize, self.settings, self.clips, self.watch)
 
 
@@ -244,13 +252,13 @@ def foreign_output(job: Job, journal: Journal | None) -> JobResult | None:
         journal: of what our runs wrote; None when there is none.
     """
     preview = job.preview_path is not None and os.path.lexists(job.preview_path)
-    if not os.path.lexists(job.out_path) and not preview:
+    if not _is_there(job.out_path) and not preview:
         return None
     line = journal.line(job.out_path) if journal is not None else None
     if line is None or line["state"] == "failed":
-        there = job.out_path if os.path.lexists(job.out_path) else job.preview_path
+        there = job.out_path if _is_there(job.out_path) else job.preview_path
         return JobResult(job, error=f"{there} exists already; --overwrite replaces it, -o goes elsewhere")
-    if os.path.lexists(job.out_path) and line.get("size", _size(job.out_path)) != _size(job.out_path):
+    if _is_there(job.out_path) and line.get("size", _size(job.out_path)) != _size(job.out_path):
         return JobResult(job, error=f"{job.out_path} was changed since it was written; --overwrite replaces it")
     return None
 
@@ -259,7 +267,7 @@ def _earlier(job: Job, journal: Journal | None, made_with: str) -> JobResult | N
     """The result of an earlier run, a failure when the output is not to be touched, None when there is work to do."""
     if failure := foreign_output(job, journal):
         return failure
-    if not os.path.lexists(job.out_path):
+    if not _is_there(job.out_path):
         return None
     line = None if journal is None else journal.line(job.out_path)
     assert line is not None  # or it had been foreign
@@ -291,7 +299,7 @@ def _line(result: JobResult, made_with: str) -> dict[str, Any]:
 
 def _made_with(job: Job, made_with: str) -> str:
     listed = [] if job.listed is None else [job.listed.describe()]
-    return fingerprint(made_with, job.seed, job.boxes, *listed)
+    return fingerprint(made_with, job.boxes, *listed)  # not the seed: one that was drawn is another each time
 
 
 def _digest(path: Path) -> str:
@@ -304,6 +312,8 @@ def _digest(path: Path) -> str:
 
 def _source(job: Job) -> tuple[int, ...]:
     """Size, modification time and inode of the input; empty for one that is gone or out of reach."""
+    if isinstance(job.in_path, Url):
+        return job.in_path.state()
     try:
         status = os.stat(job.in_path)
     except OSError:
@@ -328,8 +338,14 @@ def _set_time(job: Job, modified_ns: int) -> None:
             log.warning("%s: wanted to set its time, got %s", brief_path(path), error.strerror)
 
 
+def _is_there(path: Path) -> bool:
+    return path.exists() if isinstance(path, Url) else os.path.lexists(path)
+
+
 def _size(path: Path) -> int:
     """Bytes of a file; -1 for one that is gone or out of reach."""
+    if isinstance(path, Url):
+        return next(iter(path.state(anew=True)), -1)
     try:
         return os.stat(path).st_size
     except OSError:

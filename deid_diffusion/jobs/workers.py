@@ -8,7 +8,6 @@ import os
 import pickle
 import signal
 import threading
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +15,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, NoReturn
 
 from ..messages import brief_error, brief_path
-from .machine import cores, free_memory, one_thread, own_memory
+from .machine import cores, free_memory, one_thread, own_memory, quiet_libraries
 from .run import Job, JobResult, JobsStopped, Work
 
 log = logging.getLogger(__name__)
@@ -100,7 +99,7 @@ class _Pool:
     count: int
     workers: list[_Worker] = field(default_factory=list)
     waiting: deque[Job] = field(default_factory=deque)
-    struck: list[Job] = field(default_factory=list)
+    struck: set[int] = field(default_factory=set)
     trouble: str = ""
 
     def results(self, jobs: Sequence[Job]) -> Iterator[JobResult]:
@@ -173,14 +172,14 @@ class _Pool:
         if not worker.ready:
             self.trouble = self.trouble or f"it {ended} while it loaded the model"
             return  # another one would not fare better
-        if job is not None and job in self.struck:
+        if job is not None and id(job) in self.struck:
             yield JobResult(
                 job,
                 error=f"{brief_path(job.in_path)}: its worker process {ended}, twice; nothing was written: "
                 "if memory is short, give fewer --workers",
             )
         elif job is not None:
-            self.struck.append(job)
+            self.struck.add(id(job))
             self.waiting.append(job)
         if self.waiting:
             self._start(load)
@@ -209,8 +208,7 @@ def _serve(connection: Connection, load: bytes) -> None:
 
 
 def _work(connection: Connection, load: bytes) -> None:
-    if os.environ.get("TRANSFORMERS_VERBOSITY") == "error":
-        warnings.simplefilter("ignore")
+    quiet_libraries()
     one_thread()
     try:
         work: Work = pickle.loads(load)

@@ -55,6 +55,7 @@ class Options(RunOptions):
     weight_decay: float = option(0.01, "weight decay")
     ema: float = option(0.99, "decay of the averaged weights, which are what is saved")
     channels: str = option("32,64,128", "width at 128, 64 and 32 cells; each a multiple of 16")
+    aligned: float = option(1.0, "share of the pairs that are used, those in which the base strayed least")
     window: int = option(256, "train on patches of this many pixels, a multiple of 32")
     band_weight: float = option(1.0, "weight of the wavelet bands beside the pixels")
     roughness_weight: float = option(0.03, "weight of how much of each band there is, wherever it lies")
@@ -160,7 +161,7 @@ def measure(network: torch.nn.Module, pairs: Pairs, window: int) -> tuple[dict[s
 
 def train(options: Options) -> dict[str, Any]:
     """Trains, checkpoints, saves the averaged network in half precision; returns the metrics it wrote."""
-    accelerator, out, pairs = begin(options), Path(options.out), Pairs(options.data)
+    accelerator, out, pairs = begin(options), Path(options.out), Pairs(options.data, options.aligned)
     features = PerceptualLoss(options.perceptual, accelerator.device)
     if options.start:
         network = UNet2DModel.from_pretrained(options.start, dtype=torch.float32).train()

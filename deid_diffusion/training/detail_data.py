@@ -33,11 +33,13 @@ class Patches:
 class Pairs:
     """Pairs of a folder; pixels stay on disk until they are drawn."""
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, aligned: float = 1.0) -> None:
         """Opens them.
 
         Args:
             folder: as `deid train detail_pairs` writes it.
+            aligned: share of the pairs that are drawn, those in which the base strayed least from the crop: values
+                of detail that lies elsewhere teach nothing but to leave it out.
 
         Raises:
             FileNotFoundError: there are none.
@@ -50,11 +52,21 @@ class Pairs:
             for name in ("crops", "base", "masks")
         )
         splits = [np.load(path)["split"] for path in tables]
-        rows = [(shard, row, str(split)) for shard, all_ in enumerate(splits) for row, split in enumerate(all_)]
         self.rows = {
-            train: np.array([(s, r) for s, r, split in rows if (split == "train") == train]).reshape(-1, 2)
+            train: np.array(
+                [
+                    (shard, row, variant)
+                    for shard, names in enumerate(splits)
+                    for row in np.flatnonzero((names == "train") == train)
+                    for variant in range(self.base[shard].shape[1])
+                ]
+            ).reshape(-1, 3)
             for train in (True, False)
         }
+        if aligned < 1:
+            for train, rows in self.rows.items():
+                strayed = [self._strayed(*row) for row in rows]
+                self.rows[train] = rows[np.argsort(strayed)[: max(round(aligned * len(rows)), min(len(rows), 1))]]
 
     def draw(self, count: int, window: int, generator: torch.Generator, train: bool = True) -> Patches:
         """A batch of patches, somewhere on the faces.
@@ -63,7 +75,7 @@ class Pairs:
             count: B.
             window: W, px, at most the crops' side.
             generator: on the CPU.
-            train: from the training people, mirrored, coloured and spoiled at random; False for the hold-out, as it is.
+            train: from the training people, mirrored, coloured and spoiled at random; False: the hold-out as it is.
 
         Raises:
             ValueError: a window that is too large, or nobody in the hold-out.
@@ -71,7 +83,9 @@ class Pairs:
         rows = self.rows[train]
         side = self.crops[0].shape[1]
         if window > side or not len(rows):
-            raise ValueError(f"wanted a window of at most {side} px and somebody to draw, got {window} and {len(rows)}")
+            raise ValueError(
+                f"wanted a window of at most {side} px and somebody to draw, got {window} and {len(rows)}"
+            )
         dice = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
         drawn = [self._patch(*rows[dice.integers(len(rows))], window, dice, train) for _ in range(count)]
         target, laid, mask = (np.stack(part) for part in zip(*drawn, strict=True))
@@ -81,12 +95,20 @@ class Pairs:
 
         return Patches(signed(target), signed(laid), torch.from_numpy(mask)[:, None].float())
 
+    def _strayed(self, shard: int, row: int, variant: int) -> float:
+        """Mean difference of base and crop inside the mask, in levels."""
+        base = np.ascontiguousarray(self.base[shard][row, variant])
+        mask = np.unpackbits(self.masks[shard][row, variant], axis=-1)
+        crop = cv2.resize(
+            np.ascontiguousarray(self.crops[shard][row]), base.shape[1::-1], interpolation=cv2.INTER_AREA
+        )
+        return float(cv2.absdiff(base, crop).mean(2)[mask > 0].mean())
+
     def _patch(
-        self, shard: int, row: int, window: int, dice: np.random.Generator, train: bool
+        self, shard: int, row: int, variant: int, window: int, dice: np.random.Generator, train: bool
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(W, W, 3) target and laid, levels, and (W, W) mask."""
         side = self.crops[shard].shape[1]
-        variant = int(dice.integers(self.base[shard].shape[1]))
         crop, base = self.crops[shard][row], self.base[shard][row, variant]
         small = np.unpackbits(self.masks[shard][row, variant], axis=-1)
         mask = cv2.resize(small, (side, side), interpolation=cv2.INTER_NEAREST)

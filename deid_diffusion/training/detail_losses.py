@@ -1,11 +1,11 @@
-"""What the detail stage is asked for, band by band: the right values, and where those cannot be known, as much of it."""
+"""Compares detail band by band: the values themselves, and how much of them there is wherever they lie."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 
-BANDS = 3  # about 1 to 2, 2 to 4 and 4 to 8 px
+BANDS = 3  # strongest at periods of 3, 8 and 16 px: lines and gaps of 1.5, 4 and 8 px
 AREA = 16  # px: within so much, detail may lie anywhere
 FLOOR = 1.5 / 127.5  # levels that nobody sees
 

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
+from diffusers import FlowMatchEulerDiscreteScheduler, UNet2DConditionModel, UNet2DModel
 from transformers import ResNetForImageClassification
 
+from deid_diffusion.faces.apertures import FOLDER as APERTURES
 from deid_diffusion.faces.attribute_classifiers import FILE as CLASSIFIERS
 from deid_diffusion.faces.estimator import FaceEstimator
 from deid_diffusion.faces.face_shape import EXPRESSION_NAMES, FaceShape
@@ -41,7 +42,9 @@ class Options:
     data: str = option("data", "folder with NAME-*.tar and NAME.npz: the people of the bank")
     inpaint: str = option("runs/inpaint", "folder that `deid train inpaint` (or distill) wrote")
     id_encoder: str = option("runs/id_encoder", "folder that `deid train id_encoder` wrote")
+    detail: str = option("", "folder of a network that `deid train detail` wrote; empty for crops of 256 px")
     estimator: str = option("runs/estimator", "folder that `deid train estimator` wrote")
+    apertures: str = option("", "folder that `deid train apertures` wrote; empty for none")
     out: str = option("weights", "gets face256/ and face_estimator/")
     identities: int = option(2000, "identities in the bank")
     labels: str = option("", "npz that `deid train label` wrote: who wears glasses is left out of the bank, and the "
@@ -158,6 +161,9 @@ def pack_estimator(options: Options, faces: FaceSet) -> FaceEstimator:
     classifiers = Path(options.labels).with_suffix(".safetensors")
     if options.labels and classifiers.exists():
         shutil.copy(classifiers, folder / CLASSIFIERS)
+    if options.apertures:
+        shutil.copytree(Path(options.apertures) / APERTURES, folder / APERTURES)
+        shutil.copy(Path(options.apertures) / "training.json", folder / f"{APERTURES}_training.json")
     estimator = FaceEstimator.from_pretrained(folder)
     fit_ood_score(estimator, faces).save(folder / OOD_SCORE)
     write_hashes(folder)
@@ -178,10 +184,16 @@ def pack_pipeline(options: Options, faces: FaceSet, shape: FaceShape) -> None:
     unet.register_to_config(_name_or_path="")  # a run's folder on somebody's disk
     scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(inpaint / "scheduler")
     id_encoder = ResNetForImageClassification.from_pretrained(run / "id_encoder", dtype=torch.float16).eval()
-    FaceInpaintPipeline(unet, scheduler, id_encoder).save_pretrained(folder, max_shard_size="15MB")
+    detail = UNet2DModel.from_pretrained(options.detail, dtype=torch.float16) if options.detail else None
+    if detail is not None:
+        detail.register_to_config(_name_or_path="")
+    FaceInpaintPipeline(unet, scheduler, id_encoder, detail).save_pretrained(folder, max_shard_size="15MB")
     write_json(similarity_thresholds(id_encoder.float(), faces), folder / "thresholds.json")
     build_bank(faces, shape, options.identities).save(folder / IDENTITIES)
-    for source, name in ((inpaint, "unet"), (run, "id_encoder")):
+    trained = {"unet": inpaint, "id_encoder": run} | (
+        {"detail": Path(options.detail).parent} if options.detail else {}
+    )
+    for name, source in trained.items():
         shutil.copy(source / "training.json", folder / f"{name}_training.json")
     write_hashes(folder)
 

@@ -75,8 +75,8 @@ class Shards:
             suffix: what follows NAME in the tar's file name.
             number: of the only shard to read; None for all.
         """
-        for number in range(len(self.labels)) if number is None else [number]:
-            with tarfile.open(self._path(suffix, number, "tar")) as tar:
+        for shard in range(len(self.labels)) if number is None else [number]:
+            with tarfile.open(self._path(suffix, shard, "tar")) as tar:
                 for member in tar:
                     file = tar.extractfile(member)
                     assert file is not None  # `add` puts in nothing but files

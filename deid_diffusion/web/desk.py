@@ -14,7 +14,10 @@ from ..errors import DeidError
 from ..imaging.pictures import picture_size
 from ..jobs.report import write_report
 from ..messages import brief_error
-from .photos import Options, Photo
+from .choices import Options
+from .clips import Clip
+from .evaluations import Evaluation
+from .photos import Photo
 from .sessions import Session, Sessions, VisitError
 
 log = logging.getLogger(__name__)
@@ -57,19 +60,20 @@ class Desk:
             what the page needs to know; or `error`, the sentence that the command line would say.
         """
         folder = ""
+        if action not in ACTIONS:
+            return {"error": "wanted something that this page can do, got something else; load it again"}
         try:
             with self.sessions.working(secret) as session:
                 folder, session.cancelled = str(session.folder), False
-                done = ACTIONS.get(action)
-                if done is None:
-                    raise VisitError("wanted something that this page can do, got something else; load it again")
-                return done(self, session, values)
+                return ACTIONS[action](self, session, values)
         except Exception as error:
             return {"error": _sentence(error, folder)}
 
     def _look(self, session: Session, values: Mapping[str, Any]) -> dict[str, Any]:
         photo = session.item(Photo, values["id"])
-        session.progress = (0.0, "looking for faces")
+        session.tell(0.0, "loading the model")
+        anonymizer = self.anonymizer
+        session.tell(0.0, "looking for faces")
         size = picture_size(photo.path)
         limits, others = self.sessions.limits, [one for one in session.items.values() if isinstance(one, Photo)]
         held = sum(one.pixels for one in others if one is not photo)
@@ -78,13 +82,12 @@ class Desk:
                 f"{photo.name}: wanted at most {limits.held_pixels:,} pixels in all open photos, got "
                 f"{held + size[0] * size[1]:,}; remove some, or use deid run for a whole folder"
             )
-        photo.options = Options.from_json(values.get("options", {}))
-        photo.look(self.anonymizer, limits.max_pixels)
+        photo.look(anonymizer, limits.max_pixels, Options.from_json(values.get("options", {})))
         return photo.state()
 
     def _make(self, session: Session, values: Mapping[str, Any]) -> dict[str, Any]:
         photo = session.item(Photo, values["id"])
-        session.progress = (0.0, "making new faces")
+        session.tell(0.0, "making new faces")
         photo.make(self.anonymizer, Options.from_json(values.get("options", {})))
         return photo.state()
 
@@ -95,7 +98,7 @@ class Desk:
 
     def _more(self, session: Session, values: Mapping[str, Any]) -> dict[str, Any]:
         photo = session.item(Photo, values["id"])
-        session.progress = (0.0, "making more faces to choose from")
+        session.tell(0.0, "making more faces to choose from")
         photo.more(self.anonymizer, values["face"])
         return photo.state()
 
@@ -111,7 +114,7 @@ class Desk:
 
     def _draw(self, session: Session, values: Mapping[str, Any]) -> dict[str, Any]:
         photo = session.item(Photo, values["id"])
-        session.progress = (0.0, "looking into the box")
+        session.tell(0.0, "looking into the box")
         return {"drawn": photo.draw(self.anonymizer, values["box"]), **photo.state()}
 
     def _remove(self, session: Session, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,7 +126,7 @@ class Desk:
         """Writes one photo, or several as a zip with the report."""
         photos = [session.item(Photo, number) for number in values["ids"]]
         for number, photo in enumerate(photos):
-            session.progress = (number / len(photos), "writing at full size")
+            session.tell(number / len(photos), "writing at full size")
             photo.finish(self.anonymizer)
         report = session.folder / "report.json"
         about = {"versions": self.anonymizer.versions(), "page": True, "complete": True}
@@ -137,10 +140,54 @@ class Desk:
             archive.write(report, "report.json")
         return {"files": ["zip", "report"]}
 
+    def _clip_look(self, session: Session, values: Mapping[str, Any]) -> dict[str, Any]:
+        clip, tell = session.item(Clip, values["id"]), session.tell
+        tell(0.0, "loading the model")
+        clip.look(self.anonymizer, self.sessions.limits.max_pixels, tell)
+        return clip.state()
+
+    def _clip_keep(self, session: Session, values: Mapping[str, Any]) -> dict[str, Any]:
+        clip = session.item(Clip, values["id"])
+        clip.keep(values["track"], bool(values["kept"]))
+        return clip.state()
+
+    def _clip_draw(self, session: Session, values: Mapping[str, Any]) -> dict[str, Any]:
+        clip = session.item(Clip, values["id"])
+        number = clip.draw(values["still"], values["box"], session.tell)
+        return {"drawn_now": number, **clip.state()}
+
+    def _clip_remove(self, session: Session, values: Mapping[str, Any]) -> dict[str, Any]:
+        clip = session.item(Clip, values["id"])
+        clip.remove(values["track"])
+        return clip.state()
+
+    def _clip_list(self, session: Session, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Takes a detections file that was uploaded, or writes one."""
+        clip = session.item(Clip, values["id"])
+        if "list" in values:
+            clip.take_list(session.item(Path, values["list"]))
+        clip.write_list()
+        return clip.state()
+
+    def _clip_render(self, session: Session, values: Mapping[str, Any]) -> dict[str, Any]:
+        clip = session.item(Clip, values["id"])
+        clip.render(self.anonymizer, values["method"], values["audio"], session.tell)
+        about = {"versions": self.anonymizer.versions(), "page": True, "complete": True}
+        write_report(session.folder / "report.json", [clip.result], about)
+        return clip.state()
+
+    def _evaluate(self, session: Session, values: Mapping[str, Any]) -> dict[str, Any]:
+        evaluation = session.item(Evaluation, values["id"])
+        session.tell(0.0, "judging")
+        return evaluation.judge()
+
 
 ACTIONS: dict[str, Callable[[Desk, Session, Mapping[str, Any]], dict[str, Any]]] = {
     "look": Desk._look, "make": Desk._make, "decide": Desk._decide, "more": Desk._more, "take": Desk._take,
     "adjust": Desk._adjust, "draw": Desk._draw, "remove": Desk._remove, "finish": Desk._finish,
+    "evaluate": Desk._evaluate,
+    "clip.look": Desk._clip_look, "clip.keep": Desk._clip_keep, "clip.draw": Desk._clip_draw,
+    "clip.remove": Desk._clip_remove, "clip.list": Desk._clip_list, "clip.render": Desk._clip_render,
 }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -106,18 +107,22 @@ class Gate:
             return 403, "wanted a request of this page, got one of another", {}
         if path not in _OPEN and not path.startswith(_OPEN_BELOW):
             return 404, "there is nothing here", {}
-        if path != "/api/upload" and int(headers.get("content-length") or 0) > BODY:
+        length = headers.get("content-length") or "0"
+        if not length.isdecimal():
+            return 400, "wanted a length in bytes, got something else", {}
+        if path != "/api/upload" and int(length) > BODY:
             return 413, "wanted a small request, got a large one", {}
         return self._without_token(scope, headers) if self.token and not path.startswith("/pages/") else None
 
     def _without_token(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str, dict[str, str]] | None:
         cookies = SimpleCookie(headers.get("cookie", ""))
         shown = cookies[COOKIE].value if COOKIE in cookies else ""
-        if secrets.compare_digest(shown.encode(), self.token.encode()):
+        ticket = hashlib.sha256(f"deid web {self.token}".encode()).hexdigest()
+        if secrets.compare_digest(shown.encode(), ticket.encode()):
             return None
         given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
         if scope["path"] == "/" and secrets.compare_digest(given.encode(), self.token.encode()):
-            cookie = f"{COOKIE}={self.token}; Path=/; HttpOnly; SameSite=Strict"
+            cookie = f"{COOKIE}={ticket}; Path=/; HttpOnly; SameSite=Strict"
             return 303, "", {"location": "/", "set-cookie": cookie}
         return 401, _LOCKED if scope["path"] == "/" else "wanted the token, got none", {}
 

@@ -3,100 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from io import BytesIO
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-from PIL import Image
 
 from ..anonymizer import FaceAnonymizer
-from ..faces.attributes import Attributes
 from ..faces.masks import blended
 from ..faces.panorama import moved, rolled
 from ..faces.task import FaceTask, ImageAnalysis
-from ..imaging.pictures import FORMATS, Picture, load_picture
+from ..imaging.pictures import FORMATS, load_picture
 from ..jobs.plan import Job
 from ..jobs.run import JobResult
-from ..settings import Settings
+from ..seeds import checked_seed
 from ..types import Face, Outcome, Redaction
 from ..weight_files import sha256_of
+from .choices import CANDIDATES, DECISIONS, KEEP, REPLACE, Choice, Options
 from .sessions import VisitError
-
-SHOWN = 1600  # pixels, the long side of what the page shows
-THUMB = 192
-CANDIDATES = 4
-REPLACE, KEEP = "replace", "keep"
-DECISIONS = (REPLACE, KEEP, *(how.value for how in Redaction))
-# The privacy dial: strength of the repulsion, and what is not taken over from the source.
-PRIVACY: tuple[tuple[float, tuple[str, ...]], ...] = (
-    (1.0, ()),
-    (1.5, ("age", "glasses", "facial_hair")),
-    (2.0, ("age", "glasses", "facial_hair", "male", "skin_l", "skin_a", "skin_b")),
-)
-
-
-@dataclass(frozen=True)
-class Options:
-    """What is chosen for all photos of a visitor.
-
-    Attributes:
-        seed: the same seed gives the same faces.
-        method: what becomes of a face about which nothing else was decided: a value of DECISIONS.
-        privacy: a place in PRIVACY.
-    """
-
-    seed: int = 0
-    method: str = REPLACE
-    privacy: int = 0
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Options:
-        """Reads what the page sends.
-
-        Args:
-            values: fields by name.
-
-        Raises:
-            VisitError: one is out of range.
-        """
-        seed, method, privacy = values.get("seed", 0), values.get("method", REPLACE), values.get("privacy", 0)
-        if not isinstance(seed, int) or not 0 <= seed < 2**31:
-            raise VisitError("seed must be a whole number from 0 to 2147483647; give another")
-        if method not in DECISIONS or privacy not in range(len(PRIVACY)):
-            raise VisitError(f"method must be one of {', '.join(DECISIONS)}, privacy one of 0 to {len(PRIVACY) - 1}")
-        return cls(seed, method, privacy)
-
-    def settings(self, attributes: Mapping[str, float] | None = None, **changes: Any) -> Settings:
-        """What the anonymizer is asked for.
-
-        Args:
-            attributes: that were set for a face.
-            changes: other fields.
-        """
-        strength, dropped = PRIVACY[self.privacy]
-        return Settings(strength=strength, drop_attributes=dropped, attributes=attributes or {}, **changes)
-
-
-@dataclass(eq=False)
-class Choice:
-    """What was decided about a face.
-
-    Attributes:
-        decision: one of DECISIONS.
-        attributes: that were set, by name.
-        made: generated faces to choose from, each with the attributes it was made with.
-        taken: which of them.
-        drawn: whether a visitor said where it is.
-    """
-
-    decision: str
-    attributes: dict[str, float] = field(default_factory=dict)
-    made: list[tuple[FaceTask, dict[str, float]]] = field(default_factory=list)
-    taken: int = 0
-    drawn: bool = False
+from .shown import THUMB, at_page_size, cut, jpeg, scaled
 
 
 class Photo:
@@ -109,19 +34,19 @@ class Photo:
         version: counts the changes.
     """
 
-    def __init__(self, path: Path, options: Options) -> None:
+    def __init__(self, path: Path) -> None:
         """Nothing is read yet.
 
         Args:
             path: the file, in a folder of its own.
-            options: as on the page now.
         """
-        self.path, self.name, self.options = path, path.name, options
+        self.path, self.name, self.options = path, path.name, Options()
         self.choices: dict[int, Choice] = {}
         self.images: dict[str, bytes] = {}
         self.version = 0
         self.pixels = 0
         self.result: JobResult | None = None
+        self._seed = 0
         self._analysis: ImageAnalysis | None = None
         self._shown: ImageAnalysis | None = None
 
@@ -129,20 +54,24 @@ class Photo:
     def out_path(self) -> Path:
         """Where the finished picture is written: photo.jpg becomes photo_anon.jpg, as on the command line."""
         suffix = self.path.suffix.lower()
-        suffix = {".heic": ".jpg", ".heif": ".jpg", ".gif": ".png"}.get(suffix, suffix if suffix in FORMATS else ".jpg")
+        suffix = {".heic": ".jpg", ".heif": ".jpg", ".gif": ".png"}.get(
+            suffix, suffix if suffix in FORMATS else ".jpg"
+        )
         return self.path.parent / "out" / f"{self.path.stem}_anon{suffix}"
 
-    def look(self, anonymizer: FaceAnonymizer, max_pixels: int) -> None:
+    def look(self, anonymizer: FaceAnonymizer, max_pixels: int, options: Options) -> None:
         """Finds the faces.
 
         Args:
             anonymizer: its models are used.
+            options: as on the page now.
             max_pixels: a picture of more is refused.
 
         Raises:
             PictureError: it cannot be read, or is too large.
         """
         picture = load_picture(self.path, max_pixels)
+        self.options, self._seed = options, checked_seed(options.seed)
         self._analysis = anonymizer.analyze(picture)
         self.pixels = picture.image.shape[0] * picture.image.shape[1]
         self.choices = {task.number: Choice(self.options.method) for task in self._analysis.tasks}
@@ -160,10 +89,12 @@ class Photo:
                 choice.made, choice.taken = [], 0
                 if choice.decision == self.options.method:
                     choice.decision = options.method
+            if (options.draw, options.seed) != (self.options.draw, self.options.seed):
+                self._seed = checked_seed(options.seed)
             self.options = options
         waiting = [number for number, one in self.choices.items() if one.decision == REPLACE and not one.made]
         if waiting:
-            tasks = anonymizer.choose_targets(self.analysis, seed=self.options.seed, settings=self.options.settings())
+            tasks = anonymizer.choose_targets(self.analysis, seed=self._seed, settings=self.options.settings())
             tasks = [task for task in tasks if task.number in waiting]
             groups: dict[tuple, list[FaceTask]] = {}
             for task in tasks:
@@ -202,7 +133,7 @@ class Photo:
             return
         alone = replace(self.analysis, tasks=(task,))
         settings = self.options.settings(choice.attributes, candidates=1)
-        seeds = [self.options.seed + place for place in wanted]
+        seeds = [self._seed + place for place in wanted]
         tasks = [anonymizer.choose_targets(alone, seed=seed, settings=settings)[0] for seed in seeds]
         done = anonymizer.generate(tasks, settings)
         choice.made += [(one, dict(choice.attributes)) for one in done if one.outcome is Outcome.REPLACED]
@@ -311,7 +242,7 @@ class Photo:
             result.save(self.out_path)
             height, width = result.image.shape[:2]
             about = {"width": width, "height": height, "sha256": sha256_of(self.path), "notices": list(result.notices)}
-            job = Job(Path(self.name), Path(self.out_path.name), self.options.seed, self.name)
+            job = Job(Path(self.name), Path(self.out_path.name), self._seed, self.name)
             faces = tuple(face.to_json() for face in result.faces)
             self.result = JobResult(job, faces, dict(result.seconds), about)
         return self.result
@@ -375,17 +306,22 @@ class Photo:
     def _tasks(self) -> list[FaceTask]:
         return [self._done(task) for task in self.analysis.tasks]
 
+    def _at_page_size(self) -> ImageAnalysis:
+        if self._shown is None:
+            self._shown = at_page_size(self.analysis)
+        return self._shown
+
     def _preview(self, anonymizer: FaceAnonymizer) -> None:
         """Composites at the size of the page: what a slider waits for."""
         self._changed()
         shown = self._at_page_size()
         scale = shown.image.shape[1] / self.analysis.image.shape[1]
-        tasks = [_scaled(task, scale) for task in self._tasks()]
+        tasks = [scaled(task, scale) for task in self._tasks()]
         after = anonymizer.composite(shown, tasks, self.options.settings()).image
-        self.images["after"] = _jpeg(after)
+        self.images["after"] = jpeg(after)
         for task in shown.tasks:
             face = moved(task.face, shown.roll, after.shape[1]) if shown.roll else task.face
-            self.images[f"face-{task.number}-after"] = _jpeg(_cut(after, face), THUMB)
+            self.images[f"face-{task.number}-after"] = jpeg(cut(after, face), THUMB)
 
     def _changed(self) -> None:
         """What is shown besides the result."""
@@ -394,71 +330,16 @@ class Photo:
         shown = self._at_page_size()
         before = rolled(shown.picture, -shown.roll).image if shown.roll else shown.picture.image
         if "before" not in self.images:
-            self.images["before"] = _jpeg(before)
+            self.images["before"] = jpeg(before)
         for task in self.analysis.tasks:
-            small = _scaled(task, before.shape[1] / self.analysis.image.shape[1]).face
+            small = scaled(task, before.shape[1] / self.analysis.image.shape[1]).face
             face = moved(small, shown.roll, before.shape[1]) if shown.roll else small
-            self.images[f"face-{task.number}"] = _jpeg(_cut(before, face), THUMB)
+            self.images[f"face-{task.number}"] = jpeg(cut(before, face), THUMB)
             for place, (made, _) in enumerate(self.choices[task.number].made):
                 if made.generated is not None:
-                    self.images[f"face-{task.number}-{place}"] = _jpeg(blended(made.crop, made.generated), THUMB)
-
-    def _at_page_size(self) -> ImageAnalysis:
-        if self._shown is None:
-            analysis = self.analysis
-            scale = min(1.0, SHOWN / max(analysis.image.shape[:2]))
-            picture = Picture(_resized(analysis.picture.image, scale))
-            same = analysis.image is analysis.picture.image
-            image = picture.image if same else _resized(analysis.image, scale)
-            width = image.shape[1] / analysis.image.shape[1]
-            tasks = tuple(_scaled(task, width) for task in analysis.tasks)
-            self._shown = ImageAnalysis(picture, image, tasks, roll=round(analysis.roll * scale))
-        return self._shown
+                    self.images[f"face-{task.number}-{place}"] = jpeg(blended(made.crop, made.generated), THUMB)
 
 
 def _nobody(face: Face, number: int) -> FaceTask:
     """A box in which somebody said there is a face, and no face was found: it is hidden, never painted."""
     return FaceTask(face, number).decided(Outcome.REDACTED, "no face was found in this box")
-
-
-def _scaled(task: FaceTask, scale: float) -> FaceTask:
-    """A task in a picture of another size; crops keep theirs."""
-    if scale == 1:
-        return task
-    face = replace(task.face, box=task.face.box * scale, landmarks=task.face.landmarks * scale)
-    crop = task.crop
-    if crop is not None:
-        crop_from_image = crop.crop_from_image.copy()
-        crop_from_image[:, :2] /= scale
-        crop = replace(crop, crop_from_image=crop_from_image)
-    return replace(task, face=face, crop=crop)
-
-
-def _resized(image: np.ndarray, scale: float) -> np.ndarray:
-    if scale >= 1:
-        return image
-    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-
-
-def _cut(image: np.ndarray, face: Face) -> np.ndarray:
-    """A square around a face, as far as the picture goes."""
-    centre, side = (face.box[:2] + face.box[2:]) / 2, float((face.box[2:] - face.box[:2]).max()) * 1.35
-    side = min(max(side, 8.0), *image.shape[:2])
-    low = np.clip(centre - side / 2, 0, np.array([image.shape[1], image.shape[0]]) - side).astype(int)
-    return image[low[1] : low[1] + int(side), low[0] : low[0] + int(side)]
-
-
-def _jpeg(image: np.ndarray, side: int | None = None) -> bytes:
-    file, picture = BytesIO(), Image.fromarray(image)
-    if side is not None:
-        picture.thumbnail((side, side), Image.Resampling.LANCZOS)
-    picture.save(file, "JPEG", quality=92)
-    return file.getvalue()
-
-
-def ranges() -> dict[str, list[float]]:
-    """Lowest and highest value of each attribute, by name, in the order of `Attributes`."""
-    from ..pipelines.conditioning import FIELDS
-
-    return {name: [FIELDS[name].low, FIELDS[name].high] for name in vars(Attributes())}

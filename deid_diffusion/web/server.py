@@ -4,29 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import mimetypes
-import secrets
-import shutil
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import gradio
 import uvicorn
-from fastapi import FastAPI, Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from fastapi import FastAPI
 
 from ..anonymizer import FaceAnonymizer
 from .desk import Desk
 from .gate import Gate
-from .photos import CANDIDATES, DECISIONS, Photo, ranges
-from .sessions import Limits, Session, Sessions, VisitError, safe_name
+from .routes import Routes
+from .sessions import Limits, Sessions
 
 log = logging.getLogger(__name__)
-PAGES = Path(__file__).parent / "pages"
 SWEEP_S = 5.0
 
 
@@ -70,9 +64,7 @@ def build(load: Callable[[], FaceAnonymizer], limits: Limits, place: Place) -> A
             sessions.close()
 
     app = FastAPI(lifespan=life, openapi_url=None, docs_url=None, redoc_url=None)
-    _add_pages(app)
-    _add_visits(app, sessions)
-    _add_files(app, sessions)
+    app.router.routes.extend(Routes(sessions).all())
     engine = gradio.mount_gradio_app(app, _queue(desk), path="/engine", ssr_mode=False, mcp_server=False)
     return Gate(engine, place.token, place.framed_by, place.any_host)
 
@@ -115,136 +107,3 @@ async def _sweep(sessions: Sessions) -> None:
     while True:
         await asyncio.sleep(min(SWEEP_S, sessions.limits.leave_s))
         await asyncio.to_thread(sessions.sweep)
-
-
-def _add_pages(app: FastAPI) -> None:
-    @app.get("/")
-    def index() -> Response:
-        return FileResponse(PAGES / "index.html", media_type="text/html")
-
-    @app.get("/pages/{name}")
-    def page(name: str) -> Response:
-        if name not in {path.name for path in PAGES.iterdir()}:
-            return Response(status_code=404)
-        return FileResponse(PAGES / name, media_type=mimetypes.guess_type(name)[0] or "text/plain")
-
-
-def _add_visits(app: FastAPI, sessions: Sessions) -> None:
-    limits = sessions.limits
-
-    @app.post("/api/visit")
-    async def visit(request: Request) -> Response:
-        found = sessions.find(request.headers.get("x-deid-visit"))
-        try:
-            session = found or sessions.open()
-        except VisitError as error:
-            return _refused(str(error), 503)
-        about = {"secret": session.secret, "key": session.key, "new": found is None, "limits": asdict(limits)}
-        return JSONResponse({**about, "ranges": ranges(), "decisions": DECISIONS, "candidates": CANDIDATES})
-
-    @app.post("/api/leave")
-    async def leave(request: Request) -> Response:
-        # A page that is being closed can send a body, and no header.
-        sessions.leave((await request.body()).decode("latin-1"))
-        return Response(status_code=204)
-
-    @app.get("/api/progress")
-    async def progress(request: Request) -> Response:
-        session = _visitor(request, sessions)
-        return JSONResponse({} if session is None else {"share": session.progress[0], "text": session.progress[1]})
-
-    @app.post("/api/cancel")
-    async def cancel(request: Request) -> Response:
-        if session := _visitor(request, sessions):
-            session.cancelled = True
-        return Response(status_code=204)
-
-    @app.delete("/api/visit")
-    async def end(request: Request) -> Response:
-        if session := _visitor(request, sessions):
-            await asyncio.to_thread(sessions.end, session)
-        return Response(status_code=204)
-
-    @app.delete("/api/items/{number}")
-    async def remove(request: Request, number: str) -> Response:
-        session = _visitor(request, sessions)
-        if session is not None and session.items.pop(number, None) is not None:
-            shutil.rmtree(session.folder / number, ignore_errors=True)
-        return Response(status_code=204)
-
-
-def _add_files(app: FastAPI, sessions: Sessions) -> None:
-    @app.post("/api/upload")
-    async def upload(request: Request) -> Response:
-        session = _visitor(request, sessions)
-        if session is None:
-            return _refused("wanted an open page, got one whose pictures were removed meanwhile; load it again", 403)
-        try:
-            path = await _received(request, session, sessions.limits)
-        except VisitError as error:
-            return _refused(str(error), 413)
-        number = path.parent.name
-        session.items[number] = _item(request.query_params.get("kind", "photo"), path)
-        return JSONResponse({"id": number, "name": path.name})
-
-    @app.get("/api/photos/{number}/{name}")
-    async def photo(request: Request, number: str, name: str) -> Response:
-        session = _visitor(request, sessions)
-        found = session.items.get(number) if session else None
-        if not isinstance(found, Photo):
-            return Response(status_code=404)
-        if name == "file" and found.result is not None:
-            return FileResponse(found.out_path, filename=found.out_path.name)
-        data = found.images.get(name)
-        return Response(data, media_type="image/jpeg") if data else Response(status_code=404)
-
-    @app.get("/api/files/{name}")
-    async def file(request: Request, name: str) -> Response:
-        session = _visitor(request, sessions)
-        if session is None or name not in ("report.json", "all.zip") or not (session.folder / name).is_file():
-            return Response(status_code=404)
-        return FileResponse(session.folder / name, filename=name)
-
-
-def _item(kind: str, path: Path) -> Any:
-    from .photos import Options
-
-    return Photo(path, Options())
-
-
-async def _received(request: Request, session: Session, limits: Limits) -> Path:
-    """The uploaded file, in a folder of its own.
-
-    Raises:
-        VisitError: it is too large, or one too many.
-    """
-    name = safe_name(request.query_params.get("name", ""))
-    if len(session.items) >= limits.items:
-        raise VisitError(f"{name}: wanted at most {limits.items} files, got one more; remove some, or use deid run")
-    told = int(request.headers.get("content-length") or 0)
-    folder = session.folder / secrets.token_urlsafe(12)
-    folder.mkdir()
-    path, size = folder / name, 0
-    try:
-        with path.open("xb") as file:
-            async for block in request.stream():
-                size += len(block)
-                if max(size, told) > limits.max_bytes:
-                    got = f"{max(size, told) / 1e6:,.0f} MB" if told else "more"
-                    raise VisitError(
-                        f"{name}: wanted at most {limits.max_bytes / 1e6:,.0f} MB, got {got}; deid web --max-mb N "
-                        "raises the limit, and deid run has none"
-                    )
-                await asyncio.to_thread(file.write, block)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    return path
-
-
-def _visitor(request: Request, sessions: Sessions) -> Session | None:
-    return sessions.find(request.headers.get("x-deid-visit"))
-
-
-def _refused(text: str, status: int) -> Response:
-    return JSONResponse({"error": text}, status_code=status)

@@ -25,6 +25,10 @@ class VisitError(DeidError, ValueError):
     """A visitor asks for what there is not, or brings more than fits; the message says what to do."""
 
 
+class CancelledError(DeidError):
+    """The visitor wants what is being worked on to stop."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """What visitors may bring, and for how long it stays.
@@ -74,6 +78,20 @@ class Session:
     progress: tuple[float, str] = (0.0, "")
     cancelled: bool = False
 
+    def tell(self, share: float, text: str) -> None:
+        """Notes how far the work is.
+
+        Args:
+            share: of it that is done, in [0, 1].
+            text: what is being done.
+
+        Raises:
+            CancelledError: the visitor wants it to stop.
+        """
+        if self.cancelled:
+            raise CancelledError("cancelled")
+        self.progress = (share, text)
+
     def item(self, kind: type, number: str) -> Any:
         """A photo, clip or evaluation of this visitor.
 
@@ -86,7 +104,9 @@ class Session:
         """
         found = self.items.get(number)
         if not isinstance(found, kind):
-            raise VisitError("wanted something that is still open on this page, got something that is gone; add it again")
+            raise VisitError(
+                "wanted something that is still open on this page, got something that is gone; add it again"
+            )
         return found
 
 
@@ -114,7 +134,9 @@ class Sessions:
         self.sweep()
         with self._lock:
             if len(self._of_secret) >= self.limits.visitors:
-                raise VisitError(f"wanted at most {self.limits.visitors} visitors at a time, got one more; try again later")
+                raise VisitError(
+                    f"wanted at most {self.limits.visitors} visitors at a time, got one more; try again later"
+                )
             session = Session(Path(tempfile.mkdtemp(dir=self.root)))
             self._of_secret[session.secret] = session
             return session

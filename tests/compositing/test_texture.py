@@ -79,6 +79,15 @@ def test_shade_is_smoother_and_nothing_is_rougher_than_skin_gets():
     assert max(one[:, :140].std() for one in octaves(out[..., 0])) < 1.3 * MOST
 
 
+@pytest.mark.parametrize("backdrop", [(225, 228, 230), (120, 125, 130), (250, 250, 250)])
+def test_backdrop_beside_a_face_gets_none(backdrop):
+    patch, inside = np.full((400, 400, 3), (190, 140, 115), np.float32), np.ones((400, 400), bool)
+    patch[:, 240:] = backdrop
+    added = add_texture(patch, np.full(3, 2.0, np.float32), inside, np.random.default_rng(2)) - patch
+    assert added[:, :200].std() > 2
+    assert added[:, 280:].std() < 0.25
+
+
 def test_without_texture_or_face_a_patch_stays():
     patch = rough_picture(3)
     for wanted, inside in ((np.zeros(3), np.ones((400, 400), bool)), (np.ones(3), np.zeros((400, 400), bool))):

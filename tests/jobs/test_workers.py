@@ -146,7 +146,7 @@ def test_workers_end_with_the_run(tmp_path, sent):
     else:
         process.kill()
     err = process.communicate(timeout=60)[1]
-    gone, alive = psutil.wait_procs(children, timeout=30)
+    _gone, alive = psutil.wait_procs(children, timeout=30)
     assert alive == []
     assert err.count("Traceback") == (1 if sent == signal.SIGINT else 0), err  # the run's own, and no worker's
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [NAME, "a.png"]

@@ -37,7 +37,18 @@ export function leave() {
 
 export const remove = (id) => ask(`/api/items/${id}`, { method: "DELETE" });
 export const cancel = () => ask("/api/cancel", { method: "POST" });
-export const progress = async () => (await ask("/api/progress")).json();
+export const begin = async (what) => (await (await ask(`/api/${what}`, { method: "POST" })).json()).id;
+
+// Asks how far the model is, until it is told to stop.
+export function follow(onProgress) {
+  const timer = setInterval(async () => {
+    try {
+      const { share, text } = await (await ask("/api/progress")).json();
+      if (text) onProgress(share, text);
+    } catch { /* whoever waits for the work is told */ }
+  }, 700);
+  return () => clearInterval(timer);
+}
 
 export function upload(kind, file, onShare = () => {}, group = "") {
   return new Promise((resolve, reject) => {
@@ -49,7 +60,7 @@ export function upload(kind, file, onShare = () => {}, group = "") {
       return;
     }
     const request = new XMLHttpRequest();
-    request.open("POST", `/api/upload?kind=${kind}&group=${group}&name=${encodeURIComponent(file.name)}`);
+    request.open("POST", `/api/upload?kind=${kind}&group=${group}&name=${encodeURIComponent(group ? file.webkitRelativePath || file.name : file.name)}`);
     request.setRequestHeader("x-deid-visit", visit.secret);
     request.upload.onprogress = (event) => onShare(event.loaded / Math.max(event.total, 1));
     request.onerror = () => reject(new Lost("The connection to deid is gone. Is it still running?"));

@@ -2,7 +2,7 @@
 
 import { dropZone, failure, h, icon, pills, say } from "./dom.js";
 import { FaceCard } from "./face.js";
-import { Lost, picture, remove, save, upload, visit, work } from "./net.js";
+import { follow, Lost, picture, remove, save, upload, visit, work } from "./net.js";
 import { Stage } from "./stage.js";
 
 const ACCEPT = "image/jpeg,image/png,image/webp,image/tiff,image/avif,image/bmp,image/gif,.heic,.heif,.tif,.jfif";
@@ -16,10 +16,11 @@ const PRIVACY = [
 export function startPhotos(root, onLost) {
   const photos = [];
   let current = null;
-  let options = { seed: 0, method: "replace", privacy: 0 };
+  let options = { seed: null, draw: 0, method: "replace", privacy: 0 };
 
   const stage = new Stage({
     onselect: (number) => select(number),
+    ondrop: () => drop(current),
     ondraw: (box) => act("draw", { box }, "Looking into the box").then((said) => said && select(said.drawn, true)),
   });
   const cards = new Map();
@@ -38,8 +39,8 @@ export function startPhotos(root, onLost) {
   more.addEventListener("change", () => { take([...more.files]); more.value = ""; });
 
   const empty = h("div", { class: "empty" },
-    h("h1", {}, "Faces out, people who do not exist in"),
-    h("p", { class: "lead" }, "Drop a photo. Every face that is found becomes somebody else; you look, decide, and save a clean file."),
+    h("h1", {}, "Every face becomes somebody who does not exist"),
+    h("p", { class: "lead" }, "Drop a photo, look at each face, decide, and save a clean file."),
     dropZone({ id: "first-photos", title: "Drop photos here", label: "Choose photos", accept: ACCEPT, symbol: "photo",
       text: "JPEG, PNG, WebP, TIFF, HEIC and more", onfiles: (files) => take(files) }),
     h("ul", { class: "promises" },
@@ -86,7 +87,15 @@ export function startPhotos(root, onLost) {
         photo.id = (await upload("photo", photo.file, (share) => status(photo, `Reading the file: ${Math.round(100 * share)} %`))).id;
       }
       if (!photo.data) {
-        await update(photo, await work("look", { id: photo.id, options }, (place) => status(photo, waiting(place, "Looking for faces"))));
+        let stop = () => {};
+        const told = (place) => {
+          status(photo, waiting(place, "Looking for faces"));
+          stop();
+          if (!place) stop = follow((_, text) => photo.data || status(photo, text[0].toUpperCase() + text.slice(1)));
+        };
+        try {
+          await update(photo, await work("look", { id: photo.id, options }, told));
+        } finally { stop(); }
       }
       const count = photo.data.faces.length;
       status(photo, count ? `Making ${count === 1 ? "a new face" : `${count} new faces`}` : "Finishing");
@@ -162,7 +171,7 @@ export function startPhotos(root, onLost) {
     render();
     const card = cards.get(number);
     if (!card) return;
-    card.element.scrollIntoView({ block: "nearest" });
+    card.head.scrollIntoView({ block: "nearest" });
     if (focus) card.focus();
   }
 
@@ -247,7 +256,7 @@ export function startPhotos(root, onLost) {
     stage.show(current);
     const faces = data ? data.faces : [];
     heading.textContent = data ? (faces.length ? (faces.length === 1 ? "1 face" : `${faces.length} faces`) : "No face was found") : "Faces";
-    note.textContent = error ? "" : !data ? "They are listed here as soon as they are found."
+    note.textContent = error ? "There is nothing to decide about this one." : !data ? "They are listed here as soon as they are found."
       : faces.length ? "Is every face boxed? A face without a box stays as it is." : "Look at the photo. If there is a face, draw a box around it; without one the photo is saved as it is, less its metadata.";
     const numbers = new Set(faces.map((face) => face.number));
     for (const [number, card] of cards) if (!numbers.has(number)) { card.element.remove(); cards.delete(number); }
@@ -282,18 +291,19 @@ export function startPhotos(root, onLost) {
     const says = h("p", { class: "muted small", id: "privacy-says" }, PRIVACY[0][1]);
     dial.addEventListener("input", () => { [name.textContent, says.textContent] = PRIVACY[dial.value]; });
     dial.addEventListener("change", () => choose({ privacy: Number(dial.value) }));
-    const seed = h("input", { type: "number", min: "0", max: "2147483647", step: "1", value: "0", id: "seed", inputmode: "numeric", "aria-describedby": "seed-says" });
-    seed.addEventListener("change", () => { if (seed.checkValidity() && seed.value !== "") choose({ seed: Number(seed.value) }); else seed.reportValidity(); });
-    const roll = h("button", { class: "icon", type: "button", "aria-label": "Another seed: other people", title: "Other people", onclick: () => {
-      seed.value = String(crypto.getRandomValues(new Uint32Array(1))[0] >>> 1);
-      choose({ seed: Number(seed.value) });
-    } }, icon("dice"));
+    const seed = h("input", { type: "number", min: "0", step: "1", id: "seed", inputmode: "numeric", placeholder: "drawn, nobody knows it", "aria-describedby": "seed-says" });
+    seed.addEventListener("change", () => { if (seed.reportValidity()) choose({ seed: seed.value === "" ? null : Number(seed.value) }); });
+    const roll = h("button", { type: "button", onclick: () => {
+      seed.value = "";
+      choose({ seed: null, draw: options.draw + 1 });
+    } }, icon("dice"), "Other people");
     return h("details", { class: "fold settings" }, h("summary", {}, "Settings for all photos"),
       h("fieldset", { class: "plain", id: "settings" },
         h("div", { class: "row" }, h("span", { class: "label" }, "Faces become"), pills("method", "Faces become", METHODS, "replace", (method) => choose({ method }))),
         h("div", { class: "row slider" }, h("label", { for: "privacy" }, "Privacy"), name, dial, says),
-        h("div", { class: "row seed" }, h("label", { for: "seed" }, "Seed"), seed, roll,
-          h("p", { class: "muted small", id: "seed-says" }, "The same seed gives the same people. Keep it secret: who has it can try to undo more."))));
+        h("div", { class: "row" }, roll),
+        h("div", { class: "row seed" }, h("label", { for: "seed" }, "Seed"), seed,
+          h("p", { class: "muted small", id: "seed-says" }, "The same number gives the same people. Whoever knows it recognises more people: keep it secret."))));
   }
 
   return { forget() {

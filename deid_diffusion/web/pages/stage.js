@@ -4,11 +4,13 @@ import { failure, h, icon, pills } from "./dom.js";
 
 const MODES = [["after", "Result"], ["compare", "Compare"], ["before", "Original"]];
 const STEP = 0.01;
+let stages = 0;
 
 export class Stage {
-  constructor({ onselect, ondraw }) {
+  constructor({ onselect, ondraw, ondrop, modes = true }) {
     this.onselect = onselect;
     this.ondraw = ondraw;
+    this.ondrop = ondrop;
     this.mode = "after";
     this.drawing = null;
     this.before = h("img", { class: "before", alt: "", draggable: false });
@@ -26,11 +28,14 @@ export class Stage {
     this.canvas.addEventListener("pointermove", (event) => this.#drag(event));
     this.canvas.addEventListener("pointerup", () => this.#release());
     this.canvas.addEventListener("pointercancel", () => this.#release());
-    this.modes = pills("mode", "What is shown", MODES, "after", (mode) => { this.mode = mode; this.#shown(); });
+    // Radio buttons of one name are one group, on all tabs together.
+    stages += 1;
+    this.modes = pills(`mode-${stages}`, "What is shown", MODES, "after", (mode) => { this.mode = mode; this.#shown(); });
     this.add = h("button", { class: "button", onclick: () => (this.drawing ? this.#stop() : this.#start()) }, icon("box"), h("span", {}, "Add a face"));
     this.confirm = h("button", { class: "button primary", hidden: true, onclick: () => this.#done() }, "Add this box");
     this.help = h("p", { class: "muted small help", hidden: true }, "Drag a box around the face that was missed.");
     this.failed = h("div", { class: "stage-failed", hidden: true });
+    this.modes.hidden = !modes;
     this.tools = h("div", { class: "tools" }, this.modes, h("div", { class: "actions" }, this.confirm, this.add));
     this.frame = h("div", { class: "frame" }, this.canvas, this.failed, this.busy);
     this.element = h("figure", { class: "stage" }, this.frame, this.tools, this.help);
@@ -48,7 +53,8 @@ export class Stage {
     this.failed.hidden = !error;
     this.canvas.hidden = Boolean(error);
     this.tools.hidden = Boolean(error) || !photo.ready;
-    if (error) this.failed.replaceChildren(failure(error));
+    if (error && this.said !== error) this.failed.replaceChildren(failure(error, this.ondrop, "Remove it", "This photo cannot be opened"));
+    this.said = error;
     this.busy.hidden = !status;
     this.busy.lastChild.textContent = status;
     this.frame.classList.toggle("blank", !data && !error);
@@ -73,9 +79,10 @@ export class Stage {
       old.delete(face.number);
       box.dataset.number = face.number;
       box.dataset.outcome = face.outcome || "waiting";
-      box.setAttribute("aria-label", `Face ${place + 1}`);
+      const label = face.label || String(place + 1);
+      box.setAttribute("aria-label", `Face ${label}`);
       box.setAttribute("aria-pressed", String(photo.selected === face.number));
-      box.lastChild.textContent = String(place + 1);
+      box.lastChild.textContent = label;
       place_(box, face.box);
       if (!box.parentElement) this.boxes.append(box);
     });
@@ -99,7 +106,10 @@ export class Stage {
   // ---- drawing
 
   #start() {
-    this.drawing = [0.4, 0.4, 0.6, 0.6];
+    // A square in the middle, in pixels.
+    const { width, height } = this.photo.data;
+    const [x, y] = [Math.min(1, height / width) / 8, Math.min(1, width / height) / 8];
+    this.drawing = [0.5 - x, 0.5 - y, 0.5 + x, 0.5 + y];
     this.rubber.hidden = this.help.hidden = this.confirm.hidden = false;
     this.add.lastChild.textContent = "Cancel";
     this.#rubber();
