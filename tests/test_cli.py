@@ -18,6 +18,7 @@ from deid_diffusion import cli
 from deid_diffusion.cli import options
 from deid_diffusion.cli import run as run_command
 from deid_diffusion.cli.boxes import HEADERS
+from deid_diffusion.faces.fast_detect import DETECTORS
 from deid_diffusion.faces.references import reference_face
 from deid_diffusion.imaging.pictures import load_picture
 from deid_diffusion.jobs.journal import NAME
