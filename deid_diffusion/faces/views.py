@@ -41,7 +41,7 @@ def halves(image: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def level_for(levels: Sequence[tuple[np.ndarray, np.ndarray]], scale: float) -> tuple[np.ndarray, np.ndarray]:
-    """The smallest that is still larger than what it is wanted for: (H, W, 3) uint8, and its (2, 3) image_from_level.
+    """The smallest that is still larger than what it is wanted for.
 
     Args:
         levels: of `halves`.
