@@ -31,7 +31,7 @@ from .methods.identity_bank import IdentityBank
 from .methods.k_same import Cohort, fit_cohort
 from .methods.protocol import Context, TargetPolicy, find_method
 from .methods.redact import Redact, redact_face
-from .methods.sampling import candidate_count, check_settings, effective_settings, gets_detail, wanted_attributes
+from .methods.sampling import candidate_count, check_settings, effective_settings, wanted_attributes
 from .methods.targets import FreshTargets
 from .models.backends import use_backend
 from .models.loading import IDENTITIES, THRESHOLDS, check_id_encoder, check_speed, load_with_identities
@@ -339,7 +339,7 @@ class FaceAnonymizer:
             )
         with analysis.timing("composite"):
             new = [task for task in tasks if task.outcome is Outcome.REPLACED]
-            patches = [Patch(task.generated, task.crop, task.result_seed, self._texture(task)) for task in new]
+            patches = [Patch(task.generated, task.crop, task.result_seed, task.skin_texture) for task in new]
             canvas, changed = paste_faces(analysis.image, patches)
             decided = [
                 task.decided(Outcome.REDACTED, "the new face did not cover the old one")
@@ -539,10 +539,6 @@ class FaceAnonymizer:
                 analysis.timing.add(stage, seconds * len(tasks) / len(done))
             yield self.composite(analysis, done[place : place + len(tasks)], settings)
             place += len(tasks)
-
-    def _texture(self, task: FaceTask) -> np.ndarray | None:
-        """How rough the skin is to be made; a face that the detail stage finished has a skin of its own."""
-        return None if gets_detail(self.pipeline, task.crop) else task.skin_texture
 
     @torch.no_grad()
     def _embed(self, crops: np.ndarray) -> np.ndarray:
