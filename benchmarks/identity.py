@@ -125,7 +125,7 @@ def repulsion_table(studio: Studio, judges: list[Judge], steps: int) -> tuple[li
     originals = np.stack([face.crop.image for face in studio.ready])
     before = {judge.name: seen_by(judge, studio, originals) for judge in judges}
     source = studio.embed(originals)
-    themselves = [Target(face.embedding, np.zeros_like(t.person), t.number) for face, t in (
+    themselves = [Target(face.embedding, np.zeros_like(t.shape_params), t.number) for face, t in (
         (face, studio.target(face, n)) for n, face in enumerate(studio.ready))]  # fmt: skip
     rows = []
     for who, targets in (("a stranger", None), ("the source", themselves)):

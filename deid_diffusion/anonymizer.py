@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+import pickle
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from importlib.metadata import version
+from itertools import count
 from os import PathLike
 from pathlib import Path
 from threading import RLock
@@ -15,28 +19,33 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .compositing.paste import Patch, paste_faces
-from .faces.align import crop_faces
+from .compositing.paste import Patch, add_changes, paste_faces
+from .faces.align import crop_faces, cut
 from .faces.analyze import analyze_faces
 from .faces.detect import CenterFaceDetector, Detector, faces_from_boxes
 from .faces.estimator import FaceEstimator, as_unit
+from .faces.fast_detect import detector_of
 from .faces.masks import is_covered
 from .faces.panorama import moved, rolled, seam_off_faces
 from .faces.references import Decision, References, decide, reference_face
 from .faces.task import FaceTask, ImageAnalysis
+from .imaging.ahead import ahead, behind
 from .imaging.alpha import View, look
 from .imaging.pictures import PIXEL_LIMIT, Picture, PictureError, load_picture
 from .messages import brief, brief_error, brief_path
 from .methods.identity_bank import IdentityBank
 from .methods.k_same import Cohort, fit_cohort
 from .methods.protocol import Context, TargetPolicy, find_method
+from .methods.pseudonyms import check_pseudonyms
 from .methods.redact import Redact, redact_face
 from .methods.sampling import candidate_count, check_settings, effective_settings, wanted_attributes
-from .methods.targets import FreshTargets
+from .methods.swap import same_target
+from .methods.targets import default_policy
 from .models.backends import use_backend
-from .models.loading import IDENTITIES, THRESHOLDS, check_id_encoder, check_speed, load_with_identities
+from .models.loading import IDENTITIES, THRESHOLDS, check_id_encoder, check_speed, load_with_identities, pick_device
 from .pipelines.id_encoder import embed
 from .result import AnonymizedImage
+from .seeds import checked_seed
 from .settings import Settings
 from .spec import AnonymizerSpec
 from .timing import Timing
@@ -81,7 +90,7 @@ class FaceAnonymizer:
             bank: identities to become, embedded by the same id_encoder.
             thresholds: cosines of the identity encoder at false accept rates, key "far_0.01"; for
                 `embed_references` also `faces.references.RATES`.
-            detect: finds faces; CenterFace by default.
+            detect: finds faces; the fast detector by default.
             hashes: sha256 of the weight files, for the report.
             origin: which checkpoint it is, likewise.
             spec: what builds the same one elsewhere; None for one that was put together by hand.
@@ -93,7 +102,7 @@ class FaceAnonymizer:
         self.pipeline, self.estimator, self.bank = pipeline, estimator, bank
         self.thresholds, self.hashes, self.origin, self.spec = thresholds, hashes or {}, origin or {}, spec
         self.size: int = pipeline.size
-        self.detect: Detector = CenterFaceDetector() if detect is None else detect
+        self.detect: Detector = detector_of("fast") if detect is None else detect
         self._turn = RLock()
         self._box_reader = CenterFaceDetector()  # for detectors that cannot look at a box; loads at its first use
 
@@ -111,21 +120,23 @@ class FaceAnonymizer:
         controlnet: str | PathLike | None = None,
         preview_vae: str | PathLike | None = None,
         variant: str | None = None,
+        detection: str = "fast",
         **components: Any,
     ) -> FaceAnonymizer:
         """Loads weights: the shipped ones, a folder, or a checkpoint on the Hub.
 
         Args:
-            model, device, estimator, id_encoder, backend, pipeline, revision, dtype, controlnet, preview_vae, variant:
-                see `AnonymizerSpec`.
+            model, device, estimator, id_encoder, backend, pipeline, revision, dtype, controlnet, preview_vae, variant,
+                detection: see `AnonymizerSpec`.
             components: finished components that replace the checkpoint's, such as `scheduler`.
 
         Raises:
             FileNotFoundError, ValueError, BackendError: see `from_spec`.
         """
         spec = AnonymizerSpec(
-            model, device, estimator, id_encoder, backend, pipeline, revision, dtype, controlnet, preview_vae, variant
-        )
+            model, device, estimator, id_encoder, backend, pipeline, revision, dtype, controlnet, preview_vae, variant,
+            detection,
+        )  # fmt: skip
         return cls.from_spec(spec, **components)
 
     @classmethod
@@ -141,7 +152,9 @@ class FaceAnonymizer:
             ValueError: damaged weights, another family, or components, precision or device that do not fit.
             BackendError: a backend that was named cannot run here.
         """
+        spec = replace(spec, device=pick_device(spec.device))
         check_speed(spec.dtype, spec.device)
+        detect = detector_of(spec.detection)
         names = ("pipeline", "revision", "dtype", "controlnet", "preview_vae", "variant")
         given = {name: getattr(spec, name) for name in names} | components
         given = {name: value for name, value in given.items() if value is not None}
@@ -154,15 +167,25 @@ class FaceAnonymizer:
             FaceEstimator.from_pretrained(folder, spec.device),
             IdentityBank.load(identities / IDENTITIES),
             json.loads((identities / THRESHOLDS).read_text()),
+            detect,
             hashes=hashes,
-            origin=loaded.origin | {"backend": use_backend(loaded.pipe, spec.backend)},
+            origin=loaded.origin | {"backend": use_backend(loaded.pipe, spec.backend), "detection": spec.detection},
             spec=None if components else spec,
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles as its spec: whoever gets it loads the weights again."""
+        if self.spec is None:
+            raise pickle.PicklingError(
+                "wanted an anonymizer that a spec builds, got one that was put together by hand; load it by "
+                "FaceAnonymizer.from_spec, without components"
+            )
+        return FaceAnonymizer.from_spec, (self.spec,)
 
     def __call__(
         self,
         image: Source,
-        seed: int = 0,
+        seed: int | None = None,
         boxes: Boxes | None = None,
         settings: Settings | None = None,
         policy: TargetPolicy | None = None,
@@ -172,7 +195,7 @@ class FaceAnonymizer:
 
         Args:
             image: path, PIL image, (H, W, 3) uint8 RGB array, or Picture.
-            seed: the same seed gives the same picture.
+            seed: the same seed gives the same picture; None draws one that nobody knows.
             boxes: faces to treat instead of detecting: x0 y0 x1 y1 in image pixels, each looked at for how its face
                 lies, and hidden where there is none; or whole Face objects, of a detector of your own.
             settings: a whole Settings; defaults otherwise.
@@ -192,20 +215,26 @@ class FaceAnonymizer:
     def map(
         self,
         images: Iterable[Source],
-        seed: int = 0,
+        seed: int | None = None,
         batch_size: int = 64,
         settings: Settings | None = None,
         policy: TargetPolicy | None = None,
+        save: Callable[[int, AnonymizedImage], object] | None = None,
+        threads: int = 2,
         **changes: Any,
     ) -> Iterator[AnonymizedImage]:
         """Anonymizes many pictures; model calls are filled with the faces of several of them.
 
         Args:
             images: as `__call__` takes them; read one by one, as results are taken.
-            seed: of the first picture; the next ones get `seed + 1`, `seed + 2` ...
+            seed: of the first picture; the next ones get `seed + 1`, `seed + 2` ... None draws one that nobody knows.
             batch_size: a window of pictures is worked off when it holds so many faces, or so many pictures; nothing
-                beyond the window is in memory. Also the faces of one model call, unless the settings say.
+                beyond the window and the threads is in memory. Also the faces of one model call, unless the settings
+                say; when memory runs out, it is halved, and the work goes on.
             settings, policy, changes: as in `__call__`.
+            save: called with each number, from 0, and result before it is given back, in a thread: to write the
+                picture while the next ones are generated.
+            threads: that read pictures ahead, and as many that save them; each holds one picture.
 
         Yields:
             the results in the order of the pictures.
@@ -214,13 +243,36 @@ class FaceAnonymizer:
             PictureError: a picture that cannot be read; results of those before it have been yielded.
         """
         settings = self._settings(settings, {"batch": batch_size, **changes} if settings is None else changes)
+        seed, limit = checked_seed(seed), settings.max_pixels or PIXEL_LIMIT
+        settings = same_target(settings, self.bank, seed)
+
+        def load(image: Source) -> Picture:
+            return image if isinstance(image, Picture) else load_picture(image, limit)
+
+        with ThreadPoolExecutor(threads) as readers, ThreadPoolExecutor(threads) as writers:
+            pictures = ahead(readers, load, images, threads)
+            results = self._windows(pictures, seed, batch_size, settings, policy)
+            yield from results if save is None else behind(writers, save, results, threads)
+
+    def _windows(
+        self,
+        pictures: Iterator[Picture],
+        seed: int,
+        batch_size: int,
+        settings: Settings,
+        policy: TargetPolicy | None,
+    ) -> Iterator[AnonymizedImage]:
+        """The work of `map`, on pictures that were read."""
         window: list[tuple[ImageAnalysis, list[FaceTask]]] = []
-        for place, image in enumerate(images):
+        for place in count():
             try:
-                analysis = self.analyze(image, settings=settings)
+                picture = next(pictures, None)
             except PictureError:
                 yield from self._finish(window, settings, policy)
                 raise
+            if picture is None:
+                break
+            analysis = self.analyze(picture, settings=settings)
             numbered = [replace(task, picture=place) for task in analysis.tasks]
             analysis = replace(analysis, tasks=tuple(numbered))
             window.append((analysis, self.choose_targets(analysis, policy, seed + place, settings)))
@@ -239,7 +291,7 @@ class FaceAnonymizer:
         """First stage: finds the faces and reads them, once.
 
         Args:
-            image, boxes, settings, changes: as in `__call__`. Of the settings, method and people to keep count.
+            image, boxes, settings, changes: as in `__call__`. Method, privacy and people to keep count.
 
         Returns:
             the picture and a task for each face; decided are those that cannot be read or are to be kept.
@@ -260,7 +312,8 @@ class FaceAnonymizer:
                 none = "no face was found in this box"
                 tasks = [task if task.face.score else task.decided(Outcome.REDACTED, none) for task in tasks]
             with timing("read"):
-                tasks = analyze_faces(view.image, tasks, self.estimator, self._embed, self.size)
+                growth = settings.level.growth
+                tasks = analyze_faces(view.image, tasks, self.estimator, self._embed, self.size, growth)
                 tasks = [self._kept(task, settings) for task in tasks]
         return ImageAnalysis(picture, view.image, tuple(tasks), timing, roll)
 
@@ -268,7 +321,7 @@ class FaceAnonymizer:
         self,
         analysis: ImageAnalysis,
         policy: TargetPolicy | None = None,
-        seed: int = 0,
+        seed: int | None = None,
         settings: Settings | None = None,
         **changes: Any,
     ) -> list[FaceTask]:
@@ -277,14 +330,13 @@ class FaceAnonymizer:
         Args:
             analysis: of the first stage.
             policy: a new somebody for every face by default.
-            seed: of the picture.
+            seed: of the picture; None draws one that nobody knows.
             settings, changes: as in `__call__`. The attributes count, for people are matched by them.
 
         Raises:
             ValueError: no seed.
         """
-        if not isinstance(seed, int | np.integer) or seed < 0:
-            raise ValueError(f"seed must be a whole number from 0 on, got {brief(seed)}")
+        seed = checked_seed(seed)
         settings = self._settings(settings, changes)
         policy = self._policy(policy, settings)
         chosen: list[FaceTask] = []
@@ -339,7 +391,8 @@ class FaceAnonymizer:
             )
         with analysis.timing("composite"):
             new = [task for task in tasks if task.outcome is Outcome.REPLACED]
-            patches = [Patch(task.generated, task.crop, task.result_seed, task.skin_texture) for task in new]
+            rough = settings.level.texture
+            patches = [Patch(t.generated, t.crop, t.result_seed, t.skin_texture if rough else None) for t in new]
             canvas, changed = paste_faces(analysis.image, patches)
             decided = [
                 task.decided(Outcome.REDACTED, "the new face did not cover the old one")
@@ -347,6 +400,11 @@ class FaceAnonymizer:
                 else task
                 for task in tasks
             ]
+            if any(task.outcome is Outcome.CLOAKED for task in decided):
+                cloaks = [Patch(t.generated, t.crop) for t in decided if t.outcome is Outcome.CLOAKED]
+                canvas, more = add_changes(canvas, cloaks)
+                changed |= more
+                decided = [self._still_cloaked(task, canvas, analysis, settings) for task in decided]
             # Redactions last: nothing may paint over one and let a source show through its feather.
             for task in decided:
                 if task.hidden:
@@ -364,16 +422,18 @@ class FaceAnonymizer:
         return AnonymizedImage(canvas, reports, seconds, changed, picture, keep_metadata)
 
     def fit_cohort(self, pictures: Iterable[tuple[Source, Boxes | None]], settings: Settings | None = None) -> Cohort:
-        """Looks at a whole set once, and averages its people in groups of k, for the method k-same.
+        """Looks at a whole set once, and averages its people in groups of k, for the methods k-same and average.
 
         Args:
             pictures: picture and boxes (or None) of each, as `__call__` takes them. Unreadable ones are left out.
-            settings: k, threshold, keep and only count; people who are left alone are not averaged.
+            settings: method, k, threshold, keep and only count; people who are left alone are not averaged.
 
         Raises:
             TooFewPeopleError: fewer than k people.
         """
-        settings = replace(settings or Settings(), method="k-same")
+        settings = settings or Settings()
+        whole = settings.method == "average"
+        settings = replace(settings, method="k-same")
 
         def faces() -> Iterator[tuple[Any, np.ndarray]]:
             for source, boxes in pictures:
@@ -384,7 +444,7 @@ class FaceAnonymizer:
                     continue
                 yield from ((task.crop, task.embedding) for task in analysis.tasks if task.pending)
 
-        return fit_cohort(faces(), settings.k, self.same_person(settings))
+        return fit_cohort(faces(), settings.k, self.same_person(settings), whole)
 
     def check(self, settings: Settings) -> None:
         """Refuses settings that the loaded pipeline cannot follow.
@@ -396,8 +456,12 @@ class FaceAnonymizer:
             if not isinstance(getattr(settings, name), References | None):
                 got = brief(getattr(settings, name))
                 raise ValueError(f"{name} must be what FaceAnonymizer.embed_references makes of photos, got {got}")
-        if find_method(settings.method).uses_targets:
+        check_pseudonyms(settings)
+        method = find_method(settings.method)
+        if method.uses_targets:
             check_settings(self.pipeline, settings)
+        if (own := getattr(method, "check", None)) is not None:
+            own(settings, self.bank)
 
     def resolve(self, settings: Settings | None = None) -> Settings:
         """The settings with all that is left to the model spelled out: equal for two that give the same pictures."""
@@ -438,7 +502,13 @@ class FaceAnonymizer:
         return Context(self.pipeline, self.estimator, self._embed, settings, policy, threshold, timing, self._turn)
 
     def read(
-        self, image: np.ndarray, faces: Sequence[Face], settings: Settings, places: Sequence[int] | None = None
+        self,
+        image: np.ndarray,
+        faces: Sequence[Face],
+        settings: Settings,
+        places: Sequence[int] | None = None,
+        starts: Mapping[int, np.ndarray] | None = None,
+        embeds: bool = True,
     ) -> dict[int, FaceTask]:
         """Reads faces that were detected before.
 
@@ -447,6 +517,8 @@ class FaceAnonymizer:
             faces: all of it; neighbours hide each other's pixels from the model.
             settings: people to keep count.
             places: of the faces to read; all of them when None.
+            starts: by place, where a face was a moment ago, see `faces.align.crop_faces`.
+            embeds: whether anybody asks who they are; without, nobody is kept.
 
         Returns:
             tasks by place, as `analyze` gives them.
@@ -455,18 +527,28 @@ class FaceAnonymizer:
         tasks = [FaceTask(face, place) for place, face in enumerate(faces)]
         # What is decided is not read, and yet somebody's neighbour.
         tasks = [task if task.number in wanted else task.decided(Outcome.KEPT) for task in tasks]
-        done = analyze_faces(image, tasks, self.estimator, self._embed, self.size)
-        return {place: self._kept(done[place], settings) for place in wanted}
+        embed = self._embed if embeds else None
+        done = analyze_faces(image, tasks, self.estimator, embed, self.size, settings.level.growth, starts)
+        return {place: self._kept(done[place], settings) if embeds else done[place] for place in wanted}
+
+    def look_at(self, image: np.ndarray, face: Face) -> Face:
+        """Reads the points of a face of which only the box is known.
+
+        Args:
+            image: (H, W, 3) uint8 RGB, upright.
+            face: its box counts.
+
+        Returns:
+            the face with its points; of score 0 where no face is in the box.
+        """
+        return getattr(self.detect, "read_box", self._box_reader.read_box)(image, face)
 
     def versions(self) -> dict[str, Any]:
         """What made the pictures: package versions, checkpoint, and sha256 of every weight file, for the report."""
-        import diffusers
-        import transformers
-
         from . import __version__
 
         names: dict[str, Any] = {"deid_diffusion": __version__, "torch": torch.__version__}
-        names |= {"diffusers": diffusers.__version__, "transformers": transformers.__version__}
+        names |= {name: version(name) for name in ("diffusers", "transformers")}
         return names | {"checkpoint": dict(self.origin), "weights": dict(self.hashes)}
 
     def _settings(self, settings: Settings | None, changes: dict[str, Any]) -> Settings:
@@ -475,7 +557,12 @@ class FaceAnonymizer:
         return settings
 
     def _policy(self, policy: TargetPolicy | None, settings: Settings) -> TargetPolicy:
-        return FreshTargets(self.same_person(settings), self.bank) if policy is None else policy
+        return self.default_policy(settings) if policy is None else policy
+
+    def default_policy(self, settings: Settings) -> TargetPolicy:
+        """Who becomes whom where nobody says: as the method or the key wants it, or somebody new for every face."""
+        same = self.thresholds.get("real_far_0.01", self.thresholds["far_0.01"])
+        return default_policy(self.bank, self.same_person(settings), settings, same)
 
     def same_person(self, settings: Settings) -> float:
         """The cosine from which on the identity encoder takes two faces for one person."""
@@ -488,8 +575,7 @@ class FaceAnonymizer:
         if _are_faces(boxes):
             return View(list(boxes), picture.image)
         named = faces_from_boxes(boxes, picture.image.shape)
-        look_again = getattr(self.detect, "read_box", self._box_reader.read_box)
-        return View([look_again(picture.image, face) for face in named], picture.image)
+        return View([self.look_at(picture.image, face) for face in named], picture.image)
 
     def _kept(self, task: FaceTask, settings: Settings) -> FaceTask:
         """KEPT for a person who is to be left alone, and marked where it might be one."""
@@ -500,9 +586,22 @@ class FaceAnonymizer:
             return task.decided(Outcome.KEPT, reason)
         return replace(task, borderline=reason)
 
+    def _still_cloaked(
+        self, task: FaceTask, canvas: np.ndarray, analysis: ImageAnalysis, settings: Settings
+    ) -> FaceTask:
+        """Looked at again in the finished picture, whose pixels are what is published."""
+        if task.outcome is not Outcome.CLOAKED:
+            return task
+        if analysis.image is not analysis.picture.image:
+            return task.decided(Outcome.REDACTED, "the face shows only against a background, and cannot be cloaked")
+        similarity = float(self._embed(cut(canvas, task.crop.crop_from_image, self.size)[None])[0] @ task.embedding)
+        if similarity < self.same_person(settings):
+            return replace(task, similarity=similarity)
+        return task.decided(Outcome.REDACTED, f"not cloaked in the picture: {similarity:.2f}", similarity=similarity)
+
     def _with_targets(self, task: FaceTask, policy: TargetPolicy, settings: Settings, taken: set[int]) -> FaceTask:
         """With as many targets as candidates; adds their numbers to `taken`."""
-        task = replace(task, wanted=wanted_attributes(task.analysis, settings))
+        task = replace(task, wanted=wanted_attributes(task, settings))
         targets = []
         try:
             for candidate in range(candidate_count(self.pipeline, settings)):
@@ -519,7 +618,7 @@ class FaceAnonymizer:
         method = find_method(settings.method)
         waiting = [task for task in tasks if task.pending]
         if method.uses_targets:
-            waiting = [replace(task, wanted=wanted_attributes(task.analysis, settings)) for task in waiting]
+            waiting = [replace(task, wanted=wanted_attributes(task, settings)) for task in waiting]
         context = self.context(settings, self._policy(policy, settings), timing)
         done = iter(method(waiting, context) if waiting else [])
         return [next(done) if task.pending else task for task in tasks]

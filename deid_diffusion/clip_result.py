@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .faces.face_list import BY_HAND, TrackSummary
 from .faces.sightings import Origin, Sighting
 from .types import FaceReport, Outcome
 
@@ -64,18 +65,23 @@ class TrackReport:
 
     @property
     def outcome(self) -> Outcome:
-        """The worst that happened: FAILED before KEPT, REPLACED and REDACTED in every frame."""
+        """The worst that happened: FAILED before KEPT, CLOAKED, REPLACED and REDACTED in every frame."""
         if self.outcomes[Outcome.FAILED]:
             return Outcome.FAILED
-        return next((one for one in (Outcome.KEPT, Outcome.REPLACED) if self.outcomes[one]), Outcome.REDACTED)
+        worse = (Outcome.KEPT, Outcome.CLOAKED, Outcome.REPLACED)
+        return next((one for one in worse if self.outcomes[one]), Outcome.REDACTED)
 
-    def to_json(self) -> dict[str, Any]:
-        """A line of the report: that of its first face, with counts of frames."""
+    def to_json(self, seeds: bool = False) -> dict[str, Any]:
+        """A line of the report: that of its first face, with counts of frames.
+
+        Args:
+            seeds: whether its seed is told, too; then the line is confidential.
+        """
         frames = {origin.value: self.origins[origin] for origin in Origin}
         frames |= {outcome.value: self.outcomes[outcome] for outcome in Outcome}
         reason = "; ".join(f"{text} ({count} frames)" for text, count in self.reasons.most_common(3))
         similarity = None if self.similarity is None else round(float(self.similarity), 4)
-        return self.first.to_json() | {
+        return self.first.to_json(seeds) | {
             "track_id": self.number, "person": self.person, "outcome": self.outcome.value, "similarity": similarity,
             "reason": reason, "start_s": round(self.start_s, 3), "stop_s": round(self.stop_s, 3), "frames": frames,
         }  # fmt: skip
@@ -135,6 +141,21 @@ class ClipResult:
                 self.note(time_s, "the face could not be replaced", number)
             elif report.borderline:
                 self.note(time_s, "may be a person to leave alone", number)
+
+    def add_kept(self, removed: Sequence[TrackSummary]) -> None:
+        """Reports tracks that somebody took out of the list of faces.
+
+        Args:
+            removed: those that were found at first.
+        """
+        for one in removed:
+            counts = Counter({Outcome.KEPT: one.frames}), Counter({BY_HAND: one.frames})
+            self.tracks[one.track_id] = TrackReport(
+                one.track_id, one.report(), one.start_s, one.stop_s, Counter(), *counts
+            )
+        if removed:
+            numbers = ", ".join(str(one.track_id) for one in removed)
+            self.notes.append(f"left as they are, for they were taken out of the boxes by hand: tracks {numbers}")
 
     def note(self, time_s: float, reason: str, track: int | None = None) -> None:
         """Puts a frame on the review list; next to one for the same reason it makes that longer.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,25 @@ import cv2
 import numpy as np
 
 from .anonymizer import FaceAnonymizer
+from .clip_reading import ClipReading
 from .clip_result import ClipResult
+from .clip_tasks import ClipTasks
 from .faces.attributes import Attributes
+from .faces.face_list import FaceList
+from .faces.lids import blinking
 from .faces.motion import COARSE, FINE, smooth
 from .faces.scan import Find, Scan
-from .faces.sightings import Origin, Sighting
+from .faces.sightings import Sighting
 from .faces.task import FaceTask, ImageAnalysis
 from .imaging.pictures import Picture
 from .messages import brief, brief_error
 from .methods.protocol import find_method
 from .methods.redact import redact
-from .methods.roles import Role, Roles, as_set
+from .methods.roles import Roles
+from .methods.sampling import as_set
 from .methods.sequence import FacesInSequence, FrameTasks
 from .methods.targets import TrackTargets
+from .methods.unseen import Unseen
 from .result import AnonymizedImage
 from .settings import Settings
 from .timing import Timing
@@ -32,6 +39,8 @@ from .types import Face, Outcome, Redaction
 
 log = logging.getLogger(__name__)
 STRIDE = 2  # frames
+PEEK = 320  # px, long side of a frame in which only large faces are looked for
+MOST_REPEATS = 30  # of a frame that share its result; they wait for it in memory
 
 
 @dataclass(frozen=True)
@@ -70,7 +79,14 @@ class ClipOptions:
 class ClipRun:
     """One clip on its way."""
 
-    def __init__(self, anonymizer: FaceAnonymizer, seed: int, settings: Settings, options: ClipOptions) -> None:
+    def __init__(
+        self,
+        anonymizer: FaceAnonymizer,
+        seed: int,
+        settings: Settings,
+        options: ClipOptions,
+        listed: FaceList | None = None,
+    ) -> None:
         """Nothing is looked at yet.
 
         Args:
@@ -78,13 +94,21 @@ class ClipRun:
             seed: the same seed gives the same clip; from 0.
             settings: of one candidate, checked against the pipeline.
             options: stride and motion count here.
+            listed: where faces are, as somebody says, instead of looking for them.
         """
         self.anonymizer, self.seed, self.settings, self.timing = anonymizer, seed, settings, Timing()
         self.method = find_method(settings.method)
         reads = self.method.reads_faces or settings.keep is not None or settings.only is not None
         glance, look = getattr(anonymizer.detect, "glance", anonymizer.detect), anonymizer.detect
-        self.scan = Scan(self._timed(glance), self._timed(look), self._read if reads else None)
-        self.policy = TrackTargets(anonymizer.same_person(settings), anonymizer.bank, seed)
+        peek = self._timed(partial(glance, side=PEEK)) if glance is not look else None
+        self.reading = ClipReading(anonymizer, settings, self.timing)
+        read = self.reading if reads else None
+        self.scan = Scan(self._timed(glance), self._timed(look), read, listed, anonymizer.look_at, peek)
+        own = anonymizer.default_policy(settings)
+        people: Any = own if hasattr(own, "for_person") else None  # not every policy of somebody's own has it
+        self.policy = TrackTargets(
+            anonymizer.same_person(settings), anonymizer.bank, seed, settings.level.reach, people=people
+        )
         self.parts = FINE if options.motion == "fine" else COARSE
         self.context = anonymizer.context(settings, self.policy, self.timing)
         self.stride = (options.stride or STRIDE) if self.method.uses_targets else 1
@@ -95,6 +119,11 @@ class ClipRun:
         """Forgets what was generated, and settles where all faces are with what is known by now."""
         self.roles = Roles(self.scan, self.policy, self.settings, self.parts)
         self.sequence = FacesInSequence(self.method, self.context, self.stride)
+        self.unseen = Unseen(self.context)
+        self.tasks = ClipTasks(
+            self.anonymizer, self.method, self.settings, self.scan, self.roles, self.reading, self.policy.threshold
+        )
+        self.reading.forget()
         self.result = ClipResult(None)
         self.settle()
 
@@ -114,27 +143,47 @@ class ClipRun:
             the results in order, at most a block behind.
         """
         block: list[_Prepared] = []
-        prepared = (self._prepared(number, *frame) for number, frame in enumerate(frames))
-        for before, now, after in _with_neighbours(prepared):
-            now.tasks = [_smoothed(task, before, after) for task in now.tasks]
+        for before, now, after in _with_neighbours(self._distinct(frames)):
+            now.tasks = [self._moving(task, before, after) for task in now.tasks]
             block.append(now)
             ends = after is None or after.number in self._starts
             if ends or len(block) >= self.stride or now.number in self._starts:
                 yield from self._finished(block)
                 block = []
 
-    def _prepared(self, number: int, image: np.ndarray, source: Any) -> _Prepared:
-        """A frame with its faces read."""
-        sightings, time_s = self._sightings[number - self._first], self.scan.linker.times_s[number]
-        frame = _Prepared(number, time_s, image, source, sightings)
-        if number in self.scan.failed:
+    def _moving(self, task: FaceTask, before: _Prepared | None, after: _Prepared | None) -> FaceTask:
+        """With its motion smoothed over the frames before and after it, and the lids apart from it."""
+        if not task.pending or task.wanted is None:
+            return task
+        rest = as_set(self.roles.settled[task.number].motion.rest, self.settings)
+        return blinking(_smoothed(task, before, after), rest.eyes_open)
+
+    def _distinct(self, frames: Iterable[tuple[np.ndarray, Any]]) -> Iterator[_Prepared]:
+        """The frames, each with those after it that are the same picture with the same faces."""
+        last: _Prepared | None = None
+        for number, (image, source) in enumerate(frames):
+            sightings, time_s = self._sightings[number - self._first], self.scan.linker.times_s[number]
+            frame = _Prepared(number, time_s, image, source, sightings)
+            if last is not None and len(last.repeats) < MOST_REPEATS and _is_repeat(frame, last):
+                last.repeats.append(frame)
+                continue
+            if last is not None:
+                yield last
+            last = self._prepared(frame)
+        if last is not None:
+            yield last
+
+    def _prepared(self, frame: _Prepared) -> _Prepared:
+        """The frame with its faces read."""
+        if frame.number in self.scan.failed:
             frame.failure = "looking for faces failed"
             return frame
         try:
-            frame.tasks = self._tasks(image, sightings)
+            given = frame.image, frame.sightings, self._people, self.hidden, self.seed
+            frame.tasks, frame.unseen = self.tasks(*given)
             frame.stepped = {t.number: t.wanted for t in frame.tasks if t.pending and t.wanted is not None}
         except Exception as error:
-            log.exception("reading frame %d failed", number)
+            log.exception("reading frame %d failed", frame.number)
             frame.failure = brief_error(error)
         return frame
 
@@ -146,7 +195,16 @@ class ClipRun:
             log.exception("generating failed")
             rows = [[_failed(task, error) for task in one.tasks] for one in block]
         for frame, tasks in zip(block, rows, strict=True):
-            yield frame.source, self._composited(frame, tasks)
+            result = self._composited(frame, tasks)
+            yield frame.source, result
+            for again in frame.repeats:
+                if frame.failure:
+                    self._count_blurred(again.time_s, frame.failure)
+                else:
+                    reports = {report.face.track_id: report for report in result.faces}
+                    same = [reports[one.face.track_id] for one in again.sightings]
+                    self.result.add(again.time_s, again.sightings, same)
+                yield again.source, result
 
     def _generate(self, block: Sequence[FrameTasks]) -> list[list[FaceTask]]:
         if self.method.uses_targets:
@@ -159,6 +217,7 @@ class ClipRun:
         if frame.failure:
             return self._blurred(frame, frame.failure)
         try:
+            tasks = self.unseen(frame.image, frame.time_s, tasks, frame.unseen)
             analysis = ImageAnalysis(Picture(frame.image), frame.image, tuple(tasks), self.timing)
             result = self.anonymizer.composite(analysis, tasks, self.settings)
         except Exception as error:
@@ -190,6 +249,8 @@ class ClipRun:
         self.result.seconds, self.result.notes = self.timing.seconds, list(notes)
         for number, track in self.result.tracks.items():
             track.person = self._people.get(number)
+        if self.scan.listed is not None:
+            self.result.add_kept(self.scan.listed.removed)
         return self.result
 
     def _timed(self, find: Find) -> Find:
@@ -199,62 +260,21 @@ class ClipRun:
 
         return timed
 
-    def _read(self, image: np.ndarray, faces: Sequence[Face], places: Sequence[int]) -> dict[int, FaceTask]:
-        with self.timing("read"):
-            return self.anonymizer.read(image, faces, self.settings, places)
-
-    def _tasks(self, image: np.ndarray, sightings: Sequence[Sighting]) -> list[FaceTask]:
-        """The faces of a frame, ready for the method or decided."""
-        tasks = [FaceTask(one.face, one.face.track_id, seed=self.seed) for one in sightings]
-        if self.scan.read is None:
-            return tasks
-        roles = [self.roles(task.number, self._people) for task in tasks]
-        kept = [role is not None and role.kept for role in roles]
-        tasks = [
-            task.decided(Outcome.KEPT, role.reason) if keep else task
-            for task, role, keep in zip(tasks, roles, kept, strict=True)
-        ]
-        if not self.method.reads_faces:
-            return tasks
-        tasks = [_hidden(*three) for three in zip(tasks, roles, sightings, strict=True)]
-        tasks = [
-            task.decided(Outcome.REDACTED, "the mean of all its frames was too similar to the source")
-            if task.pending and task.number in self.hidden
-            else task
-            for task in tasks
-        ]
-        open_places = [place for place, task in enumerate(tasks) if task.pending]
-        read = self._read(image, [task.face for task in tasks], open_places) if open_places else {}
-        for place, found in read.items():
-            tasks[place] = self._ready(tasks[place], found, roles[place], sightings[place])
-        return tasks
-
-    def _ready(self, task: FaceTask, found: FaceTask, role: Role, sighting: Sighting) -> FaceTask:
-        """With what was read in this frame, less what may not pass."""
-        if found.outcome in (Outcome.REDACTED, Outcome.FAILED):
-            return task.decided(found.outcome, found.reason)
-        likely = self.anonymizer.thresholds.get("far_0.05", self.policy.threshold)
-        if sighting.origin is not Origin.FOUND and float(found.embedding @ role.embedding) < likely:
-            return task.decided(
-                Outcome.REDACTED, f"{sighting.origin.value}, and not seen there", redaction=Redaction.BLUR
-            )
-        wanted = as_set(role.motion(found.analysis.attributes.to_dict()), self.settings)
-        return replace(
-            found, number=task.number, seed=task.seed, outcome=None, reason="", embedding=role.embedding,
-            wanted=wanted, targets=(role.target,),
-        )  # fmt: skip
-
     def _blurred(self, frame: _Prepared, reason: str) -> AnonymizedImage:
+        frame.failure = reason
+        self._count_blurred(frame.time_s, reason)
         everything = np.ones(frame.image.shape[:2], bool)
-        self.result.frames += 1
-        self.result.blurred_frames += 1
-        self.result.note(frame.time_s, f"the whole frame was blurred: {reason}")
         height, width = frame.image.shape[:2]
         # A blur this wide is the same from a small copy, and a hundred times as fast.
         small = cv2.resize(frame.image, (96, max(96 * height // width, 1)), interpolation=cv2.INTER_AREA)
         small = redact(small, np.ones(small.shape[:2], bool), Redaction.BLUR)
         image = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
         return AnonymizedImage(image, (), {}, everything, Picture(frame.image))
+
+    def _count_blurred(self, time_s: float, reason: str) -> None:
+        self.result.frames += 1
+        self.result.blurred_frames += 1
+        self.result.note(time_s, f"the whole frame was blurred: {reason}")
 
 
 @dataclass(eq=False)
@@ -268,7 +288,15 @@ class _Prepared:
     sightings: Sequence[Sighting]
     tasks: list[FaceTask] = field(default_factory=list)
     failure: str = ""
+    unseen: set[int] = field(default_factory=set)
+    repeats: list[_Prepared] = field(default_factory=list)
     stepped: dict[int, Attributes] = field(default_factory=dict)
+
+
+def _is_repeat(frame: _Prepared, last: _Prepared) -> bool:
+    """Whether a frame is the last one once more: the same array, and the same faces."""
+    numbers = [sorted(str(one.face.track_id) for one in row.sightings) for row in (frame, last)]
+    return frame.image is last.image and numbers[0] == numbers[1]
 
 
 def _with_neighbours(items: Iterable[_Prepared]) -> Iterator[tuple[_Prepared | None, _Prepared, _Prepared | None]]:
@@ -284,20 +312,10 @@ def _with_neighbours(items: Iterable[_Prepared]) -> Iterator[tuple[_Prepared | N
 
 def _smoothed(task: FaceTask, before: _Prepared | None, after: _Prepared | None) -> FaceTask:
     """With its motion smoothed over the frames before and after it."""
-    if not task.pending or task.wanted is None:
-        return task
+    assert task.wanted is not None
     near = [None if frame is None else frame.stepped.get(task.number) for frame in (before, after)]
     return replace(task, wanted=smooth(near[0], task.wanted, near[1]))
 
 
 def _failed(task: FaceTask, error: Exception) -> FaceTask:
     return task.decided(Outcome.FAILED, f"generating failed: {brief_error(error)}") if task.pending else task
-
-
-def _hidden(task: FaceTask, role: Role | None, sighting: Sighting) -> FaceTask:
-    """Redacted where the track says that nothing can be generated: a lost face, or one that nobody could read."""
-    if task.pending and sighting.origin is Origin.HELD:
-        return task.decided(Outcome.REDACTED, "lost; it could still be there", redaction=Redaction.BLUR)
-    if task.pending and role is None:
-        return task.decided(Outcome.REDACTED, "landmarks do not fit the detection in any frame")
-    return task

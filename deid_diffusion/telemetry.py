@@ -12,6 +12,7 @@ SWITCHES = {
     "DISABLE_TELEMETRY": "1",
     "DO_NOT_TRACK": "1",
     "GRADIO_ANALYTICS_ENABLED": "False",
+    "RAY_USAGE_STATS_ENABLED": "0",  # of a cluster that is started here; who starts one elsewhere sets it there
 }
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -15,9 +17,16 @@ import numpy as np
 from .anonymizer import FaceAnonymizer
 from .clip_result import ClipResult
 from .clip_run import ClipOptions, ClipRun
-from .messages import brief
+from .faces.face_list import FaceList, FaceListError, check_same, face_list_of, read_face_lists
+from .faces.saved_looks import SavedLooks
+from .imaging.pictures import PIXEL_LIMIT
+from .imaging.segments import LOOKS, segments_folder
+from .imaging.threads import Behind, ahead
+from .messages import brief, brief_path
 from .methods.protocol import find_method
+from .methods.swap import same_target
 from .result import AnonymizedImage
+from .seeds import checked_seed
 from .settings import Settings
 
 Progress = Callable[[str, int, int | None], None]  # "look" or "write", frames so far, frames of the file if known
@@ -42,59 +51,120 @@ class VideoAnonymizer:
         self,
         path: str | PathLike,
         out: str | PathLike,
-        seed: int = 0,
+        seed: int | None = None,
         settings: Settings | None = None,
         progress: Progress | None = None,
         key: str = "",
+        boxes: str | PathLike | FaceList | None = None,
+        preview: str | PathLike | None = None,
         **changes: Any,
     ) -> ClipResult:
         """Anonymizes a file.
 
         Args:
             path, out: from where, to where; nothing half-written is left under the latter name.
-            seed: the same seed gives the same clip.
+            seed: the same seed gives the same clip; None draws one that nobody knows.
             settings: as for pictures; `candidates` does not count.
             progress: called after each frame.
-            key: what the result depends on, in a word, so that a run that was stopped need not encode again what it
-                had; empty to begin anew.
+            key: what the result depends on, in a word, so that a run that was stopped need neither look nor encode
+                again; empty to begin anew.
+            boxes: where faces are, as `deid detect` wrote it and somebody edited it, instead of looking for them.
+            preview: a clip to be written that shows before and after side by side, for your eyes only.
             changes: single fields of Settings.
 
         Raises:
             ValueError: settings that clips or the loaded pipeline cannot follow.
             ClipError: a clip that cannot be read or written.
+            FaceListError: boxes that cannot be read, or are of another clip.
         """
-        from .imaging.clips import ClipReader
-
-        run, options = self._begin(seed, settings, changes), self.options
-        with ClipReader(path, options.start_s, options.stop_s) as frames:
-            for frame in frames:
-                run.scan.add(frame.image, frame.time_s, frame.repeated)
-                if progress is not None:
-                    whole = options.start_s is None and options.stop_s is None
-                    progress("look", frame.index + 1, frames.info.frames if whole else None)
-        run.scan.finish()
+        path, out = Path(path), Path(out)
+        listed = boxes if isinstance(boxes, FaceList | None) else face_list_of(read_face_lists(boxes), path)
+        if listed is not None:
+            check_same(listed, path, self.options.start_s, self.options.stop_s)
+        run = self._begin(seed, settings, changes, listed)
+        saved = run.scan.saved = self._saved(path, out) if key and listed is None else None
+        try:
+            self._look(path, out, run, progress)
+        except Exception:
+            if saved is not None:
+                saved.remove()
+            raise
+        finally:
+            if saved is not None:
+                saved.close()
         key = key or secrets.token_hex(8)
         while True:
             try:
-                return self._write(Path(path), Path(out), run, progress, key)
+                return self._write(path, out, run, progress, key, None if preview is None else Path(preview))
             except _TooSimilar as error:
                 # Frame by frame they passed; the mean of all frames would still tell who it is.
                 run.hidden |= error.tracks
                 key = f"{key} less {sorted(error.tracks)}"
 
-    def _write(self, path: Path, out: Path, run: ClipRun, progress: Progress | None, key: str) -> ClipResult:
-        """The second pass."""
-        from .imaging.clips import ClipReader, ClipWriter, Coding
+    def _look(self, path: Path, out: Path, run: ClipRun, progress: Progress | None) -> None:
+        """The first pass."""
+        from .imaging.clips import ClipError, ClipReader, check_writable
 
-        options, coding = self.options, Coding(codec=self.options.codec, crf=self.options.crf)
+        options, limit = self.options, run.settings.max_pixels or PIXEL_LIMIT
+        whole = options.start_s is None and options.stop_s is None
+        with ClipReader(path, options.start_s, options.stop_s) as frames:
+            width, height = frames.info.width, frames.info.height
+            if width * height > limit:
+                raise ClipError(
+                    f"{brief_path(path)}: wanted frames of at most {limit:,} pixels, got {width} x {height}; "
+                    "--max-pixels or Settings.max_pixels sets another limit"
+                )
+            check_writable(out, frames.info, options.audio, self._coding)
+            for frame in ahead(frames):
+                run.scan.add(frame.image, frame.time_s, frame.repeated)
+                if progress is not None:
+                    progress("look", frame.index + 1, frames.info.frames if whole else None)
+        run.scan.finish()
+        listed = run.scan.listed
+        if listed is not None:
+            wanted, got = (listed.width, listed.height, listed.frames), (*run.scan.size, len(run.scan.linker.times_s))
+            if wanted != got:
+                raise FaceListError(
+                    "wanted the clip that the boxes are of, {} x {} and {} frames, got {} x {} and {}; run "
+                    "`deid detect` on this one".format(*wanted, *got)
+                )
+
+    @property
+    def _coding(self) -> Any:
+        from .imaging.clips import Coding
+
+        return Coding(codec=self.options.codec, crf=self.options.crf)
+
+    def _saved(self, path: Path, out: Path) -> SavedLooks | None:
+        """What an earlier run found in this clip; None where nothing can be kept, of which others say more."""
+        from . import __version__
+
+        if not path.is_file() or not out.parent.is_dir():
+            return None
+        stat, span = os.stat(path), (self.options.start_s, self.options.stop_s)
+        source = str(path.resolve()), stat.st_size, stat.st_mtime_ns, span
+        return SavedLooks(segments_folder(out) / LOOKS, repr((__version__, *source, repr(self.anonymizer.detect))))
+
+    def _write(
+        self, path: Path, out: Path, run: ClipRun, progress: Progress | None, key: str, preview: Path | None
+    ) -> ClipResult:
+        """The second pass."""
+        from .imaging.before_after import BeforeAfterWriter
+        from .imaging.clips import ClipReader, ClipWriter
+
+        options = self.options
         part: dict[str, Any] = {"start_s": options.start_s, "stop_s": options.stop_s}
         run.begin()
-        with (
-            ClipReader(path, **part) as frames,
-            ClipWriter(out, frames.info, audio=options.audio, coding=coding, key=key, **part) as writer,
-        ):
-            for frame, result in run.results((frame.image, frame) for frame in frames):
-                writer.write(frame, result.image, result.changed_mask)
+        more = {"audio": options.audio, "coding": self._coding, "key": key}
+        with ClipReader(path, **part) as frames, ExitStack() as stack:
+            # First in, last out: the preview appears once the clip is whole.
+            both = None if preview is None else stack.enter_context(BeforeAfterWriter(preview, frames.info))
+            writer = stack.enter_context(ClipWriter(out, frames.info, **more, **part))
+            write = stack.enter_context(Behind(writer.write))
+            for frame, result in run.results((frame.image, frame) for frame in ahead(frames)):
+                write(frame, result.image, result.changed_mask)
+                if both is not None:
+                    both.add(frame, result.image)
                 if progress is not None:
                     progress("write", frame.index + 1, len(run.scan.linker.times_s))
             if similar := run.too_similar():
@@ -107,7 +177,7 @@ class VideoAnonymizer:
     def stream(
         self,
         frames: Iterable[np.ndarray],
-        seed: int = 0,
+        seed: int | None = None,
         settings: Settings | None = None,
         fps: float = 30.0,
         **changes: Any,
@@ -147,17 +217,47 @@ class VideoAnonymizer:
         for _, result in run.results(looked()):
             yield result
 
-    def _begin(self, seed: int, settings: Settings | None, changes: Mapping[str, Any]) -> ClipRun:
-        if not isinstance(seed, int | np.integer) or seed < 0:
-            raise ValueError(f"seed must be a whole number from 0 on, got {brief(seed)}")
+    def _begin(
+        self,
+        seed: int | None,
+        settings: Settings | None,
+        changes: Mapping[str, Any],
+        listed: FaceList | None = None,
+    ) -> ClipRun:
+        seed = checked_seed(seed)
         settings = replace(settings or Settings(), **changes)
-        if find_method(settings.method).name == "k-same":
-            raise ValueError(
-                "k-same averages people of a set of pictures and does not follow motion; take inpaint, blur, pixelate "
-                "or blank for clips"
-            )
+        check_for_clips(settings)
         self.anonymizer.check(settings)
-        return ClipRun(self.anonymizer, seed, replace(settings, candidates=1), self.options)
+        settings = same_target(replace(settings, candidates=1), self.anonymizer.bank, seed)
+        return ClipRun(self.anonymizer, seed, settings, self.options, listed)
+
+
+def check_for_clips(settings: Settings) -> None:
+    """Refuses settings that clips cannot follow.
+
+    Args:
+        settings: of a run.
+
+    Raises:
+        ValueError: there is one; says which, and what to do.
+    """
+    if (name := find_method(settings.method).name) in ("k-same", "average"):
+        raise ValueError(
+            f"{name} averages people of a set of pictures and does not follow motion; take inpaint, blur, pixelate "
+            "or blank for clips"
+        )
+    if name == "perturb":
+        raise ValueError("perturb changes pictures one by one, and frames would betray each other; take inpaint")
+    if settings.panorama:
+        raise ValueError(
+            "panorama is for pictures: in clips, faces across the seam of 360 degrees are not looked for; leave it "
+            "out, and hide what lies on the seam by boxes"
+        )
+    if settings.keep_metadata:
+        raise ValueError(
+            f"keep_metadata is for pictures, got {brief(settings.keep_metadata)}: clips are written without any; "
+            "leave it out for them"
+        )
 
 
 class _TooSimilar(Exception):

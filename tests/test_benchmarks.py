@@ -10,11 +10,18 @@ from skimage.data import astronaut
 from deid_diffusion import FaceAnonymizer, Repulsion
 from deid_diffusion.faces.attributes import Attributes
 from deid_diffusion.settings import Settings
+from deid_diffusion.types import Face
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import crops
+import detection
 import identity
 import knobs
+import leaks
+import peers
+import privacy
+import scenes
+import video
 
 QUICK = Settings(steps=1, repulsion=Repulsion(scale=0))
 
@@ -84,3 +91,88 @@ def test_every_knob_of_the_table_is_an_attribute_within_its_range():
     for name, values in knobs.SETTINGS.items():
         for value in values:
             Attributes(**{name: value})
+
+
+def test_a_person_who_is_most_like_themselves_beats_all_others():
+    probes = np.eye(4)
+    share, first = leaks.beaten(probes, probes)
+    assert share.tolist() == first.tolist() == [1.0] * 4
+    share, first = leaks.beaten(probes, probes[[1, 0, 2, 3]])  # two are taken for each other
+    assert share.tolist() == pytest.approx([1 / 3, 1 / 3, 1, 1])
+    assert first.tolist() == [0, 0, 1, 1]
+    assert leaks.beaten(np.ones((4, 2)), np.ones((4, 2)))[0].tolist() == [0.5] * 4  # all alike: chance
+
+
+def test_the_dial_table_and_its_plot_hold_what_the_reports_say(tmp_path):
+    def report(value: float) -> dict:
+        metric = {"value": value, "low": value - 0.01, "high": value + 0.01, "floor": 0.05, "chance": 0.02}
+        metric["excess"] = [value - 0.05, value - 0.06, value - 0.04]
+        names = (*privacy.COLUMNS, privacy.DETECTED, privacy.LANDMARK_ERROR)
+        metrics = [{"name": name, **metric} for name in names]
+        judge = {"judge": "net", "metrics": metrics[: len(privacy.COLUMNS)]}
+        return {"judges": [judge], "people": 40, "faces": 120, "utility": metrics[len(privacy.COLUMNS) :]}
+
+    rows = {"standard": report(0.12), "high": report(0.08)}
+    lines = privacy.table(rows).splitlines()
+    assert lines[0] == "Judge: net; 40 people, 120 faces a stop; 95 % intervals by person."
+    assert lines[4].startswith("| standard | 0.120 [0.110, 0.130] | ")
+    assert lines[5].startswith("| standard: surroundings alone | 0.050 | ")
+    assert lines[6].startswith("| standard: over the surroundings | +0.070 [+0.060, +0.080] | ")
+    assert len({line.count("|") for line in lines[2:]}) == 1
+    pytest.importorskip("matplotlib")
+    privacy.draw(rows, tmp_path / "dial.svg")
+    assert "standard" in (tmp_path / "dial.svg").read_text()
+
+
+def test_a_watched_clip_is_measured_frame_by_frame():
+    rng, box = np.random.default_rng(0), np.array([60.0, 60, 190, 190])
+    face = Face(box, box[:2] + 130 * np.array([[0.3, 0.4], [0.7, 0.4], [0.5, 0.6], [0.35, 0.8], [0.65, 0.8]]), 0.9)
+    watch = video.Watch(
+        lambda image: [face], Colours(), lambda image, face: dict.fromkeys(video.MOTIONS, float(image[0, 0, 0]) / 255)
+    )
+    scene = np.repeat(np.repeat(rng.integers(0, 256, (32, 32, 3), np.uint8), 8, 0), 8, 1)
+    watch(scene, scene, np.zeros((256, 256), bool))
+    watch.begin()
+    for number in range(12):
+        source, out = np.roll(scene, number, axis=1), np.roll(255 - scene, number, axis=1)
+        out = np.clip(out + rng.normal(0, 20, out.shape), 0, 255).astype(np.uint8)
+        source[0, 0], out[0, 0] = 20 * number, 10 * number
+        watch(source, out, np.full((256, 256), number != 5))
+    got = watch.summary()
+    assert (got["frames"], got["faces"], got["exposed"], got["not found"]) == (12, 12, 1, 0)
+    assert got["mouth_open"] == pytest.approx((1, 0.5))
+    assert got["yaw_deg"] is None  # it hardly moves in its unit
+    assert got["flicker"] > 2
+    assert got["adjacent of the source"] > got["adjacent"] > 0
+    assert got["pooled"] < 0
+    assert video.shown(got["mouth_open"]) == "1.00 / 0.50"
+
+
+def test_scenes_have_faces_where_they_say(tmp_path):
+    people = [scenes.Person(astronaut()[:300, 75:375], np.array([150.0, 121]), 118.0, 0.0)]
+    rng = np.random.default_rng(0)
+    image, placed = scenes.scene(rng, people, 0.5, count=6, sizes=(40, 60), rolls=(0, 90), conditions=("plain",))
+    assert image.shape == (612, 816, 3)
+    assert len(placed) == 6
+    boxes = detection.ours("fast")(image)
+    assert detection.found(placed, boxes).all()
+    assert detection.false_alarms(placed, boxes) <= 1
+    assert not detection.found(placed, boxes + 200).all()
+    far = np.array([[700.0, 500, 740, 540]])
+    assert detection.false_alarms([scenes.Placed(100, 100, 40, 0, 0, "plain", 30)], far) == 1
+
+
+def test_the_table_of_detection_has_recall_by_size_and_roll():
+    placed = [scenes.Placed(0, 0, 40, roll, 0, "plain", 30) for roll in (0, 0, -90, 90)]
+    hits = {"fast": np.array([1, 0, 1, 1], bool), "thorough": np.array([1, 1, 0, 0], bool)}
+    lines = detection.table(placed, hits, "roll", (0, 90))
+    assert "| 40 | fast | 0.50 | 1.00 |" in lines
+    assert "| | n | 2 | 2 |" in lines
+    # One face fewer of two upright ones; none fewer of those on their side.
+    assert detection.worse_cells(placed, hits["fast"], hits["thorough"], "roll", (0, 90)) == [(40, 0, 1, 0)]
+
+
+def test_what_is_left_of_faces_is_counted_by_place():
+    source, hidden = np.zeros((8, 8, 3), np.uint8), np.ones((8, 8, 3), np.uint8)
+    boxes = {0: np.array([[0.0, 0, 4, 4], [4, 4, 8, 8]]), 1: np.array([[0.0, 0, 3, 3]])}
+    assert peers.left(lambda image: boxes[int(image[0, 0, 0])], source, hidden) == (2, 1)

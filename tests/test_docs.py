@@ -15,12 +15,12 @@ import pytest
 from PIL import Image
 
 from deid_diffusion import cli
-from deid_diffusion.cli import compare, eval, options, publish
+from deid_diffusion.cli import compare, eval, options, publish, web
 
 CHECKOUT = Path(__file__).parent.parent
 PAGES = sorted((CHECKOUT / "docs").rglob("*.md"))
 BLOCK = re.compile(r"```(\w+)\n(.*?)```\n", re.DOTALL)
-PARSERS = {"compare": compare._parser, "eval": eval._parser, "publish": publish._parser}
+PARSERS = {"compare": compare._parser, "eval": eval._parser, "publish": publish._parser, "web": web._parser}
 
 
 def blocks(page: Path, kind: str) -> list[str]:
@@ -30,7 +30,7 @@ def blocks(page: Path, kind: str) -> list[str]:
 def commands() -> list[str]:
     """Every line of a shell block that calls `deid`."""
     lines = "\n".join(text for page in PAGES for text in blocks(page, "sh")).replace("\\\n", " ")
-    return [line for line in lines.splitlines() if re.match(r"deid (run|eval|compare|publish) ", line)]
+    return [line for line in lines.splitlines() if re.match(r"deid (run|eval|compare|publish|web) ", line)]
 
 
 @pytest.fixture(scope="module")

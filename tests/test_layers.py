@@ -10,24 +10,27 @@ CHECKOUT = Path(__file__).parent.parent
 # From bottom to top, by the folder or file right below `deid_diffusion/`. Imports go to rows below, or stay at home.
 ROWS = [
     "messages",
-    "weight_files",
-    "types errors timing telemetry",
+    "weight_files seeds",
+    "types errors timing telemetry privacy",
     "settings imaging",
     "faces",
     "compositing models",
     "methods",
     "spec result clip_result",
     "anonymizer",
+    "clip_reading",
+    "clip_tasks",
     "clip_run",
     "video",
     "jobs",
     "hub evaluation training",
+    "web",
     "cli",
     "__main__",
 ]
 LAYER = {name: number for number, row in enumerate(ROWS) for name in row.split()}
 # The crop level is an island below all; these stand on it.
-USES_PIPELINES = {"settings", "faces", "methods", "models", "anonymizer", "hub", "training", "cli"}
+USES_PIPELINES = {"settings", "faces", "methods", "models", "anonymizer", "hub", "training", "web", "cli"}
 # It judges files on disk, so it must not see how they were made.
 EVALUATION_SEES = {"types", "errors", "messages", "weight_files", "faces", "evaluation"}
 # PIL comes with diffusers; xformers is asked for where it is used, and may be missing.
@@ -44,7 +47,9 @@ LIGHT = [
     "cli/detect.py",
     "cli/eval.py",
     "cli/compare.py",
+    "cli/key.py",
     "cli/publish.py",
+    "cli/web.py",
 ]
 
 

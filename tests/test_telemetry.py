@@ -119,8 +119,8 @@ def test_the_python_api(tmp_path, weights):
 
 
 def test_onnxruntime_leaves_no_device_id(tmp_path):
-    onnx = pytest.importorskip("onnx", reason="needs onnx; pip install 'deid-diffusion[onnx]'")
-    pytest.importorskip("onnxruntime", reason="needs ONNX Runtime; pip install 'deid-diffusion[onnx]'")
+    onnx = pytest.importorskip("onnx", reason="needs onnx; pip install onnxruntime onnx")
+    pytest.importorskip("onnxruntime", reason="needs ONNX Runtime; pip install onnxruntime onnx")
     from onnx import TensorProto, helper
 
     sides = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"]

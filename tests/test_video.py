@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from deid_diffusion.anonymizer import FaceAnonymizer
 from deid_diffusion.clip_run import ClipOptions
@@ -78,15 +79,181 @@ def test_frames_that_miss_a_face_hide_it_all_the_same():
     assert results[15].faces[0].reason == "lost; it could still be there"
 
 
-def test_an_interpolated_face_that_is_not_seen_there_is_redacted():
-    results = streamed(
-        clip(8),
-        lambda number: moving(number) if number not in (3, 4) else [],
-        thresholds=ONE_PERSON | {"far_0.05": 1.01},
-    )
+def lost(number: int) -> list:
+    """Missed in the middle."""
+    return moving(number) if number not in (3, 4) else []
+
+
+def test_an_interpolated_face_that_is_not_seen_there_is_redacted_where_no_flow_leads():
+    # Each frame is noise of its own.
+    results = streamed(clip(8), lost, thresholds=ONE_PERSON | {"far_0.05": 1.01})
     outcomes = [result.faces[0].outcome for result in results]
     assert outcomes == [Outcome.REPLACED] * 3 + [Outcome.REDACTED] * 2 + [Outcome.REPLACED] * 3
     assert results[3].faces[0].reason == "interpolated, and not seen there"
+
+
+def smooth(number: int, shift: float = 2.0) -> np.ndarray:
+    """A soft pattern that moves with the face of `moving`."""
+    y, x = np.mgrid[:200, :280].astype(float)
+    waves = [np.sin((x - shift * number) / 9 + n) * np.cos(y / 11 - n) for n in range(3)]
+    image = (128 + 90 * np.stack(waves, -1)).astype(np.uint8)
+    image[0, 0, 0] = number
+    return image
+
+
+def test_a_face_that_is_not_seen_is_carried_there_and_covers_what_either_mask_covers():
+    frames = [smooth(number) for number in range(8)]
+    results = streamed(frames, lost, thresholds=ONE_PERSON | {"far_0.05": 1.01})
+    assert [result.faces[0].outcome for result in results] == [Outcome.REPLACED] * 8
+    reasons = [result.faces[0].reason for result in results]
+    assert reasons[3:5] == ["carried from a frame before: interpolated, and not seen there"] * 2
+    assert set(reasons[:3] + reasons[5:]) == {""}
+    for number in (3, 4):
+        x0, y0, x1, y1 = moving(number)[0].box.round().astype(int)
+        assert results[number].changed_mask[y0 + 8 : y1 - 8, x0 + 8 : x1 - 8].all()
+        # The mask of the frame before, moved with the picture.
+        before = np.roll(results[number - 1].changed_mask, 2, axis=1)
+        assert (before & ~results[number].changed_mask).sum() < 0.03 * before.sum()
+
+
+def test_a_carried_face_that_is_too_similar_is_redacted():
+    calls = []
+
+    def rejection(self, task, similarity):
+        calls.append(similarity)
+        return "too similar" if len(calls) == 4 else ""
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrackTargets, "rejection", rejection)
+        options = ClipOptions(stride=1, ahead_s=0.2)
+        results = streamed(
+            [smooth(n) for n in range(5)],
+            lambda number: moving(number) if number != 3 else [],
+            thresholds=ONE_PERSON | {"far_0.05": 1.01},
+            options=options,
+        )
+    outcomes = [result.faces[0].outcome for result in results]
+    assert outcomes == [Outcome.REPLACED] * 3 + [Outcome.REDACTED, Outcome.REPLACED]
+
+
+def test_a_face_is_not_carried_for_long():
+    frames = [smooth(number, 0.0) for number in range(24)]
+    found = {0, 1, 2, 22, 23}
+    results = streamed(
+        frames,
+        lambda number: [face(110, 90)] if number in found else [],
+        thresholds=ONE_PERSON | {"far_0.05": 1.01},
+        options=ClipOptions(ahead_s=0.9),
+    )
+    outcomes = [result.faces[0].outcome for result in results]
+    assert outcomes[:17] == [Outcome.REPLACED] * 17  # half a second after the last that showed it
+    assert outcomes[18:22] == [Outcome.REDACTED] * 4
+
+
+class Odd:
+    """Every face is as unlike photos as this."""
+
+    def __init__(self, score: float) -> None:
+        self.score = score
+
+    def ood_score(self, states):
+        return torch.full((len(states[-1]),), self.score)
+
+
+@pytest.mark.parametrize(
+    ("odd", "score", "outcome"),
+    [
+        (1.3, 0.7, Outcome.REDACTED),
+        (1.3, 0.8, Outcome.REPLACED),
+        (0.6, 0.7, Outcome.REPLACED),
+    ],
+)
+def test_what_may_be_no_face_gets_none_and_is_not_left_bare(odd, score, outcome):
+    def hands(number):
+        return [replace(face(110, 90), score=score)]
+
+    anonymize, frames = build(hands, ONE_PERSON), clip(6)
+    anonymize.estimator.ood = Odd(odd)
+    results = list(VideoAnonymizer(anonymize).stream(iter(frames), 0, QUICK, FPS))
+    assert {result.faces[0].outcome for result in results} == {outcome}
+    assert all(covered(image, result.image, face(110, 90)) for image, result in zip(frames, results, strict=True))
+    if outcome is Outcome.REDACTED:
+        assert "may be no face" in results[0].faces[0].reason
+
+
+def test_what_does_not_fit_in_most_frames_gets_no_face(monkeypatch):
+    real, calls = FaceAnonymizer.read, []
+
+    def read(self, image, faces, settings, places=None):
+        calls.append(places)
+        done = real(self, image, faces, settings, places)
+        # Only the first reading of the scan fits.
+        return {n: t if len(calls) == 1 else t.decided(Outcome.REDACTED, "-", embedding=None) for n, t in done.items()}
+
+    monkeypatch.setattr(FaceAnonymizer, "read", read)
+    frames = clip(12)
+    results = streamed(frames, lambda number: [replace(face(110, 90), score=0.7)])
+    assert {result.faces[0].reason for result in results} == {
+        "may be no face: landmarks do not fit the detection in most frames"
+    }
+    assert all(covered(image, result.image, face(110, 90)) for image, result in zip(frames, results, strict=True))
+
+
+def test_one_face_that_cannot_be_read_is_hidden_and_the_others_are_replaced(monkeypatch):
+    real = FaceAnonymizer.read
+
+    def read(self, image, faces, settings, places=None, *more, **named):
+        done = real(self, image, faces, settings, places, *more, **named)
+        return {n: t.decided(Outcome.FAILED, "broken") if faces[n].box[0] > 150 else t for n, t in done.items()}
+
+    frames = clip(4)
+    two = [face(70, 90, 24), face(200, 90, 24)]
+    run = VideoAnonymizer(build(lambda number: two, ONE_PERSON))._begin(0, QUICK, {})
+    for number, image in enumerate(frames):
+        run.scan.add(image, number / FPS)
+    run.begin()
+    monkeypatch.setattr(FaceAnonymizer, "read", read)
+    results = [result for _, result in run.results((image, None) for image in frames)]
+    assert [[one.outcome for one in result.faces] for result in results] == [[Outcome.REPLACED, Outcome.FAILED]] * 4
+    for image, result in zip(frames, results, strict=True):
+        assert all(covered(image, result.image, one) for one in two)
+
+
+def test_while_no_face_is_known_not_every_frame_is_looked_at():
+    looked = []
+
+    def where(number):
+        looked.append(number)
+        return [face(110, 90)] if number in (50, 51, 52) else []
+
+    scan = VideoAnonymizer(build(where))._begin(0, replace(QUICK, method="blur"), {}).scan
+    for number in range(100):
+        scan.add(frame(number), number / FPS)
+    # Once a second of the shot has gone: every third one, and twice where a thorough look was due.
+    first = [number for number in looked if 31 <= number < 50]
+    assert sorted(set(np.diff(sorted(set(first))))) == [3]
+    assert set(range(51, 82)) <= set(looked)
+    (track,) = scan.linker.tracks.values()
+    rows = scan.sightings()
+    assert list(track.found)[-1] == 52
+    assert all(rows[number] for number in range(track.first - 6, 59))
+
+
+def test_a_repeated_frame_shares_the_result_of_the_one_before(monkeypatch):
+    run = VideoAnonymizer(build(moving, ONE_PERSON))._begin(0, QUICK, {})
+    images = [frame(0), frame(1), frame(2)]
+    shown = [images[0], images[1], images[1], images[1], images[2]]
+    for place, image in enumerate(shown):
+        run.scan.add(image, place / FPS, place in (2, 3))
+    run.begin()
+    results = [result for _, result in run.results((image, None) for image in shown)]
+    assert results[1] is results[2] is results[3]
+    assert run.result.frames == 5
+    assert run.result.tracks[0].outcomes == {Outcome.REPLACED: 5}
+    assert all(
+        covered(image, result.image, moving(int(image[0, 0, 0]))[0])
+        for image, result in zip(shown, results, strict=True)
+    )
 
 
 def test_a_cut_ends_the_track_but_not_the_person():

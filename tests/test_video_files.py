@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from deid_diffusion.clip_run import ClipOptions, ClipRun
+from deid_diffusion.faces.face_list import FaceList
+from deid_diffusion.faces.sightings import Sighting
 from deid_diffusion.jobs.journal import Journal
 from deid_diffusion.jobs.plan import plan
 from deid_diffusion.jobs.run import run
@@ -119,3 +121,186 @@ def test_frames_that_were_blurred_make_a_job_fail(source, tmp_path):
     assert result.ok
     assert result.failed_faces == 1
     assert result.picture["review"][0]["reason"] == "the whole frame was blurred: looking for faces failed"
+
+
+def stopped(monkeypatch, at):
+    """Interrupts a run as Ctrl-C does, after so many frames were told of a stage."""
+
+    def progress(stage, done, total):
+        if (stage, done) == at:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+@pytest.mark.parametrize(("at", "looks"), [(("look", 4), 3), (("look", 7), 0), (("write", 3), 0)])
+def test_a_stopped_run_does_not_look_again(source, tmp_path, monkeypatch, at, looks):
+    calls = []
+
+    def where(_):
+        calls.append(0)
+        return SOMEBODY
+
+    video = VideoAnonymizer(build(where, ONE_PERSON))
+    whole = video(source, tmp_path / "whole.mkv", seed=3, settings=QUICK)
+    with pytest.raises(KeyboardInterrupt):
+        video(source, tmp_path / "out.mkv", seed=3, settings=QUICK, key="k", progress=stopped(monkeypatch, at))
+    folder = tmp_path / ".deid-out.mkv.segments"
+    saved = (folder / "looks.jsonl").read_text()
+    assert len(saved.splitlines()) == 1 + (at[1] if at[0] == "look" else 7)
+    (folder / "looks.jsonl").write_text(saved + "[[[1, 2")  # torn by a crash
+    calls.clear()
+    again = video(source, tmp_path / "out.mkv", seed=3, settings=QUICK, key="k")
+    assert len(calls) == looks + (looks > 0)  # the first one thoroughly, too
+    assert again.faces[0].to_json() == whole.faces[0].to_json()
+    assert all(
+        np.array_equal(a, b) for a, b in zip(*map(images, (tmp_path / "whole.mkv", tmp_path / "out.mkv")), strict=True)
+    )
+    assert not folder.exists()
+
+
+def test_looks_of_another_clip_or_detector_are_not_used(source, tmp_path, monkeypatch):
+    for number, where in enumerate((lambda _: SOMEBODY, lambda _: [])):
+        video = VideoAnonymizer(build(where, ONE_PERSON))
+        with pytest.raises(KeyboardInterrupt):
+            video(source, tmp_path / "out.mkv", settings=QUICK, key="k", progress=stopped(monkeypatch, ("look", 3)))
+        lines = (tmp_path / ".deid-out.mkv.segments" / "looks.jsonl").read_text().splitlines()
+        assert [len(json.loads(line)) for line in lines[1:]] == [1 - number] * 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"panorama": True}, "panorama is for pictures"),
+        ({"keep_metadata": ("date",)}, "keep_metadata is for pictures"),
+        ({"method": "k-same"}, "does not follow motion"),
+        ({"max_pixels": 6143}, "at most 6,143 pixels, got 96 x 64; --max-pixels"),
+    ],
+)
+def test_what_clips_cannot_follow_is_refused_and_leaves_nothing(source, tmp_path, settings, said):
+    video = VideoAnonymizer(build(lambda _: SOMEBODY, ONE_PERSON))
+    with pytest.raises(ValueError, match=said):
+        video(source, tmp_path / "out.mkv", settings=replace(QUICK, **settings), key="k")
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.mkv"]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("out.mkv", {"codec": "no_such"}, "--codec"),
+        ("out.gif", {}, "ends in .mp4"),
+        ("nowhere/out.mkv", {}, "beside it"),
+    ],
+)
+def test_what_cannot_be_written_is_known_before_anybody_looks(source, tmp_path, name, options, said):
+    def where(_):
+        raise AssertionError("looked")
+
+    video = VideoAnonymizer(build(where, ONE_PERSON), ClipOptions(**options))
+    with pytest.raises(clips.ClipError, match=said):
+        video(source, tmp_path / name, settings=QUICK, key="k")
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.mkv"]
+
+
+def test_before_and_after_stand_side_by_side(source, tmp_path):
+    planned = plan([source], previews=True)
+    (result,) = run(planned.jobs, build(lambda _: SOMEBODY, ONE_PERSON), QUICK)
+    assert result.ok
+    both = tmp_path / "clip_anon_before_after.mp4"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.mkv", "clip_anon.mkv", both.name]
+    with clips.ClipReader(both) as reader:
+        shown = [frame.image for frame in reader]
+        assert reader.info.audio_streams == 0
+    assert [image.shape for image in shown] == [(64, 192, 3)] * 7
+    for half, wanted in ((slice(0, 96), images(source)), (slice(96, 192), images(tmp_path / "clip_anon.mkv"))):
+        # Each is nearest to its own frame, of all.
+        nearest = [np.argmin([np.abs(i[:, half].astype(int) - w).mean() for w in wanted]) for i in shown]
+        assert nearest == list(range(7))
+
+
+def test_no_preview_is_left_of_a_clip_that_fails(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(clips.ClipWriter, "finish", lambda self: 1 / 0)
+    video = VideoAnonymizer(build(lambda _: SOMEBODY, ONE_PERSON))
+    with pytest.raises(ZeroDivisionError):
+        video(source, tmp_path / "out.mkv", settings=QUICK, preview=tmp_path / "both.mp4")
+    assert not [path.name for path in tmp_path.iterdir() if path.suffix == ".mp4"]
+
+
+def told(source, path, *more, keep=lambda row: True):
+    """What `deid detect` says of a clip, as somebody edited it."""
+    from deid_diffusion.cli import main
+
+    assert main(["detect", str(source), "-o", str(path)]) == 0
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*filter(keep, rows), *more]))
+
+
+def test_boxes_that_somebody_edited_are_followed_through_the_command_line(source, tmp_path, monkeypatch, capsys):
+    from deid_diffusion.cli import detect, main
+    from deid_diffusion.cli import run as run_command
+
+    other = face(80, 28, 8)
+    monkeypatch.setattr(detect, "_detector", lambda name: lambda image: [*SOMEBODY, other])
+    monkeypatch.setattr(run_command, "_load", lambda options: build(lambda _: 1 / 0, ONE_PERSON))
+    boxes, out, report = tmp_path / "faces.jsonl", tmp_path / "out.mkv", tmp_path / "report.json"
+    # One taken out, one added in two frames, where the real detector finds no face.
+    added = [{"file": "clip.mkv", "frame": n, "box": [4, 4, 18, 20]} for n in (2, 4)]
+    told(source, boxes, *added, keep=lambda row: row.get("track_id") != 1)
+    words = ["run", str(source), "-o", str(out), "--boxes", str(boxes), "--report", str(report)]
+    words += ["--steps", "1", "--repulsion", "0", "--threshold", "1.01"]
+    assert main(words) == 0
+    assert "left as they are, for they were taken out of the boxes by hand: 1 of 2 faces" in capsys.readouterr().err
+    before, after = images(source), images(out)
+    assert all(covered(a, b, SOMEBODY[0]) for a, b in zip(before, after, strict=True))
+    assert all(np.array_equal(a[:, 74:], b[:, 74:]) for a, b in zip(before, after, strict=True))
+    assert all((a[4:20, 4:18] != b[4:20, 4:18]).any(-1).mean() > 0.9 for a, b in zip(before, after, strict=True))
+    faces = {row["track_id"]: row for row in json.loads(report.read_text())["faces"]}
+    assert faces[1]["outcome"] == "kept"
+    assert faces[1]["reason"].startswith("left as it is by hand")
+    assert (faces[2]["outcome"], faces[2]["frames"]["found"]) == ("redacted", 2)
+
+
+def test_other_boxes_are_other_settings(source, tmp_path):
+    (job,) = plan([source]).jobs
+    journal, rows = Journal(tmp_path), {0: (Sighting(replace(SOMEBODY[0], track_id=0)),)}
+    for boxes, error in ((rows, ""), (rows, ""), ({}, "made with other settings")):
+        listed = FaceList("clip.mkv", "", 96, 64, 7, sightings=boxes)
+        jobs = [replace(job, listed=listed)]
+        (result,) = run(jobs, build(lambda _: 1 / 0), replace(QUICK, method="blank"), journal)
+        assert error in result.error
+        assert result.ok is not bool(error)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda row: row | {"file": "b.mkv"}, "'b.mkv' is none of the 1 inputs"),
+        (lambda row: row | ({"sha256": "0" * 64} if "box" not in row else {}), "sha256 differs"),
+        (lambda row: row | ({"start_s": 1.0} if "box" not in row else {}), "--from 1, got the whole clip"),
+        (lambda row: row | ({"box": [5, 5, 5, 9]} if "box" in row else {}), "line 2: 96 x 64: wanted x0 y0 x1 y1"),
+    ],
+)
+def test_boxes_that_are_not_of_the_clip_are_refused_before_anything_is_loaded(
+    source, tmp_path, monkeypatch, capsys, change, said
+):
+    from deid_diffusion.cli import detect, main
+    from deid_diffusion.cli import run as run_command
+
+    monkeypatch.setattr(detect, "_detector", lambda name: lambda image: SOMEBODY)
+    monkeypatch.setattr(run_command, "_load", lambda options: pytest.fail("loaded"))
+    boxes = tmp_path / "faces.jsonl"
+    told(source, boxes)
+    boxes.write_text("".join(json.dumps(change(json.loads(line))) + "\n" for line in boxes.read_text().splitlines()))
+    assert main(["run", str(source), "-o", str(tmp_path / "out.mkv"), "--boxes", str(boxes)]) == 2
+    assert said in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.mkv", "faces.jsonl"]
+
+
+def test_boxes_of_other_frames_are_found_out_at_the_end_of_the_first_look(source, tmp_path):
+    boxes = tmp_path / "faces.jsonl"
+    head = {"file": "clip.mkv", "sha256": "", "width": 96, "height": 64, "frames": 9, "tracks": []}
+    boxes.write_text(json.dumps(head))
+    video = VideoAnonymizer(build(lambda _: 1 / 0, ONE_PERSON))
+    with pytest.raises(ValueError, match="96 x 64 and 9 frames, got 96 x 64 and 7; run `deid detect`"):
+        video(source, tmp_path / "out.mkv", settings=QUICK, boxes=boxes, key="k")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.mkv", "faces.jsonl"]

@@ -73,7 +73,7 @@ def with_boxes(jobs: Iterable[Job], path: Path, form: str | None = None) -> tupl
     hashes = listed.hashes
     done = {pictures[name]: replace(pictures[name], boxes=own, sha256=hashes.get(name, "")) for name, own in boxes}
     jobs = tuple(done.get(job, job) for job in jobs)
-    return jobs, _notes(path, jobs)
+    return jobs, notes_on(path, jobs)
 
 
 def read_boxes(path: Path) -> BoxList:
@@ -164,7 +164,7 @@ def _four(name: Any, box: Any) -> Four:
     return x0, y0, x1, y1
 
 
-def _key(name: str) -> str:
+def key_of(name: str) -> str:
     """One spelling for all: NFC, no "./"; file systems and tools differ in both."""
     return unicodedata.normalize("NFC", PurePosixPath(name).as_posix())
 
@@ -173,10 +173,10 @@ def _pictures(listed: BoxList, jobs: Sequence[Job]) -> dict[str, Job]:
     """The job that each name of the list is of."""
     fitting: dict[str, list[Job]] = {}
     for job in jobs:
-        fitting.setdefault(_key(job.name), []).append(job)
+        fitting.setdefault(key_of(job.name), []).append(job)
     spelled: dict[str, str] = {}
     for name in listed.boxes:
-        key = _key(name)
+        key = key_of(name)
         if key in spelled:
             raise ValueError(f"wanted every name once, got {spelled[key]!r} and {name!r}; put the boxes under one")
         if key not in fitting:
@@ -264,9 +264,9 @@ def _wide_enough(box: Four, size: tuple[int, int]) -> Four:
     return grown[0][0], grown[1][0], grown[0][1], grown[1][1]
 
 
-def _notes(path: Path, jobs: Sequence[Job]) -> list[str]:
-    without = [job.name for job in jobs if job.boxes is None]
-    empty = [job.name for job in jobs if job.boxes == ()]
+def notes_on(path: Path, jobs: Sequence[Job]) -> list[str]:
+    without = [job.name for job in jobs if job.boxes is None and job.listed is None]
+    empty = [job.name for job in jobs if job.boxes == () or (job.is_clip and job.listed and not job.listed.sightings)]
     notes = []
     if without:
         notes.append(f"{path} has no boxes for {_some(without)}: their faces are detected")

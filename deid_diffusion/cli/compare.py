@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from . import complain, run
-from .eval import add_judging, eval_reports
+from .eval import add_judging, eval_reports, make_floor
 from .options import REDACTIONS, Parser
 
 METHODS = ("inpaint", "k-same", *REDACTIONS)
@@ -34,9 +34,22 @@ def main(argv: list[str]) -> int:
         if code not in (0, 1):
             return code
         failed |= code == 1
+    attackers: dict[str, Any] = {}
+    if options.pop("attackers") and options["gallery"] is not None and options["gallery"].is_dir():
+        attackers = {"parrots": [out / "parrots" / method for method in methods], "floor": None}
+        for method in methods:
+            given = {"seed": options["seed"] + 1} | ({"k": k} if method == "k-same" else {})
+            code = _make(method, options["gallery"], out / "parrots", given)
+            failed |= code == 1
+            if code not in (0, 1):
+                return code
+        made = options | attackers
+        if code := make_floor(made):
+            return code
+        attackers["floor"] = made["floor"]
     folders = [out / method for method in methods]
     try:
-        reports = eval_reports(options | {"outputs": folders, "names": methods})
+        reports = eval_reports(options | {"outputs": folders, "names": methods} | attackers)
     except EvaluationError as error:
         return complain(str(error), 2)
     text = comparison_table(reports)
@@ -55,6 +68,7 @@ def _make(method: str, originals: Path, out: Path, given: Mapping[str, int]) -> 
         return 0
     print(f"deid: {method}: {state}", file=sys.stderr)
     words = [str(originals), "-o", str(out / method), "--method", method, "--report", str(report)]
+    words += ["--report-seeds"]  # by which the next comparison knows what is done
     words += [word for name, value in given.items() for word in (f"--{name}", str(value))]
     return run.main([*words, *(["--overwrite"] if state.startswith("anew") else [])])
 
@@ -123,6 +137,10 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--method", action="append", dest="methods", choices=METHODS,
         help=f"methods to compare; repeatable ({', '.join(METHODS)})",
+    )  # fmt: skip
+    add(
+        "--no-attackers", action="store_false", dest="attackers",
+        help="with a gallery, leave out the parrot attackers and the surroundings' floor, which take as long again",
     )  # fmt: skip
     add("--k", type=int, default=5, help="people that share one face by k-same (5)")
     add_judging(add)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from . import complain
-from .options import Parser, clip_time
+from .options import Parser, add_detect, clip_time
 
 
 def main(argv: list[str]) -> int:
@@ -29,6 +27,7 @@ def main(argv: list[str]) -> int:
     )
     add("--from", type=clip_time, dest="start_s", metavar="TIME", help="where to begin in clips")
     add("--to", type=clip_time, dest="stop_s", metavar="TIME", help="where to stop")
+    add_detect(parser)
     options = parser.parse_args(argv)
     from deid_diffusion.errors import DeidError
     from deid_diffusion.jobs.plan import plan
@@ -38,18 +37,18 @@ def main(argv: list[str]) -> int:
     except ValueError as error:
         return complain(str(error), 2)
     failed, part = 0, options.out.with_name(f".{secrets.token_hex(8)}.part")
-    detect = _detector()
+    detect = _detector(options.detect)
     try:
         with part.open("w", encoding="utf-8") as file:
             for job in jobs:
                 try:
-                    rows = list(_clip(job.in_path, detect, options) if job.is_clip else _picture(job.in_path, detect))
-                except DeidError as error:
+                    lines, faces = _clip(job, detect, options) if job.is_clip else _picture(job, detect)
+                except (DeidError, OSError) as error:
                     failed += 1
                     complain(str(error), 1)
                     continue
-                file.writelines(f"{json.dumps({'file': job.name, **row})}\n" for row in rows)
-                print(f"deid: {job.name}: {len(rows)} faces", file=sys.stderr, flush=True)
+                file.writelines(f"{line}\n" for line in lines)
+                print(f"deid: {job.name}: {faces}", file=sys.stderr, flush=True)
         os.replace(part, options.out)
     except OSError as error:
         return complain(f"{options.out}: wanted to write it, got {error.strerror}", 1)
@@ -58,35 +57,35 @@ def main(argv: list[str]) -> int:
     return 1 if failed else 0
 
 
-def _detector() -> Any:
-    from deid_diffusion.faces.detect import CenterFaceDetector
+def _detector(name: str) -> Any:
+    from deid_diffusion.faces.fast_detect import detector_of
 
-    return CenterFaceDetector()
+    return detector_of(name)
 
 
-def _picture(path: Path, detect: Any) -> Iterator[dict[str, Any]]:
+def _picture(job: Any, detect: Any) -> tuple[list[str], str]:
+    """The lines of a picture, and how many faces it has, in words."""
+    from dataclasses import replace
+
+    from deid_diffusion.faces.face_list import FaceList, summarized
+    from deid_diffusion.faces.sightings import Sighting
     from deid_diffusion.imaging.pictures import load_picture
+    from deid_diffusion.weight_files import sha256_of
 
-    for face in detect(load_picture(path).image):
-        yield _line(face)
+    image = load_picture(job.in_path).image
+    found = [Sighting(replace(face, track_id=number)) for number, face in enumerate(detect(image))]
+    height, width = image.shape[:2]
+    digest, tracks = sha256_of(job.in_path), summarized([found])
+    return list(FaceList(job.name, digest, width, height, tracks=tracks, sightings={0: found}).lines()), _count(found)
 
 
-def _clip(path: Path, detect: Any, options: Any) -> Iterator[dict[str, Any]]:
+def _clip(job: Any, detect: Any, options: Any) -> tuple[list[str], str]:
     """Also the faces that no frame of its own found: the origin says how they are known."""
-    from deid_diffusion.faces.scan import Scan
-    from deid_diffusion.imaging.clips import ClipReader
+    from deid_diffusion.jobs.detections import look_through
 
-    scan, stamps = Scan(getattr(detect, "glance", detect), detect), []
-    with ClipReader(path, options.start_s, options.stop_s) as frames:
-        for frame in frames:
-            scan.add(frame.image, frame.time_s, frame.repeated)
-            stamps.append({"frame": frame.index, "pts": frame.pts, "time_s": round(frame.time_s, 4)})
-    scan.finish()
-    for stamp, sightings in zip(stamps, scan.sightings(), strict=True):
-        for one in sightings:
-            yield {**stamp, **_line(one.face), "track_id": one.face.track_id, "origin": one.origin.value}
+    listed, stamps = look_through(job.in_path, job.name, detect, options.start_s, options.stop_s)
+    return list(listed.lines(stamps)), f"{_count(listed.tracks)} in {listed.frames} frames"
 
 
-def _line(face: Any) -> dict[str, Any]:
-    points = [[round(float(x), 2), round(float(y), 2)] for x, y in face.landmarks]
-    return {"box": [round(float(v), 2) for v in face.box], "points": points, "score": round(float(face.score), 4)}
+def _count(faces: Any) -> str:
+    return f"{len(faces)} face{'s' * (len(faces) != 1)}"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ def main(argv: list[str]) -> int:
     from deid_diffusion.evaluation.results import EvaluationError
     from deid_diffusion.evaluation.summary import headline, markdown_table
 
+    code = make_attackers(options)
+    if code:
+        return code
     try:
         reports = eval_reports(options)
     except EvaluationError as error:
@@ -29,6 +33,66 @@ def main(argv: list[str]) -> int:
         f"deid: numbers in {options['out'] / 'eval.json'}, a page in {options['out'] / 'report.html'}", file=sys.stderr
     )
     return 0
+
+
+def make_attackers(options: dict[str, Any]) -> int:
+    """Makes the pictures of `--parrot run` and `--floor run`, and puts their folders in the place of the words.
+
+    Args:
+        options: of the command line.
+
+    Returns:
+        the exit code: not 0 when something could not be made.
+    """
+    wanted = [*(options["parrots"] or []), *([options["floor"]] if options["floor"] else [])]
+    if not any(_is_run(spec) for spec in wanted):
+        return 0
+    if options["gallery"] is None:
+        return complain("--parrot and --floor are made from the gallery; give --gallery, too", 2)
+    parrots: list[Path] = []
+    for number, spec in enumerate(options["parrots"] or [], 1):
+        parrots.append(options["out"] / f"parrot-{number}" if _is_run(spec) else Path(spec))
+        if _is_run(spec) and (code := anonymized(options["gallery"], parrots[-1], shlex.split(spec)[1:])):
+            return code
+    options["parrots"] = parrots or None
+    if _is_run(options["floor"] or ""):
+        return make_floor(options)
+    return 0
+
+
+def make_floor(options: dict[str, Any]) -> int:
+    """Gives everybody in originals and gallery one and the same face, below `out`.
+
+    Args:
+        options: of the command line; `floor` becomes the folder.
+
+    Returns:
+        the exit code: not 0 when something could not be made.
+    """
+    floor = options["floor"] = options["out"] / "floor"
+    for source, name in ((options["originals"], "outputs"), (options["gallery"], "gallery")):
+        if code := anonymized(source, floor / name, ["--method", "average"]):
+            return code
+    return 0
+
+
+def anonymized(source: Path, out: Path, words: Sequence[str]) -> int:
+    """Runs `deid run` into a folder; its exit code, 0 when only single files failed.
+
+    Args:
+        source: folder of pictures.
+        out: folder for the outputs.
+        words: further options of `deid run`.
+    """
+    from . import run
+
+    print(f"deid: {out.name}: deid run {' '.join(words)}", file=sys.stderr)
+    code = run.main([str(source), "-o", str(out), *words])
+    return 0 if code == 1 else code
+
+
+def _is_run(spec: str) -> bool:
+    return str(spec).split()[:1] == ["run"]
 
 
 def eval_reports(options: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -46,6 +110,9 @@ def eval_reports(options: Mapping[str, Any]) -> tuple[Any, ...]:
     from deid_diffusion.evaluation.command import EvalOptions, run_eval
 
     options = dict(options)
+    for name in ("parrots", "floor"):
+        if isinstance(value := options.get(name), str | list):
+            options[name] = Path(value) if isinstance(value, str) else [Path(one) for one in value]
     if options["id_encoder"] is None:
         options["id_encoder"] = _shipped_pipeline()
     given: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in options.items()}
@@ -69,6 +136,21 @@ def _parser() -> argparse.ArgumentParser:
     add("outputs", type=Path, nargs="+", help="folders of anonymized pictures, same names")
     add("-o", "--out", type=Path, default=Path("eval"), help="folder for eval.json and report.html (eval)")
     add("--name", action="append", dest="names", help="label of each outputs folder, in order")
+    add(
+        "--parrot", action="append", dest="parrots", metavar="FOLDER",
+        help="the gallery as the same tool anonymized it, one for all outputs or one each; or run, which makes it: "
+        "--parrot run, or --parrot 'run --method blur' with options of deid run",
+    )  # fmt: skip
+    add(
+        "--floor", metavar="FOLDER",
+        help="originals and gallery with one and the same face in every picture, in its folders outputs and gallery: "
+        "what the surroundings tell alone; or run, which makes them",
+    )  # fmt: skip
+    add(
+        "--pool",
+        action="store_true",
+        help="the outputs are runs of one method with other seeds: judge them pooled, too",
+    )
     add_judging(add)
     return parser
 

@@ -16,8 +16,13 @@ def main(argv: list[str]) -> int:
     from deid_diffusion.hub.publish import publish
 
     card = Card(options.license, base_model=tuple(options.base_model), datasets=tuple(options.dataset))
-    out = options.out or Path("out", "hub", options.name.rpartition("/")[2])
+    out = options.out or Path("out", "space" if options.space else "hub", options.name.rpartition("/")[2])
     try:
+        if options.space:
+            from deid_diffusion.hub.space import publish_space
+
+            print(publish_space(options.folder, options.name, out, options.dry_run, options.private))
+            return 0
         print(publish(options.folder, options.name, out, card, options.dry_run, options.private))
     except (FileNotFoundError, FileExistsError, ValueError) as error:
         return complain(str(error), 2)
@@ -30,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     add("folder", type=Path, help="pipeline folder, such as weights/face256")
     add("name", help="ORG/NAME on the Hub")
     add("-o", "--out", type=Path, help="where to build the Hub folder (out/hub/NAME); must be empty or not there")
+    add("--space", action="store_true", help="publish a Space instead: the page of deid web, with these weights")
     add("--dry-run", action="store_true", help="build and try it, upload nothing")
     add("--private", action="store_true", help="create the repository as a private one")
     add("--license", default="apache-2.0", help="Hub licence identifier of the weights (apache-2.0)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from deid_diffusion.jobs.plan import Job, Skipped
@@ -91,24 +91,28 @@ def watch(job: Job) -> Callable[[str, int, int | None], None]:
     return tell
 
 
-def faces_in_words(results: Sequence[JobResult]) -> str:
+def faces_in_words(results: Iterable[JobResult]) -> str:
     """`3 faces: 2 replaced, 1 redacted`."""
-    outcomes = Counter(face["outcome"] for result in results for face in result.faces)
+    outcomes: Counter[str] = Counter()
+    borderline, unsearched = 0, False
+    for result in results:
+        outcomes.update(face["outcome"] for face in result.faces)
+        borderline += sum(bool(face.get("borderline")) for face in result.faces)
+        unsearched |= result.job.boxes == ()
     if not outcomes:
-        unsearched = any(result.job.boxes == () for result in results)
         return "no face, as the boxes say" if unsearched else "no face found"
     parts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items(), reverse=True))
-    borderline = sum(bool(face.get("borderline")) for result in results for face in result.faces)
     parts += f"; {borderline} borderline, hidden" if borderline else ""
     return f"{outcomes.total()} face{'s' * (outcomes.total() != 1)}: {parts}"
 
 
 def summary(results: Sequence[JobResult], total: int, skipped: Sequence[Skipped], seconds: float) -> str:
     """The last line of a run."""
-    done = [result for result in results if result.ok]
+    done = sum(result.ok for result in results)
     # Of pictures that failed nothing is known: "no face found" would sound like an all-clear.
-    parts = [f"{len(done)} of {total} pictures done" + (f", {faces_in_words(done)}" if done else "")]
-    parts += [f"{len(results) - len(done)} failed"] if len(done) < len(results) else []
+    faces = faces_in_words(result for result in results if result.ok) if done else ""
+    parts = [f"{done} of {total} pictures done" + (f", {faces}" if done else "")]
+    parts += [f"{len(results) - done} failed"] if done < len(results) else []
     parts += [left_out(skipped)] if skipped else []
     return "; ".join([*parts, f"{seconds:.1f} s"])
 

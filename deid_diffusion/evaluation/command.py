@@ -18,7 +18,7 @@ from deid_diffusion.evaluation.nets import FaceNets, NetOptions
 from deid_diffusion.evaluation.privacy import judge_result, recogniser_free_metrics
 from deid_diffusion.evaluation.protocol import EvalTables, Folders, collect
 from deid_diffusion.evaluation.results import EvalReport, EvaluationError
-from deid_diffusion.evaluation.table import MethodTable
+from deid_diffusion.evaluation.table import MethodTable, pooled
 
 _log = logging.getLogger(__name__)
 _TESTS = {"photos": "other photos", "views": "edited views of the originals, not other photos"}
@@ -55,6 +55,10 @@ class EvalOptions:
         cache: file for embeddings; nothing is kept when None.
         seed: of bootstrap, halves and samples.
         examples: how many outputs to show on the page; 0 shows none. Originals are never shown.
+        parrots: the gallery as the tool of the outputs anonymized it: one folder for all, or one each, in their order.
+        floor: a folder with `outputs` and `gallery`, the originals and the gallery with one and the same face in every
+            picture (method average): what the surroundings tell alone.
+        pool: the outputs are runs of one method with other seeds; "pooled", of all of them, is judged as well.
     """
 
     originals: Path
@@ -72,6 +76,9 @@ class EvalOptions:
     cache: Path | None = None
     seed: int = 0
     examples: int = 6
+    parrots: tuple[Path, ...] = ()
+    floor: Path | None = None
+    pool: bool = False
 
     def __post_init__(self) -> None:
         if not self.outputs or not self.judges:
@@ -84,6 +91,14 @@ class EvalOptions:
             raise EvaluationError(f"need one name per folder of outputs, got {len(self.names)} of {len(self.outputs)}")
         if len(set(self.labels)) != len(self.labels):
             raise EvaluationError(f"folders of outputs need different names, got {list(self.labels)}; give names")
+        if (self.parrots or self.floor) and not self.gallery:
+            raise EvaluationError(
+                "a parrot and a floor need the gallery that they were made from; give --gallery, too"
+            )
+        if len(self.parrots) not in (0, 1, len(self.outputs)):
+            raise EvaluationError(
+                f"need one parrot for all outputs or one each, got {len(self.parrots)} for {len(self.outputs)}"
+            )
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -112,15 +127,18 @@ def run_eval(options: EvalOptions) -> tuple[EvalReport, ...]:
         gallery=options.gallery,
         person_by=options.person_by,
         groups=options.groups,
+        parrots=options.parrots * (len(options.outputs) if len(options.parrots) == 1 else 1),
+        floor=options.floor,
     )
     with ArrayCache(options.cache) as cache:
         measurer = FaceMeasurer(detector_from_spec(options.detector), judges, nets, cache)
         collected = collect(folders, measurer, options.seed, options.examples)
-    reports = tuple(summarise(collected, method, measurer, options) for method in collected.methods)
+    methods = [*collected.methods, *([pooled(collected.methods)] if options.pool else [])]
+    reports = tuple(summarise(collected, method, measurer, options) for method in methods)
     options.out.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"methods": [report.to_json() for report in reports]}, indent=1, allow_nan=False)
     (options.out / "eval.json").write_text(text + "\n", encoding="utf-8")
-    write_page(options.out / "report.html", reports, [method.examples for method in collected.methods])
+    write_page(options.out / "report.html", reports, [method.examples for method in methods])
     return reports
 
 
@@ -168,6 +186,17 @@ def _notes(measurer: FaceMeasurer, options: EvalOptions) -> tuple[str, ...]:
         'Utility has in its "originals" column the error of the same networks between the originals and their mirror '
         "images: their noise floor.",
     ]
+    if options.parrots:
+        notes.append(
+            "The parrot attacker (Newton, Sweeney and Malin 2005) anonymizes the gallery with the same tool and "
+            "compares like with like. Pooled: the mean of all pictures of a person, on both sides."
+        )
+    if options.floor:
+        notes.append(
+            "Floor: the same attackers on pictures that all have one and the same average face, so that only hair, "
+            "clothes, light and place tell. What is above it, in pairs by person, is what the new faces add; below 0, "
+            "they make the surroundings harder to recognise."
+        )
     if options.gallery and options.gallery_kind == "views":
         notes.append(
             "The gallery holds edited copies of the originals, not other photos of the people: whatever survives in "

@@ -115,6 +115,18 @@ def compare_faces(
             method.examples.append(crop_box(output.pixels, squares[number], 160))
 
 
+def embed_output(measurer: FaceMeasurer, output: HashedPicture, face: Face, own: list[np.ndarray]) -> list[np.ndarray]:
+    """One (D,) float32 vector per judge of what was made of one face.
+
+    Args:
+        measurer: detector and judges.
+        output: the picture in which it was anonymized.
+        face: where it was.
+        own: its vectors before.
+    """
+    return _worst_case_embeddings(measurer, output, (face, match_face(face, measurer.faces(output))), own)
+
+
 def _worst_case_embeddings(
     measurer: FaceMeasurer, output: HashedPicture, places: tuple[Face, Face | None], own: list[np.ndarray]
 ) -> list[np.ndarray]:

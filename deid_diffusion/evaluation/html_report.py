@@ -93,18 +93,24 @@ def _table(reports: tuple[EvalReport, ...], columns: list[tuple[Metric, ...]], b
         cells = "".join(f"<td>{_html_cell(m)}</td>" for m in metrics)
         rows.append(
             f"<tr><td>{escape(name)} <span class=small>{escape(same.unit)}</span></td>{cells}"
-            f"<td>{_short(same.on_originals)}</td><td>{_short(same.chance)}</td></tr>"
+            f"<td>{_short(same.on_originals)}</td><td>{_short(same.chance)}</td><td>{_short(same.floor)}</td></tr>"
         )
+    baselines = "".join(
+        f"<th>{name}</th>" for name in (baseline, "chance (similarity: impostor mean)", "surroundings alone")
+    )
     return (
-        f'<div class="scroll"><table><thead><tr><th></th>{head}<th>{baseline}</th>'
-        f"<th>chance (similarity: impostor mean)</th></tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+        f'<div class="scroll"><table><thead><tr><th></th>{head}{baselines}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
 
 
 def _html_cell(metric: Metric) -> str:
     if metric.value is None:
         return f'<span class="why">{escape(metric.text())}</span>'
-    return f"{escape(metric.text())} <span class=small>n={metric.n}</span>"
+    more = ""
+    if metric.excess is not None and metric.excess[1] is not None:
+        more = "<br><span class=small>over the surroundings {:+.2f} [{:+.2f}, {:+.2f}]</span>".format(*metric.excess)
+    return f"{escape(metric.text())} <span class=small>n={metric.n}</span>{more}"
 
 
 def _short(value: float | None) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from deid_diffusion.evaluation.attackers import MIN_PEOPLE, linear_attack, standardise
+from deid_diffusion.evaluation.attacks import ADAPTIVE, RANK_1, RANK_5, attacks, new_metrics, over_floor
 from deid_diffusion.evaluation.judges import Judge
 from deid_diffusion.evaluation.metrics import (
     Scores,
@@ -26,10 +27,10 @@ from deid_diffusion.evaluation.protocol import EvalTables
 from deid_diffusion.evaluation.results import Curve, JudgeResult, Metric
 from deid_diffusion.evaluation.table import FaceTable, MethodTable
 
-RANK_1, RANK_5, EER = "re-identification rank-1", "re-identification rank-5", "equal error rate"
+EER = "equal error rate"
 FARS = (0.01, 0.001)
 TAR_1 = "TAR at FAR 1 %"
-ADAPTIVE, NON_ADAPTIVE = "rank-1, adaptive attacker (trained on pairs)", "rank-1, same folds, non-adaptive attacker"
+NON_ADAPTIVE = "rank-1, same folds, non-adaptive attacker"
 OWN_SIMILARITY = "cosine similarity to own original"
 _ALONE = "needs at least two people in the gallery"
 
@@ -67,13 +68,18 @@ def judge_result(
     before = score_probes(originals[known], ids, gallery, gallery_ids, seed)
     attack = _attack_metrics(outputs[known], originals[known], ids, gallery, gallery_ids, seed)
     reach = (float(min(seen.genuine.min(), seen.impostor[0])), float(max(seen.genuine.max(), seen.impostor[-1])))
+    found = attacks(index, collected, method, seed)
+    metrics = (*_score_metrics(after, before, ids, seed), *new_metrics(found, seed))
+    metrics += (*_similarities(seen, before, ids, seed), *own, *attack)
+    if collected.floor is not None:
+        metrics = over_floor(metrics, found, attacks(index, collected, collected.floor, seed), seed)
     first = np.full(len(rows), np.nan)
     first[known] = hits(after, 1)
     result = JudgeResult(
         judge=judge.name,
         weight_hash=judge.weight_hash,
         people=people,
-        metrics=(*_score_metrics(after, before, ids, seed), *_similarities(seen, before, ids, seed), *own, *attack),
+        metrics=metrics,
         cmc=_ranks(after),
         cmc_originals=_ranks(before),
         det=_curve(*det_curve(after.genuine, after.impostor)),

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from deid_diffusion.evaluation.comparison import OriginalFaces, compare_faces, read_output, utility_differences
+from deid_diffusion.evaluation.comparison import (
+    OriginalFaces,
+    compare_faces,
+    embed_output,
+    read_output,
+    utility_differences,
+)
 from deid_diffusion.evaluation.groups import read_groups
 from deid_diffusion.evaluation.measure import FaceMeasurement, FaceMeasurer
 from deid_diffusion.evaluation.pairing import (
@@ -24,6 +31,8 @@ from deid_diffusion.evaluation.utility import skin_class
 from deid_diffusion.evaluation.warp import eye_distance
 from deid_diffusion.types import Face
 
+FLOOR = "surroundings alone"
+
 
 @dataclass(frozen=True)
 class Folders:
@@ -35,6 +44,8 @@ class Folders:
         gallery: folder of other photos of the same people; None searches the originals themselves.
         person_by: "stem" or "folder", see `pairing.person_of`.
         groups: CSV whose first column is the person and whose other columns are attributes.
+        parrots: per folder of outputs, the gallery as the same tool anonymized it; empty or None where nobody did.
+        floor: a folder with `outputs` and `gallery`, the originals and the gallery with one face for all.
     """
 
     originals: Path
@@ -43,15 +54,24 @@ class Folders:
     gallery: Path | None = None
     person_by: str = "stem"
     groups: Path | None = None
+    parrots: tuple[Path | None, ...] = ()
+    floor: Path | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class EvalTables:
-    """Everything the metrics are computed from. Without a gallery, `gallery` is `originals` itself."""
+    """Everything the metrics are computed from. Without a gallery, `gallery` is `originals` itself.
+
+    Attributes:
+        originals, gallery: their faces.
+        methods: what each made of them.
+        floor: the same where everybody has one and the same face; None where nobody made that.
+    """
 
     originals: FaceTable
     gallery: FaceTable
     methods: tuple[MethodTable, ...]
+    floor: MethodTable | None = None
 
 
 def collect(folders: Folders, measurer: FaceMeasurer, seed: int = 0, examples: int = 6) -> EvalTables:
@@ -67,13 +87,15 @@ def collect(folders: Folders, measurer: FaceMeasurer, seed: int = 0, examples: i
         EvaluationError: a folder is missing or empty, or not one face could be judged.
     """
     originals = list_pictures(folders.originals)
-    outputs = [list_pictures(folder) for folder in folders.outputs]
+    outputs = [list_pictures(folder) for folder in (*folders.outputs, *_floor(folders, "outputs"))]
     attributes, groups = read_groups(folders.groups) if folders.groups else ((), {})
     before = FaceTable(attributes=(*attributes, "skin tone"), vectors=[Vectors() for _ in measurer.judges])
-    methods = [_new_method(name, measurer, seed) for name in folders.names]
+    names = (*folders.names, *([FLOOR] if folders.floor else []))
+    methods = [_new_method(name, measurer, seed) for name in names]
     gallery = before
     if folders.gallery:
-        gallery = _collect_gallery(folders.gallery, folders.person_by, measurer, methods)
+        parrots = [*(folders.parrots or [None] * len(folders.outputs)), *_floor(folders, "gallery")]
+        gallery = _collect_gallery(folders.gallery, folders.person_by, measurer, methods, parrots)
     for method, files in zip(methods, outputs, strict=True):
         for name in extra_outputs(originals, files):
             method.problems.add("output without an original", name)
@@ -96,7 +118,12 @@ def collect(folders: Folders, measurer: FaceMeasurer, seed: int = 0, examples: i
             if output is not None:
                 compare_faces(method, measurer, (picture, output), faces, known, examples)
     _refuse_empty(methods, folders.originals.name)
-    return EvalTables(before, gallery, tuple(methods))
+    floor = methods.pop() if folders.floor else None
+    return EvalTables(before, gallery, tuple(methods), floor)
+
+
+def _floor(folders: Folders, part: str) -> list[Path]:
+    return [folders.floor / part] if folders.floor else []
 
 
 def _refuse_empty(methods: list[MethodTable], originals: str) -> None:
@@ -133,13 +160,29 @@ def _for_all(methods: list[MethodTable], kind: str, file: str, detail: str = "")
         method.problems.add(kind, file, detail)
 
 
-def _collect_gallery(folder: Path, person_by: str, measurer: FaceMeasurer, methods: list[MethodTable]) -> FaceTable:
+def _collect_gallery(
+    folder: Path, person_by: str, measurer: FaceMeasurer, methods: list[MethodTable], parrots: Sequence[Path | None]
+) -> FaceTable:
+    """The gallery's faces; and those of each method's parrot, if there is one, into `method.parrot`."""
     gallery = FaceTable(vectors=[Vectors() for _ in measurer.judges])
+    files = [list_pictures(parrot) if parrot else None for parrot in parrots]
+    for method, own in zip(methods, files, strict=True):
+        method.parrot = None if own is None else FaceTable(vectors=[Vectors() for _ in measurer.judges])
     for key, path in list_pictures(folder).items():
         read = _read_faces(path, "gallery picture", measurer, methods)
-        if read is not None:
-            picture, faces = read
-            _measure_faces(gallery, measurer, picture, faces[:1], person_of(key, person_by), {})
+        if read is None:
+            continue
+        picture, faces = read
+        person = person_of(key, person_by)
+        _, [own_vectors] = _measure_faces(gallery, measurer, picture, faces[:1], person, {})
+        for method, own in zip(methods, files, strict=True):
+            output = None if own is None else read_output(method, key, output_of(key, own), picture)
+            if output is None or method.parrot is None:
+                continue
+            method.parrot.people.append(person)
+            embedded = embed_output(measurer, output, faces[0], own_vectors)
+            for vectors, vector in zip(method.parrot.vectors, embedded, strict=True):
+                vectors.add(vector)
     return gallery
 
 

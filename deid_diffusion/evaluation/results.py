@@ -28,6 +28,8 @@ class Metric:
         on_originals: the same metric on the originals, where that has a meaning; for utility, on their mirror images:
             no output can be asked to agree better than a photo does with its own mirror image.
         chance: the chance level, where that has a meaning.
+        floor: the same metric on pictures that all have one and the same face: what the surroundings tell alone.
+        excess: value minus floor, and its 95 % bootstrap interval over people.
         reason: why it was not measured; empty otherwise.
     """
 
@@ -40,6 +42,8 @@ class Metric:
     on_originals: float | None = None
     chance: float | None = None
     reason: str = ""
+    floor: float | None = None
+    excess: tuple[float, float | None, float | None] | None = None
 
     def __post_init__(self) -> None:
         if (self.value is None) != bool(self.reason):

@@ -68,7 +68,7 @@ def _onnx_net(path: Path) -> Net:
     except ImportError as error:
         if importlib.util.find_spec("openvino") is None:
             raise EvaluationError(
-                f'{path.name} needs onnxruntime or openvino: pip install "deid-diffusion[onnx]" or "[openvino]"'
+                f'{path.name} needs onnxruntime or openvino: pip install onnxruntime or "deid-diffusion[openvino]"'
             ) from error
         return _openvino_net(path)
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,6 +24,11 @@ class Columns:
         """Appends one row; every row has the same names."""
         for name, value in values.items():
             self._columns.setdefault(name, array("f")).append(value)
+
+    def extend(self, other: Columns) -> None:
+        """Appends the rows of another one with the same names."""
+        for name, values in other._columns.items():
+            self._columns.setdefault(name, array("f")).extend(values)
 
     def __getitem__(self, name: str) -> np.ndarray:
         """(n,) float32, empty when no row was added."""
@@ -124,6 +130,7 @@ class MethodTable:
         vectors, conditioning, features: as in `FaceTable`, of the outputs.
         problems: see `EvalReport`.
         examples: (h, w, 3) uint8 crops of outputs for the page; never of originals.
+        parrot: faces of the gallery as the same method anonymized it; None where nobody did.
     """
 
     name: str
@@ -134,3 +141,34 @@ class MethodTable:
     features: ReservoirSample = field(default_factory=ReservoirSample)
     problems: Problems = field(default_factory=Problems)
     examples: list[np.ndarray] = field(default_factory=list)
+    parrot: FaceTable | None = None
+
+
+def pooled(methods: Sequence[MethodTable]) -> MethodTable:
+    """One table of several runs of one method over the same pictures: several pictures of each person.
+
+    Args:
+        methods: with the same judges, in the same order.
+    """
+    out = MethodTable("pooled", vectors=[Vectors() for _ in methods[0].vectors])
+    parrots = [method.parrot for method in methods if method.parrot is not None]
+    if parrots:
+        out.parrot = FaceTable(vectors=[Vectors() for _ in methods[0].vectors])
+        for table in parrots:
+            out.parrot.people += table.people
+    for method in methods:
+        out.faces.extend(method.faces)
+        out.pictures.extend(method.pictures)
+        out.problems.counts += method.problems.counts
+        out.problems.kept += method.problems.kept[: MAX_PROBLEMS - len(out.problems.kept)]
+        for row in method.features.array():
+            out.features.add(row)
+    sources = [(out.conditioning, [method.conditioning for method in methods])]
+    for index, vectors in enumerate(out.vectors):
+        sources.append((vectors, [method.vectors[index] for method in methods]))
+        if out.parrot is not None:
+            sources.append((out.parrot.vectors[index], [table.vectors[index] for table in parrots]))
+    for into, several in sources:
+        for row in (row for one in several for row in one.array()):
+            into.add(row)
+    return out

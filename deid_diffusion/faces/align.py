@@ -10,7 +10,7 @@ import numpy as np
 from ..types import Face, FaceCrop
 from .estimator import FaceEstimator
 from .geometry import FIVE, SIZE, apply, crop_from_image, invert
-from .masks import box_ellipse, face_mask
+from .masks import GROWTH, box_ellipse, face_mask
 
 
 def cut(image: np.ndarray, matrix: np.ndarray, size: int = SIZE) -> np.ndarray:
@@ -57,18 +57,22 @@ def first_crop(face: Face, size: int = SIZE) -> np.ndarray:
     return crop_from_image(face.landmarks.astype(float), size)
 
 
-def make_crop(image: np.ndarray, face: Face, landmarks: np.ndarray, size: int = SIZE) -> FaceCrop:
+def make_crop(
+    image: np.ndarray, face: Face, landmarks: np.ndarray, size: int = SIZE, growth: float = GROWTH
+) -> FaceCrop:
     """The final crop of a face.
 
     Args:
         image: (H, W, 3) uint8.
         face: the detection; the ellipse in its box is part of the mask, whatever the landmarks say.
         landmarks: (478, 2) x y in image pixels.
+        size: side of the crop in pixels.
+        growth: of the mask, see `masks.face_mask`.
     """
     matrix = crop_from_image(landmarks[list(FIVE)].astype(float), size)
     points = apply(matrix, landmarks).astype(np.float32)
     return FaceCrop(
-        cut(image, matrix, size), face_mask(points, apply(matrix, box_ellipse(face)), size), points, matrix
+        cut(image, matrix, size), face_mask(points, apply(matrix, box_ellipse(face)), size, growth), points, matrix
     )
 
 
@@ -89,7 +93,12 @@ FAR_OFF = 0.35
 
 
 def crop_faces(
-    image: np.ndarray, faces: Sequence[Face], estimator: FaceEstimator, size: int = SIZE
+    image: np.ndarray,
+    faces: Sequence[Face],
+    estimator: FaceEstimator,
+    size: int = SIZE,
+    growth: float = GROWTH,
+    starts: Sequence[np.ndarray | None] | None = None,
 ) -> list[FaceCrop | None]:
     """The final crop of each face, or None where the landmarks cannot be this face's.
 
@@ -98,16 +107,22 @@ def crop_faces(
         faces: detections in it.
         estimator: finds the landmarks.
         size: side of the crops in pixels.
+        growth: of the masks, see `masks.face_mask`.
+        starts: (2, 3) crop_from_image of SIZE px of each face as it was a moment ago, where that is known.
     """
     if not faces:
         return []
-    matrices = [first_crop(face) for face in faces]
-    for _ in range(2):  # the estimator's own landmarks align better than the detector's, so it looks twice
-        found = estimator.landmarks(np.stack([cut(image, matrix) for matrix in matrices]))
-        points = [apply(invert(m), p[:, :2].astype(float)) for m, p in zip(matrices, found, strict=True)]
-        matrices = [crop_from_image(p[list(FIVE)], SIZE) for p in points]
+    known = [None] * len(faces) if starts is None else starts
+    matrices = [first_crop(face) if start is None else start for face, start in zip(faces, known, strict=True)]
+    points: list[np.ndarray] = [np.empty(0)] * len(faces)
+    for once_more in (False, True):  # the estimator's own landmarks align better than the detector's
+        rows = [row for row, start in enumerate(known) if once_more or start is None]
+        found = estimator.landmarks(np.stack([cut(image, matrices[row]) for row in rows])) if rows else []
+        for row, marks in zip(rows, found, strict=True):
+            points[row] = apply(invert(matrices[row]), marks[:, :2].astype(float))
+            matrices[row] = crop_from_image(points[row][list(FIVE)], SIZE)
     crops: list[FaceCrop | None] = []
     for face, landmarks in zip(faces, points, strict=True):
         sound = np.isfinite(landmarks).all() and disagreement(face, landmarks) < FAR_OFF
-        crops.append(make_crop(image, face, landmarks, size) if sound else None)
+        crops.append(make_crop(image, face, landmarks, size, growth) if sound else None)
     return crops

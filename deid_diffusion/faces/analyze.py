@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,17 +13,24 @@ from ..types import Face, FaceCrop, Outcome
 from .align import crop_faces
 from .estimator import FaceAnalysis, FaceEstimator
 from .geometry import apply, invert
-from .masks import make_inpaint_mask
+from .masks import GROWTH, make_inpaint_mask
 from .skin_texture import skin_texture
 from .task import FaceTask
 
 log = logging.getLogger(__name__)
 AT_ONCE = 16  # faces that are read in one go; memory goes with it
 Embed = Callable[[np.ndarray], np.ndarray]  # (B, S, S, 3) uint8 -> (B, D) float32 unit norm
+Read = tuple[FaceAnalysis, np.ndarray | None]  # what a crop says, and its (D,) embedding
 
 
 def analyze_faces(
-    image: np.ndarray, tasks: Sequence[FaceTask], estimator: FaceEstimator, embed: Embed, size: int
+    image: np.ndarray,
+    tasks: Sequence[FaceTask],
+    estimator: FaceEstimator,
+    embed: Embed | None,
+    size: int,
+    growth: float = GROWTH,
+    starts: Mapping[int, np.ndarray] | None = None,
 ) -> list[FaceTask]:
     """Reads the faces of one picture.
 
@@ -32,15 +39,18 @@ def analyze_faces(
         tasks: one for every face that was detected in it: neighbours are no context for each other. Those that are
             decided stay as they are.
         estimator: landmarks and attributes.
-        embed: the identity encoder.
+        embed: the identity encoder; None where nobody asks who they are.
         size: side S of the crops in pixels.
+        growth: of the masks, see `masks.face_mask`.
+        starts: of some tasks, by their numbers, where the face was a moment ago, see `crop_faces`.
 
     Returns:
         the tasks in their order; REDACTED where landmarks do not fit the detection, FAILED where a model broke.
     """
     faces, pending = [task.face for task in tasks], [task for task in tasks if task.pending]
     try:
-        crops = crop_faces(image, [task.face for task in pending], estimator, size)
+        before = [(starts or {}).get(task.number) for task in pending]
+        crops = crop_faces(image, [task.face for task in pending], estimator, size, growth, before)
     except Exception as error:
         log.exception("reading faces failed")
         done = [task.decided(Outcome.FAILED, f"reading failed: {brief_error(error)}") for task in pending]
@@ -55,7 +65,7 @@ def _analyzed(
     image: np.ndarray,
     task: FaceTask,
     crop: FaceCrop | None,
-    read: tuple[FaceAnalysis, np.ndarray] | Exception | None,
+    read: Read | Exception | None,
     faces: Sequence[Face],
 ) -> FaceTask:
     if crop is None or read is None:
@@ -75,14 +85,14 @@ def _analyzed(
 
 
 def _read_all(
-    crops: Sequence[FaceCrop | None], estimator: FaceEstimator, embed: Embed
-) -> list[tuple[FaceAnalysis, np.ndarray] | Exception | None]:
+    crops: Sequence[FaceCrop | None], estimator: FaceEstimator, embed: Embed | None
+) -> list[Read | Exception | None]:
     """What each crop says and its (D,) embedding; or why it cannot be read; None where there is no crop."""
-    found: list[tuple[FaceAnalysis, np.ndarray] | Exception | None] = [None] * len(crops)
+    found: list[Read | Exception | None] = [None] * len(crops)
     there = [number for number, crop in enumerate(crops) if crop is not None]
     for batch in [there[first : first + AT_ONCE] for first in range(0, len(there), AT_ONCE)]:
         try:
-            results = _read(batch, crops, estimator, embed)
+            results: Sequence[Read | Exception] = _read(batch, crops, estimator, embed)
         except Exception:
             # One of them cannot be read; alone, it does not take the others along.
             log.debug("reading %d faces at once failed, they are read one by one", len(batch), exc_info=True)
@@ -93,15 +103,16 @@ def _read_all(
 
 
 def _read(
-    numbers: Sequence[int], crops: Sequence[FaceCrop | None], estimator: FaceEstimator, embed: Embed
-) -> list[tuple[FaceAnalysis, np.ndarray] | Exception]:
-    images = np.stack([crops[number].image for number in numbers])
-    return list(zip(estimator.analyze(images), embed(images), strict=True))
+    numbers: Sequence[int], crops: Sequence[FaceCrop | None], estimator: FaceEstimator, embed: Embed | None
+) -> list[Read]:
+    images = np.stack([crop.image for number in numbers if (crop := crops[number]) is not None])
+    embeddings = [None] * len(images) if embed is None else embed(images)
+    return list(zip(estimator.analyze(images), embeddings, strict=True))
 
 
 def _read_one(
-    number: int, crops: Sequence[FaceCrop | None], estimator: FaceEstimator, embed: Embed
-) -> tuple[FaceAnalysis, np.ndarray] | Exception:
+    number: int, crops: Sequence[FaceCrop | None], estimator: FaceEstimator, embed: Embed | None
+) -> Read | Exception:
     try:
         return _read([number], crops, estimator, embed)[0]
     except Exception as error:

@@ -61,10 +61,28 @@ class Attributes:
         check_attributes({name: value for name, value in changes.items() if value is not None})
         return replace(self, **changes)
 
-    def quantize(self) -> Attributes:
-        """A copy in the steps of `QUANTIZATION_STEP`: what may pass from a source to the new face."""
-        steps = {
-            name: round(value / QUANTIZATION_STEP[name]) * QUANTIZATION_STEP[name]
-            for name, value in self.to_dict().items()
-        }
-        return Attributes(**{n: min(max(value, FIELDS[n].low), FIELDS[n].high) for n, value in steps.items()})
+    def quantize(self, coarser: Mapping[str, float] | None = None, factor: float = 1.0) -> Attributes:
+        """A copy in the steps of `QUANTIZATION_STEP`: what may pass from a source to the new face.
+
+        Args:
+            coarser: factors on the steps, by name.
+            factor: on all steps; 0 leaves the values as they were estimated.
+        """
+        if factor == 0:
+            return self
+        steps = {name: QUANTIZATION_STEP[name] * (coarser or {}).get(name, 1.0) * factor for name in self.to_dict()}
+        return Attributes(**within({name: round(value / steps[name]) * steps[name] for name, value in
+                                    self.to_dict().items()}))  # fmt: skip
+
+    def shifted(self, by: Mapping[str, float]) -> Attributes:
+        """A copy with something added to some of its values, within their ranges.
+
+        Args:
+            by: what, by name; of what is not set nothing is shifted.
+        """
+        return Attributes(**within({name: value + by.get(name, 0.0) for name, value in self.to_dict().items()}))
+
+
+def within(values: Mapping[str, float]) -> dict[str, float]:
+    """Values by name, in the ranges of `FIELDS`."""
+    return {name: min(max(value, FIELDS[name].low), FIELDS[name].high) for name, value in values.items()}

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-import cv2
 import numpy as np
 
 from ..messages import brief
 from ..types import Face
-from .centerface import STRIDE, CenterFace, Found, concatenate
-from .geometry import apply, compose, invert
+from .centerface import CenterFace, Found, concatenate
+from .geometry import compose
+from .views import clipped, extent_of, from_turned, middle_of, resized, spans, surest, upright_from_image, view_of
 
 Detector = Callable[[np.ndarray], list[Face]]  # (H, W, 3) uint8 RGB -> faces in image pixels; none: []
 
@@ -54,20 +54,19 @@ class CenterFaceDetector:
         Raises:
             ValueError: no (H, W, 3) uint8 picture.
         """
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
-            raise ValueError(f"image must be (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}; load_picture() it")
+        check_image(image)
         pixels = image.shape[0] * image.shape[1]
         passes = [self._levels(image, float(np.clip(np.sqrt(self.upright_pixels / pixels), 1, 2)))]
-        small, image_from_small = _resized(image, min(np.sqrt(self.turned_pixels / pixels), 1.0))
+        small, image_from_small = resized(image, min(np.sqrt(self.turned_pixels / pixels), 1.0))
         for quarters in (1, 2, 3):
-            found = self._tiles(np.ascontiguousarray(np.rot90(small, quarters)))
+            found = self._tiles(np.ascontiguousarray(np.rot90(small, quarters)), self.threshold)
             # Faces that lie in this pass stand in another, which reads their points better.
             found = found[np.array([abs(roll_deg(points)) < 50 for points in found.points], dtype=bool)]
-            passes.append(found.mapped(compose(image_from_small, _from_turned(quarters, small.shape[:2]))))
-        found = merge(_clipped(concatenate(passes), image.shape[:2]))
+            passes.append(found.mapped(compose(image_from_small, from_turned(quarters, small.shape[:2]))))
+        found = merge(clipped(concatenate(passes), image.shape[:2]))
         faces = [Face(*three) for three in zip(found.boxes, found.points, found.scores.tolist(), strict=True)]
-        seen = [self._second_look(image, face) if _is_doubtful(face) else face for face in faces]
-        return _distinct([face for face in seen if face is not None])
+        seen = [self._second_look(image, face) if is_doubtful(face) else face for face in faces]
+        return distinct([face for face in seen if face is not None])
 
     def glance(self, image: np.ndarray, side: int = 640) -> list[Face]:
         """A quick look, for the frames of a clip between two full ones: one pass at a long side of `side` pixels.
@@ -78,28 +77,28 @@ class CenterFaceDetector:
             image: (H, W, 3) uint8 RGB.
             side: in pixels; smaller pictures are not enlarged.
         """
-        small, image_from_small = _resized(image, min(side / max(image.shape[:2]), 1.0))
+        small, image_from_small = resized(image, min(side / max(image.shape[:2]), 1.0))
         found = self._network(small[None], self.threshold)[0].mapped(image_from_small)
-        found = merge(_clipped(found, image.shape[:2]))
+        found = merge(clipped(found, image.shape[:2]))
         faces = [Face(*three) for three in zip(found.boxes, found.points, found.scores.tolist(), strict=True)]
-        seen = [self._second_look(image, face) if _is_doubtful(face) else face for face in faces]
-        return _distinct([face for face in seen if face is not None])
+        seen = [self._second_look(image, face) if is_doubtful(face) else face for face in faces]
+        return distinct([face for face in seen if face is not None])
 
     def _levels(self, image: np.ndarray, scale: float) -> Found:
         """The picture at `scale`, at a quarter of that, and so on down to a thumbnail."""
         parts = []
         while True:
-            level, image_from_level = _resized(image, scale)
-            parts.append(self._tiles(level).mapped(image_from_level))
+            level, image_from_level = resized(image, scale)
+            parts.append(self._tiles(level, self.threshold).mapped(image_from_level))
             if max(level.shape[:2]) <= 320 or min(level.shape[:2]) <= 32:
                 return concatenate(parts)
             scale /= 4
 
-    def _tiles(self, image: np.ndarray) -> Found:
+    def _tiles(self, image: np.ndarray, threshold: float, tile: int = TILE, overlap: int = OVERLAP) -> Found:
         parts = []
-        for y0, y1 in _spans(image.shape[0]):
-            for x0, x1 in _spans(image.shape[1]):
-                found = self._network(image[None, y0:y1, x0:x1], self.threshold)[0]
+        for y0, y1 in spans(image.shape[0], tile, overlap):
+            for x0, x1 in spans(image.shape[1], tile, overlap):
+                found = self._network(image[None, y0:y1, x0:x1], threshold)[0]
                 found = found.mapped(np.array([[1, 0, x0], [0, 1, y0]]))
                 # A face cut by a tile's edge is seen whole by the next tile or at the next level.
                 low, high = found.boxes[:, :2] - 3, found.boxes[:, 2:] + 3
@@ -144,20 +143,25 @@ class CenterFaceDetector:
         points = level.landmarks if level.score > 0.8 * seen.score else seen.landmarks
         return replace(face, landmarks=points, score=max(seen.score, level.score))
 
-    def _look(self, image: np.ndarray, face: Face, turns_deg: Sequence[float]) -> Face:
+    def _look(self, image: np.ndarray, face: Face, turns_deg: Sequence[float], side: int = LOOK) -> Face:
         """The surest face in the middle of the view, over all turns; of score 0 when there is none."""
-        centre, size = (face.box[:2] + face.box[2:]) / 2, float((face.box[2:] - face.box[:2]).max())
-        maps = [_upright_from_image(centre, LOOK / (2 * size), turn) for turn in turns_deg]
-        views = np.stack([_view(image, matrix) for matrix in maps])
-        best = replace(face, score=0.0)
-        for found, matrix in zip(self._network(views, 0.1), maps, strict=True):
-            middle = np.abs((found.boxes[:, :2] + found.boxes[:, 2:]) / 2 - LOOK / 2).max(1) < LOOK / 6
-            extent = (found.boxes[:, 2:] - found.boxes[:, :2]).max(1)
-            found = _clipped(found[middle & (extent > LOOK / 4) & (extent < LOOK)].mapped(invert(matrix)), image.shape)
-            if len(found.scores) and found.scores.max() > best.score:
-                surest = int(found.scores.argmax())
-                best = Face(found.boxes[surest], found.points[surest], float(found.scores[surest]))
-        return best
+        scale = side / (2 * extent_of(face))
+        maps = [upright_from_image(middle_of(face), scale, turn, side) for turn in turns_deg]
+        views = np.stack([view_of(image, matrix, side) for matrix in maps])
+        return surest(face, maps, self._network(views, 0.1), image.shape, side)
+
+
+def check_image(image: np.ndarray) -> None:
+    """Makes sure that it is a picture.
+
+    Args:
+        image: to be detected in.
+
+    Raises:
+        ValueError: no (H, W, 3) uint8.
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+        raise ValueError(f"image must be (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}; load_picture() it")
 
 
 def faces_from_boxes(boxes: np.ndarray | Sequence[Sequence[float]], image_shape: tuple[int, ...]) -> list[Face]:
@@ -195,11 +199,15 @@ def faces_from_boxes(boxes: np.ndarray | Sequence[Sequence[float]], image_shape:
     return faces
 
 
-def merge(found: Found) -> Found:
+def merge(found: Found, sure: float = 0.0) -> Found:
     """One detection per face, surest first: overlapping ones are the same face, seen in several passes.
 
     A smaller one in the middle of a larger one goes as well (an eye, a nose), for what replaces the larger one
     replaces it; a face at another's edge stays, and so does the larger of two, whatever their scores.
+
+    Args:
+        found: in image pixels.
+        sure: score from which a larger one takes smaller ones along.
     """
     order = np.argsort(-found.scores, kind="stable")
     found = found[order]
@@ -213,14 +221,18 @@ def merge(found: Found) -> Found:
         same = both > 0.35 * (area[i] + area[kept] - both)
         half = (found.boxes[kept, 2:] - found.boxes[kept, :2]) / 2
         in_middle = (((centre[i] - centre[kept]) / half) ** 2).sum(1) < 0.4**2
-        part = in_middle & (area[i] < area[kept]) & (both > 0.8 * area[i])
+        part = in_middle & (area[i] < area[kept]) & (both > 0.8 * area[i]) & (found.scores[kept] >= sure)
         if not (same | part).any():
             kept.append(i)
     return found[np.array(kept, dtype=int)]
 
 
-def _distinct(faces: list[Face]) -> list[Face]:
-    """Surest first, less those whose points turned out to be another's: a second look may see the face next door."""
+def distinct(faces: list[Face]) -> list[Face]:
+    """Surest first, less those whose points turned out to be another's: a second look may see the face next door.
+
+    Args:
+        faces: of one picture.
+    """
     kept: list[Face] = []
     for face in sorted(faces, key=lambda face: -face.score):
         for other in kept:
@@ -239,55 +251,11 @@ def roll_deg(points: np.ndarray) -> float:
     return float(np.degrees(np.arctan2(right[1], right[0])))
 
 
-def _is_doubtful(face: Face) -> bool:
+def is_doubtful(face: Face) -> bool:
+    """Whether a detection is to be looked at again.
+
+    Args:
+        face: as a pass found it.
+    """
     # CenterFace's points are good upright and above about 30 px, and its score tells when they are not.
     return face.score < 0.5 or abs(roll_deg(face.landmarks)) > 15
-
-
-def _upright_from_image(centre: np.ndarray, scale: float, turn_deg: float) -> np.ndarray:
-    turn = np.radians(turn_deg)
-    linear = scale * np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
-    return np.concatenate([linear, (LOOK / 2 - linear @ centre)[:, None]], axis=1)
-
-
-def _view(image: np.ndarray, view_from_image: np.ndarray) -> np.ndarray:
-    """(LOOK, LOOK, 3) uint8: the mapped part of the picture, shrunk by area where it is larger."""
-    corners = apply(invert(view_from_image), LOOK * np.array([[0, 0], [1, 0], [1, 1], [0, 1]], float))
-    low = np.maximum(np.floor(corners.min(0)), 0).astype(int)
-    part = image[low[1] : int(corners[:, 1].max()) + 1, low[0] : int(corners[:, 0].max()) + 1]
-    part, part_from_small = _resized(part, min(1.5 * float(np.sqrt(np.linalg.det(view_from_image[:, :2]))), 1.0))
-    shift = np.array([[1, 0, low[0]], [0, 1, low[1]]], float)
-    matrix = compose(view_from_image, compose(shift, part_from_small))
-    matrix[:, 2] += matrix[:, :2].sum(1) * 0.5 - 0.5  # OpenCV's origin is the centre of the first pixel
-    return cv2.warpAffine(part, matrix, (LOOK, LOOK), flags=cv2.INTER_LINEAR)
-
-
-def _resized(image: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
-    """The image at about `scale`, and the (2, 3) map image_from_resized."""
-    height, width = image.shape[:2]
-    size = max(round(width * scale), 1), max(round(height * scale), 1)
-    if size != (width, height):
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    return image, np.array([[width / size[0], 0, 0], [0, height / size[1], 0]])
-
-
-def _spans(length: int) -> list[tuple[int, int]]:
-    """Tiles along one side: of equal length, at most TILE, overlapping by at least OVERLAP."""
-    count = max(-(-(length - OVERLAP) // (TILE - OVERLAP)), 1)
-    size = -(-(length + (count - 1) * OVERLAP) // (count * STRIDE)) * STRIDE
-    starts = np.linspace(0, max(length - size, 0), count).round().astype(int)
-    return [(int(start), int(start) + size) for start in starts]
-
-
-def _from_turned(quarters: int, shape: tuple[int, int]) -> np.ndarray:
-    """(2, 3) image_from_turned of np.rot90(image, quarters), for an image of this shape."""
-    height, width = shape
-    matrices = {1: [[0, -1, width], [1, 0, 0]], 2: [[-1, 0, width], [0, -1, height]], 3: [[0, 1, 0], [-1, 0, height]]}
-    return np.array(matrices[quarters], float)
-
-
-def _clipped(found: Found, shape: tuple[int, ...]) -> Found:
-    limits = np.array([shape[1], shape[0]] * 2, np.float32)
-    boxes = np.clip(found.boxes, 0, limits)
-    found = replace(found, boxes=boxes)
-    return found[(boxes[:, 2:] - boxes[:, :2] >= 1).all(1)]

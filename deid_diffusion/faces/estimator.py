@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ import torch
 import torch.nn.functional as F
 
 from ..pipelines.conditioning import FIELDS, POINTS
+from .apertures import FOLDER as APERTURES
+from .apertures import ApertureReader
 from .attribute_classifiers import FILE as CLASSIFIERS
 from .attribute_classifiers import AttributeClassifiers
 from .attributes import Attributes
@@ -23,6 +26,7 @@ from .face_shape import (
     rotation_from_angles,
 )
 from .geometry import FIVE, apply, crop_from_image
+from .network import load_resnet
 from .ood_score import FILE as OOD
 from .ood_score import OODScore
 from .skin import LIGHT_NAMES, read_light
@@ -95,6 +99,7 @@ class FaceEstimator:
         shape: FaceShape,
         classifiers: AttributeClassifiers | None = None,
         ood: OODScore | None = None,
+        apertures: ApertureReader | None = None,
     ):
         """Takes finished parts; `from_pretrained` is the usual way.
 
@@ -103,15 +108,17 @@ class FaceEstimator:
             shape: the 3D face model.
             classifiers: of glasses, facial hair and gender; None leaves them to the network.
             ood: out-of-distribution score of the network's features; None gives 0.
+            apertures: reads eyes and mouth of clips; None leaves them to the landmarks.
         """
         self.network = network
+        self.apertures = apertures
         self.shape = shape
         self.classifiers = classifiers
         self.ood = ood
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str = "cpu") -> FaceEstimator:
-        """Loads `network/`, `face_shape.safetensors`, and classifiers and OOD score if they are there, of a folder.
+        """Loads `network/`, `face_shape.safetensors`, and what else there is of classifiers, OOD score and apertures.
 
         Without classifiers the network tells glasses, facial hair and gender, too.
 
@@ -122,10 +129,8 @@ class FaceEstimator:
         Raises:
             ValueError: a network of another width, from before an attribute was added or after.
         """
-        from transformers import ResNetForImageClassification
-
         folder = Path(folder)
-        network = ResNetForImageClassification.from_pretrained(folder / "network", dtype=torch.float32)
+        network = load_resnet(folder / "network")
         if network.config.num_labels != OUTPUTS:
             raise ValueError(
                 f"the estimator in {folder} gives {network.config.num_labels} numbers a face, wanted {OUTPUTS}; widen "
@@ -133,7 +138,9 @@ class FaceEstimator:
             )
         classifiers = AttributeClassifiers.load(folder / CLASSIFIERS) if (folder / CLASSIFIERS).exists() else None
         ood = OODScore.load(folder / OOD) if (folder / OOD).exists() else None
-        return cls(network.eval().to(device), FaceShape.load(folder / "face_shape.safetensors"), classifiers, ood)
+        shape = FaceShape.load(folder / "face_shape.safetensors")
+        closer = ApertureReader.from_pretrained(folder / APERTURES, device) if (folder / APERTURES).is_dir() else None
+        return cls(network.eval().to(device), shape, classifiers, ood, closer)
 
     @torch.no_grad()
     def landmarks(self, crops: np.ndarray) -> np.ndarray:
@@ -159,6 +166,21 @@ class FaceEstimator:
             for points, row, lit, one in zip(landmarks, rows, light, odd, strict=True)
         ]
 
+    def look_closer(self, crops: Sequence[np.ndarray], analyses: Sequence[FaceAnalysis]) -> list[FaceAnalysis]:
+        """The same with eyes and mouth read from close-ups, which see a blink.
+
+        Args:
+            crops: (S, S, 3) uint8 each, of one size.
+            analyses: of the same crops.
+        """
+        if self.apertures is None or not analyses:
+            return list(analyses)
+        found = self.apertures(as_unit(np.stack(crops)), np.stack([one.landmarks for one in analyses]))
+        return [
+            replace(one, attributes=one.attributes.with_changes({n: float(row[place]) for n, row in found.items()}))
+            for place, one in enumerate(analyses)
+        ]
+
     @torch.no_grad()
     def states(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """(B, 3, S, S) in [-1, 1] -> the network's hidden states, (B, C, h, w) each."""
@@ -179,16 +201,18 @@ class FaceEstimator:
         return FaceAnalysis(points, Attributes(**clipped), placement, size, ood_score)
 
     def target_points(
-        self, analysis: FaceAnalysis, wanted: Attributes, person: np.ndarray | None = None
+        self, analysis: FaceAnalysis, wanted: Attributes, shape_params: np.ndarray | None = None
     ) -> np.ndarray:
         """(K, 2) float32: the points of `target_mesh` that the embedded model sees, in the order of its `POINTS`.
 
         Args:
-            analysis, wanted, person: as `target_mesh` takes them.
+            analysis, wanted, shape_params: as `target_mesh` takes them.
         """
-        return self.target_mesh(analysis, wanted, person)[list(POINTS)]
+        return self.target_mesh(analysis, wanted, shape_params)[list(POINTS)]
 
-    def target_mesh(self, analysis: FaceAnalysis, wanted: Attributes, person: np.ndarray | None = None) -> np.ndarray:
+    def target_mesh(
+        self, analysis: FaceAnalysis, wanted: Attributes, shape_params: np.ndarray | None = None
+    ) -> np.ndarray:
         """The landmarks for the model: pose and expression as wanted, the source's own geometry left out.
 
         The face stands where a crop of it would put it (`geometry.crop_from_image`): its own proportions, not the
@@ -197,7 +221,7 @@ class FaceEstimator:
         Args:
             analysis: gives, quantized, whatever `wanted` leaves open.
             wanted: pose and expression to draw.
-            person: (P,) geometry of the target identity in standard deviations; None for the average face.
+            shape_params: (P,) geometry of the target identity in standard deviations; None for the average face.
 
         Returns:
             (478, 2) float32 x y in crop pixels, in the order of FaceMesh. The outline is the target's, too.
@@ -205,7 +229,7 @@ class FaceEstimator:
         values = analysis.attributes.quantize().to_dict() | wanted.to_dict()
         expression = np.array([values[name] for name in EXPRESSION_NAMES])
         yaw, pitch, roll = (values[name] for name in _POSE)
-        turned = (self.shape.expressed(expression, person) @ rotation_from_angles(yaw, pitch, 0.0).T)[:, :2]
+        turned = (self.shape.expressed(expression, shape_params) @ rotation_from_angles(yaw, pitch, 0.0).T)[:, :2]
         mesh = apply(crop_from_image(turned[list(FIVE)] * UNIT, analysis.size), turned * UNIT)
         tilt = rotation_from_angles(0.0, 0.0, roll)[:2, :2]
         return ((mesh - analysis.size / 2) @ tilt.T + analysis.size / 2).astype(np.float32)

@@ -2,11 +2,11 @@
 
 Model, in a canonical frame whose unit is the eye distance (x to the image's right, y down, z away from the viewer):
 
-    landmarks = shift + scale * R(yaw, pitch, roll) (mean + expression @ B + person)
+    landmarks = shift + scale * R(yaw, pitch, roll) (mean + expression @ B + shape)
 
 `mean` is the average of many people, `expression` a few readable numbers, B their linear effect (least squares over
-people who do not exist), and `person` what is left: the geometry that identifies. Rebuilding the points with the
-person part replaced keeps pose and expression and drops the source.
+people who do not exist), and `shape` what is left: the geometry that identifies. Rebuilding the points with the
+shape replaced keeps pose and expression and drops the source.
 """
 
 from __future__ import annotations
@@ -75,31 +75,31 @@ class FaceShape:
         mean: (478, 3) float32, canonical frame.
         expression_mean: (E,) float32, average of the expression numbers.
         expression_basis: (E, 478, 3) float32, shift per unit of each.
-        person_basis: (P, 478, 3) float32, orthonormal directions in which people differ.
-        person_std: (P,) float32, how far people lie along each.
+        shape_basis: (P, 478, 3) float32, orthonormal directions in which people differ.
+        shape_std: (P,) float32, how far people lie along each.
     """
 
     mean: np.ndarray
     expression_mean: np.ndarray
     expression_basis: np.ndarray
-    person_basis: np.ndarray
-    person_std: np.ndarray
+    shape_basis: np.ndarray
+    shape_std: np.ndarray
 
     def locate(self, landmarks: np.ndarray) -> Placement:
         """Pose and place of (478, 3) crop-pixel landmarks, from the points that expression leaves alone."""
         rigid = list(RIGID)
         return Placement(*fit_similarity(self.mean[rigid], landmarks[rigid]))
 
-    def person_part(self, canonical: np.ndarray, expression: np.ndarray) -> np.ndarray:
-        """(478, 3) canonical and (E,) -> (P,) in standard deviations: whose face this is, by geometry."""
+    def shape_of(self, canonical: np.ndarray, expression: np.ndarray) -> np.ndarray:
+        """(478, 3) canonical and (E,) -> (P,) shape parameters in standard deviations: whose face, by geometry."""
         rest = canonical - self.expressed(expression)
-        return np.tensordot(self.person_basis, rest, axes=([1, 2], [0, 1])) / np.maximum(self.person_std, 1e-6)
+        return np.tensordot(self.shape_basis, rest, axes=([1, 2], [0, 1])) / np.maximum(self.shape_std, 1e-6)
 
-    def expressed(self, expression: np.ndarray, person: np.ndarray | None = None) -> np.ndarray:
-        """(E,) and optionally (P,) -> (478, 3) canonical face of nobody, or of `person`, with that expression."""
+    def expressed(self, expression: np.ndarray, shape_params: np.ndarray | None = None) -> np.ndarray:
+        """(E,) and optionally (P,) -> (478, 3) canonical face of nobody, or of that shape, with that expression."""
         shape = self.mean + np.tensordot(expression - self.expression_mean, self.expression_basis, axes=1)
-        if person is not None:
-            shape = shape + np.tensordot(person * self.person_std, self.person_basis, axes=1)
+        if shape_params is not None:
+            shape = shape + np.tensordot(shape_params * self.shape_std, self.shape_basis, axes=1)
         return shape
 
     def save(self, path: Path) -> None:

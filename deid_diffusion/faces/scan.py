@@ -7,24 +7,35 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ..imaging.shots import is_cut, thumbnail
 from ..types import Face, Outcome
 from .attributes import Attributes
-from .motion import summarize
-from .sightings import Sighting, fill
+from .face_list import FaceList
+from .motion import summarize, weighted_median
+from .saved_looks import SavedLooks
+from .sightings import Origin, Sighting, fill
 from .task import FaceTask
-from .tracks import Linker, group_people, iou, join_backwards
+from .tracks import GAP_S, ODD, Linker, group_people, iou, join_backwards
 
 log = logging.getLogger(__name__)
 LOOK_S = 0.5  # between two full looks
+# Likewise, while no face is known; a track that is surely a face is held for as long before its first detection.
+IDLE_LOOK_S = 1.0
+LOST_S = 0.2  # between two for a face that comes and goes, as hands do: until then it is interpolated
 READ_S = 0.1  # between two readings of a track
+WIDE_EVERY = 3  # frames: of the others, those with large faces or none are looked at in small
+LARGE = 1 / 12  # of the picture's long side: such a face is 26 px tall for the smaller look
+# Between two quick looks while no face is known; shorter than what a track that is found then goes on before its first
+# detection.
+GLANCE_S = 0.1
 KEPT = 8  # frames: a track's speed is measured over some
 SHARP_SCORE = 0.5  # of a detection that says something about the person
 Find = Callable[[np.ndarray], list[Face]]
+LookAt = Callable[[np.ndarray, Face], Face]  # a face of which only the box is known -> with its points; score 0: none
 Read = Callable[[np.ndarray, Sequence[Face], Sequence[int]], dict[int, FaceTask]]
 
 
@@ -39,6 +50,7 @@ class Reading:
         sure: whether the face is seen clearly enough to tell who it is.
         kept: whether the frame says that the person is to be left alone.
         reason: likewise, in words.
+        ood_score: how unlike photos of faces it is, see `FaceAnalysis`.
     """
 
     values: Mapping[str, float]
@@ -47,6 +59,7 @@ class Reading:
     sure: bool = True
     kept: bool = False
     reason: str = ""
+    ood_score: float = 0.0
 
 
 class Scan:
@@ -57,9 +70,19 @@ class Scan:
         readings: of each track, by its number.
         size: width and height in pixels.
         failed: frames in which the detector broke: nobody knows who is in them.
+        told: by track and frame, what a list says of frames that did not find it.
+        saved: what an earlier run found, to which what it lacks is added; None where nothing is kept.
     """
 
-    def __init__(self, glance: Find, look: Find, read: Read | None = None) -> None:
+    def __init__(
+        self,
+        glance: Find,
+        look: Find,
+        read: Read | None = None,
+        listed: FaceList | None = None,
+        look_at: LookAt | None = None,
+        peek: Find | None = None,
+    ) -> None:
         """Takes what finds faces and what reads them.
 
         Args:
@@ -67,15 +90,23 @@ class Scan:
             look: thorough, for the first frame of a shot, every `LOOK_S`, and where a track loses its face.
             read: (H, W, 3) uint8, all its faces, the places of those to read -> their analyzed tasks by place; None
                 when nothing is to be read.
+            listed: where faces are, as somebody says; then nothing is looked for.
+            look_at: reads the points of listed faces that have none; None leaves them as they are.
+            peek: quicker than `glance`, for large faces; None for the same.
         """
-        self.glance, self.look, self.read = glance, look, read
-        self.linker, self.readings = Linker(), dict[int, list[Reading]]()
+        self.glance, self.look, self.read, self.peek = glance, look, read, peek
+        self.listed, self._look_at = listed, look_at
+        self.saved: SavedLooks | None = None
+        self.linker = Linker(0 if listed is None else listed.next_number)
+        self.readings = dict[int, list[Reading]]()
         self.size = (0, 0)
         self._thumbnail: np.ndarray | None = None
         self._faces: list[Face] = []
         self.failed: set[int] = set()
-        self._looked_s = -np.inf
+        self.told: dict[int, dict[int, Sighting]] = {}
+        self._looked_s = self._glanced_s = self._seen_s = -np.inf
         self._read_s: dict[int, float] = {}
+        self._tried: dict[int, int] = {}
 
     def add(self, image: np.ndarray, time_s: float, repeated: bool = False) -> None:
         """Looks at the next frame.
@@ -92,14 +123,16 @@ class Scan:
         cut = self._thumbnail is None or is_cut(self._thumbnail, thumb)
         self._thumbnail, self.size = thumb, (image.shape[1], image.shape[0])
         number = len(self.linker.times_s)
-        if repeated and not cut:
+        if repeated and not cut and self.listed is None:
             self.failed |= {number} if number - 1 in self.failed else set()
             self.linker.add(self._faces, time_s)
+            if self.saved is not None:
+                self.saved.add(number, self._faces)
             return
         try:
-            faces = self._detect(image, time_s, cut)
+            faces = self._found(image, time_s, cut)
         except Exception:
-            if not number:  # it never worked, so that no frame would be left
+            if not number and self.listed is None:  # it never worked, so that no frame would be left
                 raise
             log.exception("looking for faces failed")
             self.failed.add(number)
@@ -107,40 +140,103 @@ class Scan:
         tasks: dict[int, FaceTask] = {}
 
         def embed(places: Sequence[int]) -> dict[int, np.ndarray]:
-            tasks.update(self.read(image, faces, places))
-            return {place: tasks[place].embedding for place in places if tasks[place].embedding is not None}
+            tasks.update(self._read(image, faces, places))
+            return {p: tasks[p].embedding for p in places if p in tasks and tasks[p].embedding is not None}
 
         numbers = self.linker.add(faces, time_s, cut, embed if self.read is not None else None)
         self._faces = faces
         if self.read is not None:
             due = [p for p, n in enumerate(numbers) if time_s - self._read_s.get(n, -np.inf) >= READ_S - 1e-6]
-            tasks.update(self.read(image, faces, [place for place in due if place not in tasks]))
+            tasks.update(self._read(image, faces, [place for place in due if place not in tasks]))
             for place, task in tasks.items():
                 self._learn(numbers[place], task, time_s)
 
     def _detect(self, image: np.ndarray, time_s: float, cut: bool) -> list[Face]:
         """The faces of a frame; a second, thorough look where it is due or one seems to be gone."""
-        due = cut or time_s - self._looked_s >= LOOK_S - 1e-6
-        faces = self.glance(image)
-        if not due:
-            due = any(max((iou(one.box, face.box) for face in faces), default=0.0) < 0.2 for one in self._faces)
-        if due:
+        idle = time_s - max(self._seen_s, self.linker.shot_s) > GAP_S
+        due = cut or time_s - self._looked_s >= (IDLE_LOOK_S if idle else LOOK_S) - 1e-6
+        if idle and not due and time_s - self._glanced_s < GLANCE_S - 1e-6:
+            return []
+        faces, self._glanced_s = self.glance(image) if due else self._glanced(image), time_s
+        if due or (time_s - self._looked_s >= LOST_S - 1e-6 and self._loses_one(faces)):
             faces = united(self.look(image), faces)
             self._looked_s = time_s
+        return [replace(face, track_id=None) for face in faces]
+
+    def _found(self, image: np.ndarray, time_s: float, cut: bool) -> list[Face]:
+        """The faces of a frame: as they are listed, as an earlier run found them, or looked for."""
+        number = len(self.linker.times_s)
+        if self.listed is not None:
+            if number in self.listed.failed:
+                self.failed.add(number)
+            return self._told(image, self.listed.sightings.get(number, ()))
+        faces = None if self.saved is None else self.saved.get(number)
+        if faces is None:
+            faces = self._detect(image, time_s, cut)
+            if self.saved is not None:
+                self.saved.add(number, faces)
+        if faces:
+            self._seen_s = time_s
         return faces
+
+    def _glanced(self, image: np.ndarray) -> list[Face]:
+        """The faces of a frame by the quickest look that sees those of the frame before."""
+        least = LARGE * max(image.shape[:2])
+        large = all((face.box[2:] - face.box[:2]).max() >= least for face in self._faces)
+        if self.peek is not None and large and len(self.linker.times_s) % WIDE_EVERY:
+            faces = self.peek(image)
+            if not self._loses_one(faces):
+                return faces
+        return self.glance(image)
+
+    def _loses_one(self, faces: Sequence[Face]) -> bool:
+        """Whether a face of the frame before is not among them."""
+        return any(max((iou(one.box, face.box) for face in faces), default=0.0) < 0.2 for one in self._faces)
+
+    def _told(self, image: np.ndarray, row: Sequence[Sighting]) -> list[Face]:
+        """The faces of a frame as they are listed; of those that nobody found there, only the place is kept."""
+        number, faces = len(self.linker.times_s), []
+        for one in row:
+            face = one.face
+            if one.origin is not Origin.FOUND:
+                assert face.track_id is not None  # or it would count as found
+                self.told.setdefault(face.track_id, {})[number] = one
+            elif face.score or self._look_at is None:
+                faces.append(face)
+            else:
+                faces.append(replace(self._look_at(image, face), track_id=face.track_id))
+        return faces
+
+    def _read(self, image: np.ndarray, faces: Sequence[Face], places: Sequence[int]) -> dict[int, FaceTask]:
+        """What reading says; nothing where it fails, so that the track learns from other frames."""
+        assert self.read is not None
+        try:
+            return self.read(image, faces, [place for place in places if faces[place].score])
+        except Exception:
+            log.exception("reading faces failed")
+            return {}
 
     def _learn(self, number: int, task: FaceTask, time_s: float) -> None:
         """Adds a reading to a track."""
         self._read_s[number] = time_s
+        self._tried[number] = self._tried.get(number, 0) + 1
         if task.embedding is None:
             return
         size = float(np.sqrt(np.prod(task.face.box[2:] - task.face.box[:2])))
         weight = max(task.face.score, 0.05) * min(size, 200.0)
         values = task.analysis.attributes.to_dict()
         sure, kept = task.face.score >= SHARP_SCORE, task.outcome is Outcome.KEPT
-        reading = Reading(values, task.embedding, weight, sure, kept, task.reason or task.borderline)
+        reason, odd = task.reason or task.borderline, task.analysis.ood_score
+        reading = Reading(values, task.embedding, weight, sure, kept, reason, odd)
         self.readings.setdefault(number, []).append(reading)
-        self.linker.tracks[number].embedding = self.mean_embedding(number)
+        self._update(number)
+
+    def _update(self, number: int) -> None:
+        """Tells a track what its readings say."""
+        track, rows = self.linker.tracks[number], self.readings.get(number, [])
+        track.embedding = self.mean_embedding(number)
+        odd = [(row.ood_score, row.weight) for row in rows if row.ood_score]  # 0: nothing here can tell
+        track.ood_score = weighted_median(*zip(*odd, strict=True)) if odd else None
 
     def mean_embedding(self, number: int) -> np.ndarray | None:
         """(D,) float32 unit norm: of a track; None when nothing of it could be read."""
@@ -161,11 +257,30 @@ class Scan:
         kept = bool(rows) and all(row.kept for row in rows)
         return kept, next((row.reason for row in rows if row.reason and row.kept == kept), "")
 
+    def doubt(self, number: int) -> str:
+        """Why a track may be no face, so that none must be generated there; empty for what is one.
+
+        No detection of it is clear, and its readings are unlike photos of faces, or do not fit in most frames.
+
+        Args:
+            number: of the track.
+        """
+        track, rows = self.linker.tracks[number], self.readings.get(number, [])
+        if track.is_clear:
+            return ""
+        if track.ood_score is not None and track.ood_score >= ODD:
+            return f"may be no face: {track.ood_score:.2f} times as far from photos of faces as those are"
+        if len(rows) < self._tried.get(number, 0) / 2:
+            return "may be no face: landmarks do not fit the detection in most frames"
+        return ""
+
     def finish(self) -> None:
         """Links backwards, once all frames are there."""
-        for later, earlier in join_backwards(self.linker).items():
+        joined = join_backwards(self.linker) if self.listed is None else {}
+        for later, earlier in joined.items():
             self.readings.setdefault(earlier, []).extend(self.readings.pop(later, []))
-            self.linker.tracks[earlier].embedding = self.mean_embedding(earlier)
+            self._tried[earlier] = self._tried.get(earlier, 0) + self._tried.pop(later, 0)
+            self._update(earlier)
 
     def forget(self, before: int) -> None:
         """Drops where faces were in earlier frames, which a stream is done with; the last of each track stays."""
@@ -177,6 +292,18 @@ class Scan:
         """The person of each track, see `group_people`."""
         return group_people(list(self.linker.tracks.values()), threshold)
 
+    def beside(self, person: int, people: Mapping[int, int]) -> set[int]:
+        """The people who are in a frame together with one.
+
+        Args:
+            person: the one.
+            people: of each track, as from `people`.
+        """
+        tracks = self.linker.tracks
+        frames = set().union(*(tracks[n].found for n, one in people.items() if one == person and n in tracks))
+        others = {one for n, one in people.items() if n in tracks and frames & tracks[n].found.keys()}
+        return others - {person}
+
     def sightings(self, people: Mapping[int, int] | None = None, first: int = 0) -> list[list[Sighting]]:
         """Where all faces are, for each frame from `first` on, see `sightings.fill`.
 
@@ -185,7 +312,8 @@ class Scan:
             first: number of a frame.
         """
         linker = self.linker
-        return fill(list(linker.tracks.values()), linker.times_s, linker.starts, self.size, people, first)
+        told = None if self.listed is None else self.told
+        return fill(list(linker.tracks.values()), linker.times_s, linker.starts, self.size, people, first, told)
 
 
 def united(faces: Sequence[Face], more: Sequence[Face]) -> list[Face]:

@@ -45,13 +45,14 @@ def fill(
     size: tuple[int, int],
     people: Mapping[int, int] | None = None,
     first: int = 0,
+    told: Mapping[int, Mapping[int, Sighting]] | None = None,
 ) -> list[list[Sighting]]:
     """Where all faces are in all frames.
 
     Found where a detection was; interpolated in gaps up to `GAP_S`; `EXTEND_S` further at both ends of a track, in a
     growing box; and a lost face is held, in that box, until somebody is found there, the same person is found
-    elsewhere, or the shot ends. Before its first detection it is held for `GAP_S`. Faces that left the picture, and
-    detections that may be none, are not held.
+    elsewhere, or the shot ends. Before its first detection it is held for `GAP_S`, and what was never seen clearly
+    for as long as it was seen, up to `GAP_S`. Faces that left the picture are not held.
 
     Args:
         tracks: all of them.
@@ -60,13 +61,15 @@ def fill(
         size: width and height in pixels.
         people: see `group_people`; without, every track is somebody else.
         first: of the frames to tell about. To be called for a clip in parts, from its beginning on.
+        told: by track and frame, what somebody says of frames that did not find it. Then nothing is held that is not
+            told, and a track goes on beyond its ends only where a detection is the last that is told.
 
     Returns:
         the sightings of each frame from `first` on.
     """
     frames: list[dict[int, Sighting]] = [{} for _ in times_s[first:]]
     for track in tracks:
-        for frame, sighting in _known(track, times_s):
+        for frame, sighting in [*_known(track, times_s), *(told or {}).get(track.number, {}).items()]:
             if frame >= first:
                 frames[frame - first][track.number] = sighting
     found = [list(sightings.values()) for sightings in frames]
@@ -81,6 +84,8 @@ def fill(
             for frame in stretch:
                 sighting = _beyond(track, times_s, frame, back, size)
                 held = sighting is not None and sighting.origin is Origin.HELD
+                if track.number in frames[frame - first] or (held and told is not None):
+                    break
                 if sighting is None or (held and _is_hit(sighting.face, found[frame - first], people)):
                     track.released = track.released if back else frame
                     break
@@ -108,7 +113,7 @@ def _beyond(track: Track, times_s: Sequence[float], frame: int, back: bool, size
     last = track.found[end]
     ahead = moved(track, times_s, end, times_s[end] + (-1 if back else 1) * min(lost_s, EXTEND_S))
     centre, limits = centre_of(ahead), np.array(size)
-    if not extended and ((back and lost_s > GAP_S) or not track.is_sure or _leaves(last.box, ahead, limits)):
+    if not extended and (lost_s > _hold_s(track, back) + 1e-6 or _leaves(last.box, ahead, limits)):
         return None
     half = (ahead[2:] - ahead[:2]) / 2 * min(1 + GROWTH * lost_s, MOST_GROWN)
     if ((centre + half <= 0) | (centre - half >= limits)).any():
@@ -116,6 +121,16 @@ def _beyond(track: Track, times_s: Sequence[float], frame: int, back: bool, size
     shift = centre - centre_of(last.box)
     face = replace(last, box=np.concatenate([centre - half, centre + half]), landmarks=last.landmarks + shift)
     return Sighting(face, Origin.EXTENDED if extended else Origin.HELD)
+
+
+def _hold_s(track: Track, back: bool) -> float:
+    """How long the face may still be there, after its last detection or (`back`) before its first.
+
+    What was never seen clearly may be no face, and is held for as long as it was seen.
+    """
+    if track.is_clear:
+        return GAP_S if back else np.inf
+    return min(track.seen_s, GAP_S)
 
 
 def _leaves(box: np.ndarray, ahead: np.ndarray, limits: np.ndarray) -> bool:

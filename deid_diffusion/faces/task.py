@@ -9,6 +9,7 @@ import numpy as np
 
 from ..imaging.pictures import Picture
 from ..messages import brief_repr
+from ..seeds import derived_seed
 from ..timing import Timing
 from ..types import Face, FaceCrop, FaceReport, Outcome, Redaction
 from .attributes import Attributes
@@ -23,13 +24,15 @@ class Target:
 
     Attributes:
         embedding: (D,) float32 unit norm, in the identity encoder's space.
-        person: (P,) float32, face shape in standard deviations of `FaceShape.person_basis`.
+        shape_params: (P,) float32, shape parameters in standard deviations of `FaceShape.shape_basis`.
         number: place in the bank; -1 for somebody who is in none.
+        pseudonym: number of the person whose stranger this is, see `methods.pseudonyms`; None without a key.
     """
 
     embedding: np.ndarray
-    person: np.ndarray
+    shape_params: np.ndarray
     number: int = -1
+    pseudonym: int | None = None
     __repr__ = brief_repr
 
 
@@ -49,7 +52,8 @@ class FaceTask:
         skin_texture: (3,) float32 levels, see `skin_texture.skin_texture`.
         wanted: attributes that the new face is asked to have.
         targets: who it may become, one for each candidate.
-        generated: (S, S, 3) uint8, the new face in the crop's frame.
+        opening: how far the new face's eyes are to be opened once it is generated; 1 leaves them as they are.
+        generated: (S, S, 3) uint8, the new face in the crop's frame; of a CLOAKED one the crop with its change.
         outcome: None until it is decided.
         similarity: cosine in [-1, 1] of the result to the source by the identity encoder; None when not measured.
         reason: why it was not replaced, or what it was made of.
@@ -70,6 +74,7 @@ class FaceTask:
     skin_texture: np.ndarray | None = None
     wanted: Attributes | None = None
     targets: tuple[Target, ...] = ()
+    opening: float = 1.0
     generated: np.ndarray | None = None
     outcome: Outcome | None = None
     similarity: float | None = None
@@ -90,25 +95,25 @@ class FaceTask:
         """Whether it is to be redacted: it could not be replaced, for whatever reason."""
         return self.outcome in (None, Outcome.REDACTED, Outcome.FAILED)
 
-    def draw_seed(self, attempt: int = 0, candidate: int = 0) -> int:
-        """31 bits for each round and candidate, from the picture's seed and the face's place: never from pixels.
+    def draw_seed(self, attempt: int = 0, candidate: int = 0, use: str = "noise") -> int:
+        """63 bits for each round and candidate, from the picture's seed and the face's place: never from pixels.
 
         Args:
             attempt: the round, from 0.
             candidate: which of the round's candidates, from 0.
+            use: what is drawn. Noise can be seen in the picture; the target must not follow from it.
         """
-        entropy = [self.seed, self.number, attempt] + [candidate] * (candidate > 0)
-        return int(np.random.SeedSequence(entropy).generate_state(1)[0] >> 1)
+        return derived_seed(self.seed, self.number, attempt, candidate, use)
 
     def decided(self, outcome: Outcome, reason: str = "", **changes: Any) -> FaceTask:
-        """A copy with its outcome; what was generated goes unless it replaces the face.
+        """A copy with its outcome; what was generated goes unless it replaces or changes the face.
 
         Args:
             outcome: what became of the face.
             reason: for the report.
             changes: other fields.
         """
-        generated = self.generated if outcome is Outcome.REPLACED else None
+        generated = self.generated if outcome in (Outcome.REPLACED, Outcome.CLOAKED) else None
         changes = {"generated": generated, **changes}
         return replace(self, **changes, outcome=outcome, reason=reason)
 
@@ -123,6 +128,7 @@ class FaceTask:
             self.wanted.to_dict() if self.wanted is not None and self.outcome is Outcome.REPLACED else {},
             self.tries,
             bool(self.borderline),
+            self.targets[0].pseudonym if self.targets and self.outcome is Outcome.REPLACED else None,
         )
 
 

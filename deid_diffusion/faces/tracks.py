@@ -15,6 +15,9 @@ from ..types import Face
 GAP_S = 1.0  # longest time for which a lost face is interpolated
 VELOCITY_S = 0.1  # over which the speed of a face is measured
 CLEAR_SCORE = 0.75  # of a detection that is surely a face
+# How unlike photos of faces a track is that is none, unless it was seen clearly. Hands are at 1.1 to 1.5, faces in
+# good light at 0.5 to 0.9, faces in the dark or of 40 pixels at 1.3 to 2.3.
+ODD = 0.95
 CLOSE = 0.15  # costs of two links that differ by less: the identity encoder decides
 _NEVER = 1e6
 Embed = Callable[[Sequence[int]], Mapping[int, np.ndarray]]  # places of faces -> (D,) unit norm of those it can read
@@ -28,12 +31,18 @@ class Track:
         number: from 0.
         found: the detections by frame, in order of time.
         embedding: (D,) unit norm, the mean of what the identity encoder said; None while nothing was read.
+        ood_score: median of how unlike photos of faces it is, see `FaceAnalysis`; None while nothing tells.
+        best: the highest score of all its detections, also of those that a stream has dropped.
+        seen_s: seconds from its first detection to its last, likewise.
         released: the frame from which on a lost face is no longer held, once `fill` has found it.
     """
 
     number: int
     found: dict[int, Face] = field(default_factory=dict)
     embedding: np.ndarray | None = None
+    ood_score: float | None = None
+    best: float = 0.0
+    seen_s: float = 0.0
     released: int | None = None
 
     @property
@@ -47,9 +56,9 @@ class Track:
         return next(reversed(self.found))
 
     @property
-    def is_sure(self) -> bool:
+    def is_clear(self) -> bool:
         """Whether it was seen clearly at least once. Hands and prints reach 0.7 for a second, and no more."""
-        return max(face.score for face in self.found.values()) >= CLEAR_SCORE
+        return self.best >= CLEAR_SCORE
 
 
 class Linker:
@@ -61,16 +70,28 @@ class Linker:
         starts: the frames with which shots begin.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, next_number: int = 0) -> None:
+        """No frame is there yet.
+
+        Args:
+            next_number: the first number that is free for a new track.
+        """
         self.tracks: dict[int, Track] = {}
         self.times_s: list[float] = []
         self.starts: list[int] = []
+        self._next = next_number
+        self._named: dict[int, int] = {}  # the track of the shot by the `track_id` that faces brought
+
+    @property
+    def shot_s(self) -> float:
+        """Time of the first frame of the latest shot."""
+        return self.times_s[self.starts[-1]] if self.starts else np.inf
 
     def add(self, faces: Sequence[Face], time_s: float, cut: bool = False, embed: Embed | None = None) -> list[int]:
         """Takes the detections of the next frame.
 
         Args:
-            faces: in any order.
+            faces: in any order. Those with a `track_id` are in that track, through one shot; no two have the same.
             time_s: of the frame; increasing.
             cut: whether a new shot begins with it.
             embed: the identity encoder, asked only where two links are about as good.
@@ -92,27 +113,49 @@ class Linker:
             for track in self.tracks.values()
             if track.last >= self.starts[-1] and time_s - self.times_s[track.last] <= GAP_S
         ]
-        numbers = [-1] * len(faces)
-        for row, column in assign(self._costs(open_tracks, faces, time_s, embed)):
+        numbers = [-1 if face.track_id is None else self._of_shot(face.track_id) for face in faces]
+        open_tracks = [track for track in open_tracks if track.number not in numbers]
+        free = np.array([number < 0 for number in numbers], bool)
+        for row, column in assign(self._costs(open_tracks, faces, free, time_s, embed)):
             numbers[column] = open_tracks[row].number
         for place, face in enumerate(faces):
             if numbers[place] < 0:
-                numbers[place] = len(self.tracks)
-                self.tracks[numbers[place]] = Track(numbers[place])
+                numbers[place] = self._new()
             track = self.tracks[numbers[place]]
+            track.best = max(track.best, face.score)
+            track.seen_s += time_s - self.times_s[track.last] if track.found else 0.0
             track.found[frame], track.released = replace(face, track_id=track.number), None
         return numbers
 
-    def _costs(self, tracks: Sequence[Track], faces: Sequence[Face], time_s: float, embed: Embed | None) -> np.ndarray:
-        """(tracks, faces): what each link costs; `_NEVER` where it is none."""
+    def _of_shot(self, name: int) -> int:
+        """The track of a `track_id` in this shot; a new one where it has none yet."""
+        number = self._named.get(name)
+        if number is None:
+            number = self._new(None if name in self.tracks else name)
+        elif self.tracks[number].last < self.starts[-1]:
+            number = self._new()
+        self._named[name] = number
+        return number
+
+    def _new(self, number: int | None = None) -> int:
+        """The number of a new track."""
+        if number is None:
+            number, self._next = self._next, self._next + 1
+        self.tracks[number] = Track(number)
+        return number
+
+    def _costs(
+        self, tracks: Sequence[Track], faces: Sequence[Face], free: np.ndarray, time_s: float, embed: Embed | None
+    ) -> np.ndarray:
+        """(tracks, faces): what each link costs; `_NEVER` where it is none. Those that are not free have a track."""
         costs = np.full((len(tracks), len(faces)), _NEVER)
         for row, track in enumerate(tracks):
             lost_s = time_s - self.times_s[track.last]
             box = self.predicted(track, time_s)
             # Detections come 1 / 60 to 1 / 10 s apart: until then nothing is lost, and a fast head moves this far.
             reach = 0.7 + 1.5 * max(lost_s - 0.1, 0.0)
-            for column, face in enumerate(faces):
-                costs[row, column] = link_cost(box, face.box, reach)
+            for column in np.nonzero(free)[0]:
+                costs[row, column] = link_cost(box, faces[column].box, reach)
         return costs if embed is None else _told_apart(costs, tracks, embed)
 
     def predicted(self, track: Track, time_s: float) -> np.ndarray:
@@ -186,6 +229,8 @@ def join_backwards(linker: Linker) -> dict[int, int]:
         if costs and min(costs) < _NEVER:
             best = earlier[int(np.argmin(costs))]
             best.found |= {frame: replace(face, track_id=best.number) for frame, face in later.found.items()}
+            best.best = max(best.best, later.best)
+            best.seen_s = times[best.last] - times[best.first]
             joined[later.number] = best.number
             del linker.tracks[later.number]
     return joined

@@ -54,7 +54,7 @@ class ClipReader:
         notices: what the user should know: streams that are dropped, times that were moved.
 
     Raises:
-        ClipError: it cannot be read, is HDR, or stores colour in a way that cannot be written back.
+        ClipError: it cannot be read, or stores colour in a way that cannot be written back.
         BrokenClipError: (while iterating) it breaks off or cannot be decoded, and where.
     """
 
@@ -70,11 +70,6 @@ class ClipReader:
     ) -> None:
         self.path, self.info = Path(path), probe(path)
         self._name = brief_path(self.path)
-        if self.info.hdr:
-            raise ClipError(
-                f"{self._name}: wanted standard dynamic range, got HDR ({self.info.hdr}); convert it first, for "
-                "example with ffmpeg's filters zscale and tonemap"
-            )
         if start_s is not None and stop_s is not None and not start_s < stop_s:
             raise ClipError(
                 f"{self._name}: wanted a start before the stop, got {brief(start_s)} s to {brief(stop_s)} s"
@@ -87,6 +82,11 @@ class ClipReader:
         later = None if after_pts is None else after_pts + 1
         self._begin = max((pts for pts in (begin, later) if pts is not None), default=None)
         self.notices = [f"{self._name}: dropped {', '.join(self.info.dropped)}"] if self.info.dropped else []
+        if self.info.hdr:
+            self.notices.append(
+                f"{self._name}: HDR ({self.info.hdr}): faces are looked at and made in a view of standard range, and "
+                "put back at its brightness; the clip stays HDR, without mastering data"
+            )
         if self.info.interlaced:
             self.notices.append(f"{self._name}: its fields are looked at and written as whole frames")
         self._is_open = True
@@ -239,7 +239,7 @@ def layout_of(info: ClipInfo) -> Layout:
         ClipError: in a way that cannot be written back.
     """
     try:
-        return Layout.of(info.pix_fmt, info.color_range, info.color_matrix, info.width, info.height)
+        return Layout.of(info.pix_fmt, info.color_range, info.color_matrix, info.width, info.height, info.color_trc)
     except ValueError as error:
         raise ClipError(
             f"{brief_path(info.path)}: {error}; convert it, for example with ffmpeg -pix_fmt yuv420p"

@@ -23,7 +23,39 @@ from .joining import join, rehearse
 from .planes import Orientation, paste
 from .segments import Segments
 
-__all__ = ["BrokenClipError", "ClipError", "ClipInfo", "ClipReader", "ClipWriter", "Coding", "Frame", "probe"]
+__all__ = [
+    "BrokenClipError",
+    "ClipError",
+    "ClipInfo",
+    "ClipReader",
+    "ClipWriter",
+    "Coding",
+    "Frame",
+    "check_writable",
+    "probe",
+]
+
+
+def check_writable(path: str | os.PathLike[str], info: ClipInfo, audio: str, coding: Coding) -> None:
+    """Finds out before the work whether such a clip can be written.
+
+    Args:
+        path: the file to be written.
+        info: of the source.
+        audio: "keep" or "drop".
+        coding: as `ClipWriter` will be told.
+
+    Raises:
+        ClipError: it cannot; nothing is left behind.
+    """
+    path = Path(path)
+    kind, trial = muxer(path), path.with_name(f".deid-{path.stem}.trial{path.suffix}")
+    if not path.parent.is_dir():
+        raise ClipError(f"{brief_path(path)}: wanted to write beside it, got no such folder")
+    try:
+        rehearse(trial, kind, info, coding, audio == "keep")
+    finally:
+        trial.unlink(missing_ok=True)
 
 
 class ClipWriter:
@@ -164,13 +196,19 @@ class ClipWriter:
         except av.FFmpegError as error:
             raise ClipError(f"{brief_path(self.path)}: wanted to encode, got {brief_error(error.strerror)}") from None
         except OSError as error:
-            raise ClipError(f"{brief_path(self.path)}: wanted to write a segment, got {error.strerror}") from None
+            raise self._full(error) from error
+
+    def _full(self, error: OSError) -> ClipError:
+        return ClipError(f"{brief_path(self.path)}: wanted to write a segment, got {error.strerror}")
 
     def _end_segment(self) -> None:
         if self._encoder is not None:
             self._encode(None)
             self._encoder = None
-        self._segments.close()
+        try:
+            self._segments.close()
+        except OSError as error:
+            raise self._full(error) from error
 
     def finish(self) -> None:
         """Joins segments and audio into the file, checks it, and removes the segments.

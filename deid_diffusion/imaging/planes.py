@@ -11,6 +11,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from .tone import LEVELS, PQ, pq_from_standard, standard_from_pq
+
 # Red's and blue's weight in luma by H.273 matrix code.
 _MATRICES = {
     1: (0.2126, 0.0722),
@@ -79,6 +81,7 @@ class Layout:
         bits: of a sample.
         full: range 0 to 2 ** bits - 1 and not the limited one of television.
         matrix: H.273 code of the luma weights.
+        is_pq: whether the signal is PQ, which is shown as a standard one; see `tone`.
     """
 
     pix_fmt: str
@@ -86,9 +89,10 @@ class Layout:
     bits: int
     full: bool
     matrix: int
+    is_pq: bool = False
 
     @staticmethod
-    def of(pix_fmt: str, color_range: int, color_matrix: int, width: int, height: int) -> Layout:
+    def of(pix_fmt: str, color_range: int, color_matrix: int, width: int, height: int, color_trc: int = 2) -> Layout:
         """The layout of a clip's frames.
 
         Args:
@@ -96,6 +100,7 @@ class Layout:
             color_range: 1 limited, 2 full, 0 unspecified.
             color_matrix: H.273 code; unspecified is guessed from the size.
             width, height: in pixels.
+            color_trc: H.273 code of the transfer.
 
         Raises:
             ValueError: a format whose samples cannot be replaced; says so in words.
@@ -114,7 +119,8 @@ class Layout:
             color_matrix = 1 if width >= 1280 or height > 576 else 6
         # Grey is full where nothing says otherwise, colour is limited.
         full = color_range != _LIMITED if found["block"] is None else bool(found["full"]) or color_range == _FULL
-        return Layout(pix_fmt, _BLOCKS.get(found["block"]), int(found["bits"] or 8), full, color_matrix)
+        bits = int(found["bits"] or 8)
+        return Layout(pix_fmt, _BLOCKS.get(found["block"]), bits, full, color_matrix, color_trc == PQ)
 
 
 def to_rgb(frame: Any, layout: Layout) -> np.ndarray:
@@ -134,6 +140,9 @@ def to_rgb(frame: Any, layout: Layout) -> np.ndarray:
         height, width = planes[0].shape
         chroma = [_enlarge(plane, step_x, step_y)[:height, :width] for plane in planes[1:3]]
         planes = [cv2.merge([planes[0], *chroma])]
+    if layout.is_pq:
+        signal = cv2.transform(planes[0].astype(np.float32), _rgb_from_yuv(layout) * ((LEVELS - 1) / 255))
+        return standard_from_pq()[np.clip(np.rint(signal), 0, LEVELS - 1).astype(np.uint16)]
     rgb = cv2.transform(planes[0], _rgb_from_yuv(layout))
     return rgb if rgb.dtype == np.uint8 else cv2.convertScaleAbs(rgb)
 
@@ -196,7 +205,8 @@ def _paste_rgb(copy: Any, layout: Layout, box: tuple[slice, slice], image: np.nd
 
 def _paste_yuv(copy: Any, layout: Layout, corner: tuple[int, int], image: np.ndarray, changed: np.ndarray) -> None:
     left, top = corner
-    yuv = cv2.transform(image.astype(np.float32), _yuv_from_rgb(layout))
+    signal = pq_from_standard()[image] if layout.is_pq else image.astype(np.float32)
+    yuv = cv2.transform(signal, _yuv_from_rgb(layout))
     views = list(_views(copy))
     _put(views[0], left, top, yuv[..., 0], changed, layout)
     if layout.block is None:

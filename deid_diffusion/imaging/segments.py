@@ -6,6 +6,7 @@ import json
 import os
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,6 +18,7 @@ from .clip_info import ClipError
 # to the tick, so the packets lie here as the encoder gave them.
 _HEAD = struct.Struct("<qqI?")
 _KEY = "key.json"
+LOOKS = "looks.jsonl"  # what was found in the frames, see `faces.saved_looks`
 _SUFFIX = ".packets"
 _PART = ".part"
 
@@ -29,6 +31,11 @@ class Packet:
     duration: int
     is_key: bool
     data: bytes
+
+
+def segments_folder(output: Path) -> Path:
+    """The folder beside an output in which unfinished work is kept."""
+    return output.with_name(f".deid-{output.name}.segments")
 
 
 class Segments:
@@ -47,7 +54,7 @@ class Segments:
     """
 
     def __init__(self, output: Path, key: dict[str, Any]) -> None:
-        self.folder = output.with_name(f".deid-{output.name}.segments")
+        self.folder = segments_folder(output)
         self._number, self.frames = 0, 0
         self._file: BinaryIO | None = None
         self.last_pts: int | None = None
@@ -91,7 +98,8 @@ class Segments:
     def abandon(self) -> None:
         """Removes the segment that is being written; whole ones stay."""
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # of a full disk, which closing would write to
+                self._file.close()
             self._part().unlink(missing_ok=True)
             self._file = None
 
@@ -104,10 +112,11 @@ class Segments:
             yield from _read(self._path(number), with_data)
 
     def remove(self) -> None:
-        """Removes the folder and what this class wrote into it."""
+        """Removes the folder with all that runs keep in it."""
         self.abandon()
         self._clear()
-        (self.folder / _KEY).unlink(missing_ok=True)
+        for name in (_KEY, LOOKS):
+            (self.folder / name).unlink(missing_ok=True)
         self.folder.rmdir()
 
     def _clear(self) -> None:

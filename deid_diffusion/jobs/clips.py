@@ -37,11 +37,16 @@ def do_clip(
         ClipError, ValueError: it cannot be done, with the reason.
     """
     if job.boxes is not None:
-        raise BoxesError(f"{job.in_path}: boxes are of pictures, and this is a clip; leave it out, or --boxes")
+        raise BoxesError(
+            f"{job.in_path}: boxes x0 y0 x1 y1 are of pictures, and this is a clip; give what `deid detect` writes"
+        )
     job.out_path.parent.mkdir(parents=True, exist_ok=True)
-    key = fingerprint(digest, settings, anonymize.versions(), options, job.seed)
+    listed = [] if job.listed is None else [job.listed.describe()]
+    key = fingerprint(digest, settings, anonymize.versions(), options, job.seed, *listed)
     progress = None if watch is None else watch(job)
-    result = VideoAnonymizer(anonymize, options)(job.in_path, job.out_path, job.seed, settings, progress, key)
+    video = VideoAnonymizer(anonymize, options)
+    given = job.in_path, job.out_path, job.seed, settings, progress, key, job.listed, job.preview_path
+    result = video(*given)
     about = {
         "width": result.width,
         "height": result.height,
@@ -51,4 +56,4 @@ def do_clip(
         "notes": result.notes,
         "review": [span.to_json() for span in result.review],
     }
-    return [track.to_json() for track in result.faces], dict(result.seconds), about
+    return [track.to_json(seeds=True) for track in result.faces], dict(result.seconds), about

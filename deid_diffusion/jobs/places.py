@@ -12,7 +12,7 @@ from ..errors import DeidError
 from ..imaging.pictures import FORMATS
 from ..imaging.places import unfit_place
 from ..messages import brief_path, not_a_path
-from .journal import NAME
+from .journal import NAME, OUTPUTS
 
 if TYPE_CHECKING:
     from .plan import Job, Plan
@@ -136,7 +136,7 @@ def check_report(report: Path, plan: Plan, read: Iterable[Path] = (), overwrite:
     check_name(report, "--report")
     check_above(report, "--report")
     written = {_spot(place) for job in plan.jobs for place in (job.out_path, job.preview_path) if place is not None}
-    if _spot(report) in written or report.name == NAME:
+    if _spot(report) in written or report.name in (NAME, OUTPUTS):
         raise PlanError(f"{name}: wanted a file of its own, got the place of an output; give one such as report.json")
     inode = _inode(report)
     if inode and inode in {_inode(path) for path in (*(job.in_path for job in plan.jobs), *read)}:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import unicodedata
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from ..faces.face_list import FaceList
 from ..imaging.pictures import FORMATS
 from ..messages import not_a_path
-from .journal import NAME, Journal
+from ..seeds import checked_seed, derived_seed
+from .journal import NAME, OUTPUTS, Journal
 from .places import PlanError, check_out, check_places
 
 VIDEOS = frozenset(".mp4 .mov .m4v .avi .mkv .webm .mpg .mpeg .wmv .3gp".split())
@@ -37,11 +38,13 @@ class Job:
     Attributes:
         in_path, out_path: from where, to where.
         seed: of the picture; the anonymizer draws each face's from it.
+        run_seed: what the user gave it from; None where it was drawn.
         name: how reports call it: its path below the input folder, with "/".
         boxes: faces to treat instead of detecting, x0 y0 x1 y1 in image pixels.
         preview_path: where to put before and after, side by side.
         keep_times: the output gets the input's modification time.
         sha256: of the picture that the boxes were found in; the file must be this one. Empty when not known.
+        listed: what a detections file says of it; of a picture, the boxes are those.
     """
 
     in_path: Path
@@ -52,6 +55,8 @@ class Job:
     preview_path: Path | None = None
     sha256: str = ""
     keep_times: bool = False
+    run_seed: int | None = None
+    listed: FaceList | None = None
 
     @property
     def is_clip(self) -> bool:
@@ -68,13 +73,13 @@ class Plan:
         folder: where the journal lies: the output folder, or where the first output goes.
         skipped: what was found and is left out: hidden, a link to a folder or to nowhere, no picture by its suffix,
             excluded, an output of this tool, or a folder that cannot be listed.
-        keeps_journal: the output folder is this tool's own; elsewhere the journal goes when all is done.
+        keeps_list: the output folder is this tool's own; elsewhere no list of outputs stays when all is done.
     """
 
     jobs: tuple[Job, ...]
     folder: Path
     skipped: tuple[Skipped, ...] = ()
-    keeps_journal: bool = False
+    keeps_list: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,7 @@ class _Search:
 def plan(
     inputs: Sequence[Path],
     out: Path | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     previews: bool = False,
     exclude: Sequence[str] = (),
     overwrite: bool = False,
@@ -122,7 +127,7 @@ def plan(
     Args:
         inputs: files and folders.
         out: where to; None for beside the inputs.
-        seed: of the run.
+        seed: of the run; None draws one, or takes those that the journal of a stopped run has.
         previews: whether each job writes a preview, too.
         exclude: patterns (`fnmatch`, "*" for "/" too) of names to leave out, of files and of folders: paths below the
             input folder, with "/", or the name of a file that was named.
@@ -155,29 +160,37 @@ def plan(
         place = Path(out) if to_file and out is not None else _place(item, jobs)
         if place in jobs:
             raise PlanError(f"{item.path} and {jobs[place].in_path} would both become {place}; run them one by one")
-        own = seed if lone else file_seed(seed, item.name)
-        shown = previews and item.path.suffix.lower() not in VIDEOS
-        jobs[place] = Job(item.path, place, own, item.name.as_posix(), preview_path=_preview(place) if shown else None)
+        preview = _preview(place) if previews else None
+        jobs[place] = Job(item.path, place, 0, item.name.as_posix(), preview_path=preview, run_seed=seed)
     if not jobs:
         raise PlanError(f"wanted a picture to anonymize, got none{search.reasons()}; name others")
     targets = {item.target for item in found}
     ours = len(targets) == 1 and None not in targets and not to_file
     folder = (targets.pop() if ours else None) or next(iter(jobs)).parent
     kept = sorted(jobs.values(), key=lambda job: (job.name, job.in_path))
-    check_places(kept, folder / NAME)
+    for name in (NAME, OUTPUTS):
+        check_places(kept, folder / name)
+    kept = _with_seeds(kept, checked_seed(seed), lone, Journal(folder) if seed is None and not overwrite else None)
     return Plan(tuple(kept), folder, tuple(search.skipped), ours)
 
 
+def _with_seeds(jobs: Sequence[Job], seed: int, lone: bool, journal: Journal | None) -> list[Job]:
+    """Each with its seed: that of the journal, if there is one, for what was begun with it."""
+    own = [seed if lone else file_seed(seed, Path(job.name)) for job in jobs]
+    known = [((journal and journal.line(job.out_path)) or {}).get("seed") for job in jobs]
+    rows = zip(jobs, own, known, strict=True)
+    return [replace(job, seed=seed if before is None else before) for job, seed, before in rows]
+
+
 def file_seed(seed: int, name: Path) -> int:
-    """A seed for each file, 31 bits, from the user's seed and the file's name: never from its pixels.
+    """A seed for each file, 63 bits, from the user's seed and the file's name: never from its pixels.
 
     Args:
         seed: of the run.
         name: of the file below its input folder.
     """
     # One name has two spellings in Unicode, and file systems differ in which they keep.
-    text = unicodedata.normalize("NFC", name.as_posix())
-    return int.from_bytes(hashlib.sha256(f"{seed}\0{text}".encode(errors="surrogateescape")).digest()[:4], "big") >> 1
+    return derived_seed(seed, unicodedata.normalize("NFC", name.as_posix()))
 
 
 def _look(path: Path, out: Path | None, several: bool, search: _Search) -> list[_Found]:
@@ -238,7 +251,7 @@ def _walk(root: Path, target: Path | None, search: _Search, strict: bool, kinds:
     for parent, folders, files in os.walk(root, onerror=fail):
         here = Path(parent)
         # Outputs of an earlier run, into a folder of the tree. The tree itself may be one: that is what was asked for.
-        journals += [Journal(here)] if NAME in files and here != root else []
+        journals += [Journal(here)] if {NAME, OUTPUTS} & {*files} and here != root else []
         for name in list(folders):
             if (here / name).resolve() == target:
                 folders.remove(name)
@@ -246,7 +259,7 @@ def _walk(root: Path, target: Path | None, search: _Search, strict: bool, kinds:
                 folders.remove(name)
                 search.leave(here / name, reason)
         for name in files:
-            if name == NAME:
+            if name in (NAME, OUTPUTS):
                 continue
             if reason := _reason_for_file(here / name, root, search, journals, kinds):
                 search.leave(here / name, reason)
@@ -292,7 +305,8 @@ def _place(item: _Found, taken: Collection[Path]) -> Path:
 
 
 def _preview(place: Path) -> Path:
-    return place.with_name(f"{place.stem}_before_after.png")
+    suffix = ".mp4" if place.suffix.lower() in VIDEOS else ".png"
+    return place.with_name(f"{place.stem}_before_after{suffix}")
 
 
 def _without_outputs_of_others(found: Sequence[_Found], search: _Search, overwrite: bool) -> list[_Found]:

@@ -8,9 +8,8 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,13 +17,16 @@ from ..errors import DeidError
 from ..imaging.pictures import Picture, PictureError, save_picture
 from ..imaging.places import unfit_place
 from ..messages import brief_error, brief_path
-from ..video import ClipOptions
 from ..weight_files import sha256_of
-from .clips import Watch, do_clip
-from .journal import Journal, fingerprint
+from .journal import Journal, fingerprint, seed_fits
 from .plan import Job, Plan, PlanError, plan
+from .urls import Url, staged
 
-__all__ = ["Job", "JobResult", "JobsStopped", "Plan", "PlanError", "do_job", "foreign_output", "plan", "run"]
+if TYPE_CHECKING:
+    from ..clip_run import ClipOptions
+    from .clips import Watch
+
+__all__ = ["Job", "JobResult", "JobsStopped", "Plan", "PlanError", "Work", "do_job", "foreign_output", "plan", "run"]
 log = logging.getLogger(__name__)
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
@@ -38,8 +40,8 @@ class JobResult:
     """What became of a job.
 
     Attributes:
-        faces: a line of the report for each face, as `FaceReport.to_json` gives it: results outlive the process in
-            the journal, so they are plain values from the start.
+        faces: a line of the report for each face, as `FaceReport.to_json` gives it, with its seed: results outlive
+            the process in the journal, so they are plain values from the start.
         seconds: time by stage.
         picture: `width` and `height` in pixels, upright, `sha256` of the input file, and `notices` on what of it was
             not taken over as it was; of a clip also `frames`, `blurred_frames`, `notes` and `review`, see
@@ -47,6 +49,7 @@ class JobResult:
         error: why nothing was written; empty when something was.
         earlier: an earlier run had finished it.
         source: size in bytes, modification time in ns and inode of the input that was read; empty when it failed.
+        forgotten_seed: an earlier, finished run drew the seed, and nobody knows it any more.
     """
 
     job: Job
@@ -56,6 +59,7 @@ class JobResult:
     error: str = ""
     earlier: bool = False
     source: tuple[int, ...] = ()
+    forgotten_seed: bool = False
 
     @property
     def ok(self) -> bool:
@@ -66,6 +70,34 @@ class JobResult:
     def failed_faces(self) -> int:
         """Faces and whole frames that were hidden because a model broke, and not by a verdict."""
         return sum(face["outcome"] == "failed" for face in self.faces) + self.picture.get("blurred_frames", 0)
+
+    @property
+    def cloaked_faces(self) -> int:
+        """Faces that were changed for machines only: every person sees who they are."""
+        return sum(face["outcome"] == "cloaked" for face in self.faces)
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """What is done with each job, as a function of it; picklable where its anonymizer is.
+
+    Attributes:
+        anonymize: a FaceAnonymizer, or what behaves like one.
+        settings: its Settings; defaults when None.
+        clips: what is to be chosen about clips.
+        watch: is told of the progress of clips.
+    """
+
+    anonymize: Any
+    settings: Any = None
+    clips: ClipOptions | None = None
+    watch: Watch | None = None
+
+    def __call__(self, job: Job) -> JobResult:
+        """As `do_job`."""
+        if isinstance(job.in_path, Url) or isinstance(job.out_path, Url):
+            return staged(self, job)
+        return do_job(job, self.anonymize, self.settings, self.clips, self.watch)
 
 
 def run(
@@ -85,7 +117,7 @@ def run(
         settings: its Settings; defaults when None.
         journal: says what is finished already. Without one nothing is, and nothing that exists is overwritten.
         overwrite: do everything anew.
-        map: how to spread the work; results may come in any order.
+        map: how to spread the work, a function of a `Work` and jobs; results may come in any order.
         clips: what is to be chosen about clips.
         watch: is told of the progress of clips.
 
@@ -102,10 +134,11 @@ def run(
         else:
             yield earlier
     if journal is not None:
-        _note(journal, {job.out_path: {"state": "begun"} for job in waiting})
-    for result in map(partial(do_job, anonymize=anonymize, settings=settings, clips=clips, watch=watch), waiting):
+        _note(journal, {job.out_path: {"state": "begun", "seed": job.seed} for job in waiting})
+    for result in map(Work(anonymize, settings, clips, watch), waiting):
         if journal is not None:
-            line = _line(result, made_with[result.job.is_clip]) if result.ok else {"state": "failed"}
+            failed = {"state": "failed", "seed": result.job.seed}
+            line = _line(result, made_with[result.job.is_clip]) if result.ok else failed
             _note(journal, {result.job.out_path: line})
         yield result
 
@@ -149,7 +182,9 @@ def do_job(
         seconds = {**result.seconds, "write": time.perf_counter() - start}
         height, width = result.image.shape[:2]
         about = {"width": width, "height": height, "sha256": digest, "notices": list(result.notices)}
-        return JobResult(job, tuple(face.to_json() for face in result.faces), seconds, about, source=source)
+        kept = () if job.listed is None else tuple(one.report().to_json() for one in job.listed.removed)
+        rows = tuple(face.to_json(seeds=True) for face in result.faces)
+        return JobResult(job, rows + kept, seconds, about, source=source)
     except Exception as error:
         name = brief_path(job.in_path)
         log.debug("%s failed", name, exc_info=True)
@@ -196,6 +231,8 @@ def _clip_done(
     Raises:
         PictureError: the file was changed meanwhile.
     """
+    from .clips import do_clip
+
     source, digest = _source(job), _digest(job.in_path)
     faces, seconds, about = do_clip(job, digest, anonymize, settings, clips, watch)
     if source != _source(job):
@@ -215,13 +252,13 @@ def foreign_output(job: Job, journal: Journal | None) -> JobResult | None:
         journal: of what our runs wrote; None when there is none.
     """
     preview = job.preview_path is not None and os.path.lexists(job.preview_path)
-    if not os.path.lexists(job.out_path) and not preview:
+    if not _is_there(job.out_path) and not preview:
         return None
     line = journal.line(job.out_path) if journal is not None else None
     if line is None or line["state"] == "failed":
-        there = job.out_path if os.path.lexists(job.out_path) else job.preview_path
+        there = job.out_path if _is_there(job.out_path) else job.preview_path
         return JobResult(job, error=f"{there} exists already; --overwrite replaces it, -o goes elsewhere")
-    if os.path.lexists(job.out_path) and line.get("size", _size(job.out_path)) != _size(job.out_path):
+    if _is_there(job.out_path) and line.get("size", _size(job.out_path)) != _size(job.out_path):
         return JobResult(job, error=f"{job.out_path} was changed since it was written; --overwrite replaces it")
     return None
 
@@ -230,16 +267,18 @@ def _earlier(job: Job, journal: Journal | None, made_with: str) -> JobResult | N
     """The result of an earlier run, a failure when the output is not to be touched, None when there is work to do."""
     if failure := foreign_output(job, journal):
         return failure
-    if not os.path.lexists(job.out_path):
+    if not _is_there(job.out_path):
         return None
     line = None if journal is None else journal.line(job.out_path)
     assert line is not None  # or it had been foreign
     # "begun": an interrupted run may or may not have finished it.
     if line["state"] == "begun" or not _is_source(job, line):
         return None
-    if line["made_with"] != fingerprint(made_with, job.seed, job.boxes):
+    if line["made_with"] != _made_with(job, made_with) or not seed_fits(line, job.run_seed):
         return JobResult(job, error=f"{job.out_path} was made with other settings; --overwrite makes it anew")
-    earlier = JobResult(job, tuple(line["faces"]), line["seconds"], line.get("picture", {}), earlier=True)
+    forgotten = job.run_seed is None and "seed" not in line
+    about = line.get("picture", {})
+    earlier = JobResult(job, tuple(line["faces"]), line["seconds"], about, earlier=True, forgotten_seed=forgotten)
     return None if earlier.failed_faces else earlier  # a model that broke may be whole again
 
 
@@ -247,13 +286,20 @@ def _line(result: JobResult, made_with: str) -> dict[str, Any]:
     job = result.job
     return {
         "state": "done",
-        "made_with": fingerprint(made_with, job.seed, job.boxes),
+        "made_with": _made_with(job, made_with),
+        "seed": job.seed,
+        "run_seed": job.run_seed,
         "source": list(result.source),
         "size": _size(job.out_path),
         "faces": list(result.faces),
         "picture": dict(result.picture),
         "seconds": {stage: round(value, 4) for stage, value in result.seconds.items()},
     }
+
+
+def _made_with(job: Job, made_with: str) -> str:
+    listed = [] if job.listed is None else [job.listed.describe()]
+    return fingerprint(made_with, job.boxes, *listed)  # not the seed: one that was drawn is another each time
 
 
 def _digest(path: Path) -> str:
@@ -266,6 +312,8 @@ def _digest(path: Path) -> str:
 
 def _source(job: Job) -> tuple[int, ...]:
     """Size, modification time and inode of the input; empty for one that is gone or out of reach."""
+    if isinstance(job.in_path, Url):
+        return job.in_path.state()
     try:
         status = os.stat(job.in_path)
     except OSError:
@@ -290,8 +338,14 @@ def _set_time(job: Job, modified_ns: int) -> None:
             log.warning("%s: wanted to set its time, got %s", brief_path(path), error.strerror)
 
 
+def _is_there(path: Path) -> bool:
+    return path.exists() if isinstance(path, Url) else os.path.lexists(path)
+
+
 def _size(path: Path) -> int:
     """Bytes of a file; -1 for one that is gone or out of reach."""
+    if isinstance(path, Url):
+        return next(iter(path.state(anew=True)), -1)
     try:
         return os.stat(path).st_size
     except OSError:

@@ -15,6 +15,10 @@ from ..messages import brief_repr
 # Distances that count as "one step away" when people are matched.
 _STEP = {"age": 10.0, "male": 0.25, "skin_l": 8.0, "skin_a": 4.0, "skin_b": 5.0}
 MATCHED = tuple(_STEP)
+# A target's cosine to the source stays below this. Two strangers are at 0.18 on average; one in eight people of the
+# bank is above it to somebody real. A draw from the far half alone would give away on which side the source lies.
+MARGIN = 0.15
+REACH = 3.0  # the usual one, see `IdentityBank.choose`: squared steps in all
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,12 +27,12 @@ class IdentityBank:
 
     Attributes:
         embedding: (N, D) float32 unit norm, in the identity encoder's space.
-        person: (N, P) float32.
+        shape_params: (N, P) float32, as of `Target`.
         attributes: (N, 5) float32: age, male, skin_l, skin_a, skin_b.
     """
 
     embedding: np.ndarray
-    person: np.ndarray
+    shape_params: np.ndarray
     attributes: np.ndarray
     __repr__ = brief_repr
 
@@ -62,26 +66,45 @@ class IdentityBank:
 
     def target(self, number: int) -> Target:
         """Whoever has this number."""
-        return Target(self.embedding[number], self.person[number], number)
+        return Target(self.embedding[number], self.shape_params[number], number)
 
     def choose(
         self,
         wanted: Attributes,
         source: np.ndarray,
         seed: int,
-        margin: float = 0.0,
+        margin: float = MARGIN,
         among: int = 32,
+        reach: float = 0.0,
         exclude: Collection[int] = frozenset(),
     ) -> Target:
-        """Draws one of the best matching people who are far enough from the source.
+        """Draws one of the matching people who are far enough from the source, each as likely as any other.
 
         Args:
             wanted: age, male and skin are matched where set.
             source: (D,) embedding of the person to hide.
             seed: of the draw.
             margin: the target's cosine to the source is below this if anybody's is.
-            among: how many of the best matches the draw is from.
+            among: the draw is from so many of the best matches at least.
+            reach: and from everybody whose mismatch is at most this: squared steps in all, of `_STEP`.
             exclude: numbers that are taken, so that two faces of a picture do not become one person.
+        """
+        group = self.group(wanted, source, margin, among, reach, exclude)
+        return self.target(int(np.random.default_rng(seed).choice(group)))
+
+    def group(
+        self,
+        wanted: Attributes,
+        source: np.ndarray,
+        margin: float = MARGIN,
+        among: int = 32,
+        reach: float = 0.0,
+        exclude: Collection[int] = frozenset(),
+    ) -> list[int]:
+        """Numbers of the best matching people who are far enough from the source, the best first.
+
+        Args:
+            wanted, source, margin, among, reach, exclude: as of `choose`.
         """
         distance = self.mismatch(wanted)
         similarity = self.embedding @ (source / max(float(np.linalg.norm(source)), 1e-12))
@@ -89,5 +112,5 @@ class IdentityBank:
         close = np.maximum(similarity - margin, 0)
         ranked = np.lexsort((distance, np.ceil(close * 20))).tolist()
         # A picture with more people than the bank shares its people: better twice the same stranger than a source.
-        order = [n for n in ranked if n not in exclude][:among] or ranked[:among]
-        return self.target(int(np.random.default_rng(seed).choice(order)))
+        matched = max(among, int(((distance <= reach) & (close == 0)).sum()))
+        return [n for n in ranked if n not in exclude][:matched] or ranked[:matched]

@@ -89,10 +89,13 @@ class Cohort:
         return f"{self.people} people in {len(self._sizes)} groups, {self._digest}"
 
 
-@register("k-same")
+@register("k-same", "average")
 @dataclass(frozen=True)
 class KSame:
-    """The average face of each one's group of k people."""
+    """The average face of each one's group of k people; by the name "average", of all people of the set.
+
+    With one and the same face in every picture, only the surroundings tell who is who: the floor of an evaluation.
+    """
 
     name: str = "k-same"
     reads_faces: bool = True
@@ -109,11 +112,11 @@ class KSame:
             for number in dict.fromkeys(task.picture for task in tasks):
                 own = [(task.crop, task.embedding) for task in tasks if task.picture == number]
                 settings = context.settings
-                cohorts[number] = settings.cohort or fit_cohort(own, settings.k, context.threshold)
+                whole = self.name == "average"
+                cohorts[number] = settings.cohort or fit_cohort(own, settings.k, context.threshold, whole)
             return [self._averaged(task, cohorts[task.picture], context) for task in tasks]
 
-    @staticmethod
-    def _averaged(task: FaceTask, cohort: Cohort, context: Context) -> FaceTask:
+    def _averaged(self, task: FaceTask, cohort: Cohort, context: Context) -> FaceTask:
         shared = cohort.face_for(task.embedding, len(task.crop.image))
         if shared is None:
             return task.decided(Outcome.REDACTED, "is none of the people that were averaged")
@@ -121,10 +124,12 @@ class KSame:
         # Reported, not tested: a share of 1 / k of the source is what this method leaves, and k people have it.
         similarity = float(context.embed(blended(task.crop, image)[None])[0] @ task.embedding)
         task = replace(task, generated=image, similarity=similarity, result_seed=task.draw_seed())
+        if self.name == "average":
+            task = replace(task, skin_texture=None)  # it is the source's
         return task.decided(Outcome.REPLACED, f"mean of {people} people")
 
 
-def fit_cohort(faces: Iterable[tuple[FaceCrop, np.ndarray]], k: int, same: float) -> Cohort:
+def fit_cohort(faces: Iterable[tuple[FaceCrop, np.ndarray]], k: int, same: float, whole: bool = False) -> Cohort:
     """Looks at every face of a set once and averages it in groups.
 
     Crops wait in a nameless temporary file, which is gone when this returns, however it ends; in memory a person takes
@@ -134,6 +139,7 @@ def fit_cohort(faces: Iterable[tuple[FaceCrop, np.ndarray]], k: int, same: float
         faces: crop and (D,) unit-norm embedding of each; the order decides ties and nothing else.
         k: people a face is averaged from; the last group of the set may hold up to 2 k - 1.
         same: cosine from which on two faces count as one person.
+        whole: average all people, k at least, as one group.
 
     Raises:
         TooFewPeopleError: fewer than k people.
@@ -159,7 +165,8 @@ def fit_cohort(faces: Iterable[tuple[FaceCrop, np.ndarray]], k: int, same: float
                 f"k-same needs {brief(k)} people to average, got {len(leaders)} told apart in {count} faces; "
                 "give more pictures at once, or a smaller k"
             )
-        groups, means = nearest_groups(leaders, k), tempfile.TemporaryFile(prefix="deid-")
+        groups = [np.arange(len(leaders))] if whole else nearest_groups(leaders, k)
+        means = tempfile.TemporaryFile(prefix="deid-")
         for group in groups:
             crops = (_read(spool, int(number), size) for number in group)
             means.write(mean_face(crops, np.stack([points[number] for number in group])).tobytes())

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..faces.attributes import Attributes
 from ..faces.motion import Motion
 from ..faces.scan import Scan
 from ..faces.task import Target
+from ..seeds import derived_seed
 from ..settings import Settings
+from .sampling import as_set
 from .targets import TrackTargets
 
 
@@ -69,19 +70,12 @@ class Roles:
             embedding = self.scan.mean_embedding(track)
             if embedding is None:
                 return None
-            median, person = self.scan.median(track), people[track]
+            person, level = people[track], self.settings.level
+            shift = level.jitter(derived_seed(self.policy.seed, person, "skin"))
+            median = self.scan.median(track).shifted(shift)
             kept, reason = self.scan.verdict(track)
-            wanted = as_set(median.quantize(), self.settings)
-            target = None if kept else self.policy.add(track, person, wanted, embedding)
-            self.settled[track] = Role(person, target, Motion(median, self.parts), embedding, reason)
+            wanted = as_set(median.quantize(level.coarser), self.settings)
+            beside = self.scan.beside(person, people)
+            target = None if kept else self.policy.add(track, person, wanted, embedding, beside)
+            self.settled[track] = Role(person, target, Motion(median, self.parts, level.coarser), embedding, reason)
         return self.settled[track]
-
-
-def as_set(attributes: Attributes, settings: Settings) -> Attributes:
-    """Attributes less what is dropped, with what the user set.
-
-    Args:
-        attributes: of a face.
-        settings: `drop_attributes` and `attributes` count; the latter win.
-    """
-    return attributes.with_changes(dict.fromkeys(settings.drop_attributes)).with_changes(settings.attributes)

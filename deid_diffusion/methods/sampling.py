@@ -14,11 +14,11 @@ import torch
 from ..compositing.colour import below_eyes, dim_halo, match_skin
 from ..compositing.grain import crispen
 from ..faces.attributes import Attributes
-from ..faces.estimator import FaceAnalysis, FaceEstimator, as_unit
+from ..faces.estimator import FaceEstimator, as_unit
 from ..faces.geometry import hull_distance
 from ..faces.skin import LIGHT_NAMES
 from ..faces.task import FaceTask, Target
-from ..pipelines.repulsion import Repulsion
+from ..pipelines.repulsion import Energy, Repulsion
 from ..settings import Settings
 from ..types import FaceCrop
 
@@ -111,7 +111,9 @@ def effective_settings(pipeline: Any, settings: Settings) -> Settings:
     default, family = Settings(), inspect.signature(pipeline.__call__).parameters
     steps, scale = (family[name].default for name in ("num_inference_steps", "guidance_scale"))
     unread: tuple[str, ...] = ("max_pixels",) if reads_words(pipeline) else ("max_pixels", "landmark_style")
-    unread += ("k", "cohort") if settings.method == "inpaint" else ()
+    unread += ("k", "cohort") if settings.method in ("inpaint", "swap") else ()
+    unread += ("target", "attraction") if settings.method in ("inpaint", "k-same") else ()
+    unread += ("against", "max_change", "max_dssim") if settings.method != "perturb" else ()
     return replace(
         settings,
         steps=steps if settings.steps is None else settings.steps,
@@ -123,15 +125,27 @@ def effective_settings(pipeline: Any, settings: Settings) -> Settings:
     )
 
 
-def wanted_attributes(analysis: FaceAnalysis, settings: Settings) -> Attributes:
+def wanted_attributes(task: FaceTask, settings: Settings) -> Attributes:
     """What the new face is to be like: the source's attributes in their steps, less what is dropped, as set.
 
     Args:
-        analysis: of the source.
+        task: analyzed; its seed counts where the dial moves the skin's colour.
         settings: of the run.
     """
-    passed = analysis.attributes.quantize().with_changes(dict.fromkeys(settings.drop_attributes))
-    return passed.with_changes(settings.attributes)
+    assert task.analysis is not None
+    level = settings.level
+    moved = task.analysis.attributes.shifted(level.jitter(task.draw_seed(use="skin")))
+    return as_set(moved.quantize(level.coarser, settings.quantization), settings)
+
+
+def as_set(attributes: Attributes, settings: Settings) -> Attributes:
+    """Attributes less what is dropped, with what the user set.
+
+    Args:
+        attributes: of a face.
+        settings: what is dropped and `attributes` count; the latter win.
+    """
+    return attributes.with_changes(dict.fromkeys(settings.dropped)).with_changes(settings.attributes)
 
 
 def target_meshes(estimator: FaceEstimator, tasks: Sequence[FaceTask], targets: Sequence[Target]) -> list[np.ndarray]:
@@ -143,7 +157,7 @@ def target_meshes(estimator: FaceEstimator, tasks: Sequence[FaceTask], targets: 
         targets: who each is to become.
     """
     rows = zip(tasks, targets, strict=True)
-    return [estimator.target_mesh(task.analysis, task.wanted, target.person) for task, target in rows]
+    return [estimator.target_mesh(task.analysis, task.wanted, target.shape_params) for task, target in rows]
 
 
 def sample(
@@ -155,6 +169,7 @@ def sample(
     settings: Settings,
     repulsion: Repulsion | None = None,
     start: Start | None = None,
+    energies: Sequence[Energy] = (),
 ) -> np.ndarray:
     """One pipeline call and the colour corrections that belong to it.
 
@@ -167,6 +182,7 @@ def sample(
         settings: of the run.
         repulsion: instead of the settings' own.
         start: faces to go on from; for pipelines that can, see `starts_from_images`.
+        energies: what else the faces are moved down, see `pipelines.repulsion.Energy`.
 
     Returns:
         (B, S, S, 3) uint8, new where `inpaint_mask` is above 0.
@@ -200,6 +216,7 @@ def sample(
         repulsion=settings.repulsion if repulsion is None else repulsion,
         source_embedding=torch.from_numpy(np.stack([t.embedding for t in tasks])),
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+        energies=energies,
         output_type="pt" if reads_words(pipeline) else "latent",
         **own,
     ).images.float()

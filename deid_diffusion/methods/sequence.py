@@ -1,6 +1,7 @@
 """Generates the faces of a clip: anew at key frames, from the face before at others, and carried along in between.
 
-A face that is carried is moved by the optical flow of the source's crops. The source lends its motion, not its pixels.
+A face that is carried is moved by its own landmarks, and around them by the optical flow of the source's crops. The
+source lends its motion, not its pixels. Eyes are generated as the track has them, and blink by moving their lids.
 """
 
 from __future__ import annotations
@@ -12,10 +13,14 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
+from ..faces.attributes import Attributes
+from ..faces.lids import move_lids
 from ..faces.masks import blended
 from ..faces.task import FaceTask
 from ..pipelines.repulsion import as_repulsion
+from ..seeds import derived_seed
 from ..types import FaceCrop, Outcome
+from .carrying import face_flow, moved, source_flow
 from .protocol import Context, Method
 from .sampling import Start, batch_size, sample, starts_from_images, target_meshes
 
@@ -23,9 +28,9 @@ log = logging.getLogger(__name__)
 KEY_S = 2.0  # between two key frames of a track
 KEY_DEG = 15.0  # a pose that differs by more from that of the last key frame asks for a new one
 CHAIN_S = 1.0  # a face that was not seen for longer is not carried on
+CARRIED = ("mouth_open", "smile", "brow_raise")  # expressions that move a carried face's points
 FADE = 4  # frames over which a key frame's face takes over
-# A share of the mask in which the moved source differs from the source by so many levels: the flow is wrong there.
-WRONG_SHARE, WRONG_LEVELS = 0.2, 24.0
+WRONG_SHARE = 0.2  # of the mask, in which flow is wrong: more, and the face cannot be carried
 # Shares of the steps, the last ones, that are run on the carried face; the second where the first is too alike.
 STRENGTHS = (0.25, 0.5)
 
@@ -52,6 +57,7 @@ class _Chain:
     Attributes:
         image: (S, S, 3) uint8, from which the next one is made.
         crop: of the source, in the same frame.
+        wanted: what `image` was asked to look like.
         number, time_s: of the frame.
         key_s, key_pose: time, and (3,) yaw, pitch and roll in degrees, of the last key frame.
         old: (S, S, 3) uint8, the face before that, while it fades.
@@ -60,6 +66,7 @@ class _Chain:
 
     image: np.ndarray
     crop: FaceCrop
+    wanted: Attributes
     number: int
     time_s: float
     key_s: float
@@ -118,7 +125,7 @@ class FacesInSequence:
         for number, task in pending.items():
             chain = self._chains.get(number)
             if chain is not None and chain.crop.image.shape == task.crop.image.shape:
-                carried[number] = carry(chain, task.crop)
+                carried[number] = self._carry(chain, task)
         keys = {n for n, task in pending.items() if n not in carried or self._is_key(task, frame, carried[n][2])}
         done = self._refined({n: task for n, task in pending.items() if n not in keys}, carried)
         again = [task for number, task in pending.items() if number not in done]
@@ -130,9 +137,7 @@ class FacesInSequence:
             else:
                 self._chains.pop(number, None)
         shown = {
-            number: replace(task, generated=self._chains[number].shown, result_seed=_grain_seed(task, frame.number))
-            if task.outcome is Outcome.REPLACED
-            else task
+            number: self._shown(task, self._chains[number].shown, frame) if task.outcome is Outcome.REPLACED else task
             for number, task in (new | done).items()
         }
         return [shown[task.number] if task.pending else task for task in frame.tasks]
@@ -163,7 +168,7 @@ class FacesInSequence:
     def _sample(self, tasks: Sequence[FaceTask], images: Sequence[np.ndarray], strength: float) -> np.ndarray:
         settings, targets = self.context.settings, [task.targets[0] for task in tasks]
         # The last step needs no push: the face it starts from has been off the source since its key frame.
-        push = settings.strength if strength > STRENGTHS[0] else 0.0
+        push = settings.repulsion_factor if strength > STRENGTHS[0] else 0.0
         base = as_repulsion(settings.repulsion)
         repulsion = replace(base, scale=base.scale * push)
         with self.context.timing("inpaint"), self.context.turn:
@@ -204,15 +209,17 @@ class FacesInSequence:
         """The track's chain, one link longer."""
         before, step = self._chains.get(task.number), self.stride / FADE
         if is_key or before is None:
-            chain = _Chain(task.generated, task.crop, frame.number, frame.time_s, frame.time_s, _pose(task))
+            chain = _Chain(
+                task.generated, task.crop, task.wanted, frame.number, frame.time_s, frame.time_s, _pose(task)
+            )
             # A face that flow cannot follow, such as one that comes out from behind a hand, has nothing to fade from.
             if carried is None or carried[2] > WRONG_SHARE or step >= 1:
                 return chain
             shown = carried[0] if carried[1] is None else _mix(carried[1], carried[0], before.weight)
             return replace(chain, old=shown, weight=step)
         chain = replace(
-            before, image=task.generated, crop=task.crop, number=frame.number, time_s=frame.time_s, old=carried[1],
-            weight=min(before.weight + step, 1.0),
+            before, image=task.generated, crop=task.crop, wanted=task.wanted, number=frame.number,
+            time_s=frame.time_s, old=carried[1], weight=min(before.weight + step, 1.0),
         )  # fmt: skip
         return replace(chain, old=None) if chain.weight >= 1 else chain
 
@@ -222,41 +229,53 @@ class FacesInSequence:
             return task
         chains = [one for one in (before.get(task.number), self._chains.get(task.number)) if one is not None]
         chains = [one for one in chains if one.crop.image.shape == task.crop.image.shape]
-        sides = [(chain, *carry(chain, task.crop, shown=True)) for chain in dict.fromkeys(chains)]
+        sides = [(chain, *self._carry(chain, task, shown=True)) for chain in dict.fromkeys(chains)]
         sides = [side for side in sides if side[3] <= WRONG_SHARE]
         if not sides:
-            return self.method([task], self.context)[0]
+            done = self.method([task], self.context)[0]
+            return self._shown(done, done.generated, frame) if done.outcome is Outcome.REPLACED else done
         image = sides[0][1]
         if len(sides) == 2:
             span = sides[1][0].number - sides[0][0].number
             image = _mix(image, sides[1][1], (frame.number - sides[0][0].number) / max(span, 1))
-        seed = _grain_seed(task, frame.number)
-        return task.decided(Outcome.REPLACED, generated=image, result_seed=seed)
+        return self._shown(task.decided(Outcome.REPLACED), image, frame)
+
+    def _mesh(self, task: FaceTask) -> np.ndarray:
+        return target_meshes(self.context.estimator, [task], task.targets[:1])[0]
+
+    def _carry(
+        self, chain: _Chain, task: FaceTask, shown: bool = False
+    ) -> tuple[np.ndarray, np.ndarray | None, float]:
+        """The chain's face in the task's frame, see `carry`."""
+        with self.context.timing("carry"):
+            then = task.wanted.with_changes({name: getattr(chain.wanted, name) for name in CARRIED})
+            return carry(chain, task.crop, self._mesh(task), self._mesh(replace(task, wanted=then)), shown)
+
+    def _shown(self, task: FaceTask, image: np.ndarray, frame: FrameTasks) -> FaceTask:
+        """A replaced task with its face as it is pasted: it blinks, and grain is new in each frame, as a sensor's."""
+        seed = derived_seed(task.draw_seed(), frame.number)
+        return replace(task, generated=move_lids(image, self._mesh(task), task.opening), result_seed=seed)
 
 
-def carry(chain: _Chain, crop: FaceCrop, shown: bool = False) -> tuple[np.ndarray, np.ndarray | None, float]:
+def carry(
+    chain: _Chain, crop: FaceCrop, here: np.ndarray, there: np.ndarray, shown: bool = False
+) -> tuple[np.ndarray, np.ndarray | None, float]:
     """Moves a generated face from one frame to another.
 
     Args:
         chain: the face, and the source's crop in its frame.
         crop: the source's in the other frame.
+        here, there: (478, 2) x y in crop pixels, the points that the face is to have there, and those that it would
+            have with the expression of its own frame.
         shown: the face as it was pasted, instead of the one to go on from.
 
     Returns:
         (S, S, 3) uint8; the fading one likewise or None; and the share of the mask in which the flow is wrong.
     """
-    here, there = (cv2.cvtColor(one.image, cv2.COLOR_RGB2GRAY) for one in (crop, chain.crop))
-    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST).calc(here, there, None)
-    y, x = np.mgrid[: len(here), : len(here)].astype(np.float32)
-    at = np.stack([x, y], axis=-1) + flow
-
-    def moved(image: np.ndarray) -> np.ndarray:
-        return cv2.remap(image, at, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
-
-    inside = crop.mask > 0
-    wrong = cv2.absdiff(moved(there), here)[inside] > WRONG_LEVELS
-    old = None if shown or chain.old is None else moved(chain.old)
-    return moved(chain.shown if shown else chain.image), old, float(wrong.mean()) if wrong.size else 1.0
+    flow, wrong = source_flow(crop, chain.crop)
+    flow = face_flow(flow, here, there)
+    old = None if shown or chain.old is None else moved(chain.old, flow)
+    return moved(chain.shown if shown else chain.image, flow), old, wrong
 
 
 def _mix(one: np.ndarray, other: np.ndarray, share: float) -> np.ndarray:
@@ -267,8 +286,3 @@ def _mix(one: np.ndarray, other: np.ndarray, share: float) -> np.ndarray:
 def _pose(task: FaceTask) -> np.ndarray:
     values = task.analysis.attributes
     return np.array([values.yaw_deg, values.pitch_deg, values.roll_deg])
-
-
-def _grain_seed(task: FaceTask, frame: int) -> int:
-    """31 bits: grain is new in each frame, as a sensor's."""
-    return int(np.random.SeedSequence([task.draw_seed(), frame]).generate_state(1)[0] >> 1)

@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import os
+import platform
 import secrets
 import warnings
 from pathlib import Path
@@ -123,7 +124,7 @@ def _use_onnx(pipe: Any) -> str:
     try:
         import onnxruntime
     except ImportError as error:
-        raise BackendError(f"onnxruntime is missing ({error}); pip install 'deid-diffusion[onnx]'") from error
+        raise BackendError(f"onnxruntime is missing ({error}); pip install onnxruntime onnx onnxscript") from error
     unet = pipe.unet
     if not hasattr(pipe, "identity_dim"):
         raise BackendError(
@@ -147,9 +148,18 @@ def _use_onnx(pipe: Any) -> str:
 
 
 def _from_cache(unet: torch.nn.Module, path: Path) -> OnnxForward | None:
-    """What an earlier run exported; None when there is none that is whole and right."""
+    """What an earlier run exported; None when there is none that is whole and right.
+
+    torch's own forward takes longer than all else of a start: a graph is compared with it once for these libraries on
+    this kind of processor, and from then on known by its hash.
+    """
     try:
-        return _checked(unet, path.read_bytes())
+        graph = path.read_bytes()
+        if _note(path).is_file() and _note(path).read_text() == _agreement(graph):
+            return OnnxForward(unet, graph)
+        forward = _checked(unet, graph)
+        _remember(path, graph)
+        return forward
     except FileNotFoundError:
         return None
     except Exception as error:
@@ -169,13 +179,39 @@ def _checked(unet: torch.nn.Module, graph: bytes) -> OnnxForward:
     return forward
 
 
+def _note(path: Path) -> Path:
+    return path.with_suffix(".agrees")
+
+
+def _agreement(graph: bytes) -> str:
+    """What a graph was compared by."""
+    import onnxruntime
+
+    with_what = (
+        torch.__version__,
+        onnxruntime.__version__,
+        platform.machine(),
+        torch.backends.cpu.get_cpu_capability(),
+    )
+    return "\n".join([hashlib.sha256(graph).hexdigest(), *with_what])
+
+
+def _remember(path: Path, graph: bytes) -> None:
+    """Notes that a graph agrees with torch; a folder that cannot be written to is no failure."""
+    try:
+        _note(path).write_text(_agreement(graph))
+    except OSError as error:
+        log.info("%s is compared with torch at each start: %s", path, error.strerror)
+
+
 def _session(graph: bytes) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     # Threads that spin between two calls would take the cores from torch, which runs the identity encoder there.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    for kind in ("intra", "inter"):
+        options.add_session_config_entry(f"session.{kind}_op.allow_spinning", "0")
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
@@ -243,6 +279,8 @@ def _keep(path: Path, graph: bytes) -> None:
         newest = sorted(path.parent.glob("unet-*.onnx"), key=lambda file: -file.stat().st_mtime)
         for old in newest[KEPT:]:
             old.unlink(missing_ok=True)
+            _note(old).unlink(missing_ok=True)
+        _remember(path, graph)
     except OSError as error:
         log.warning("%s cannot be kept, the next run exports again: %s", path, error.strerror)
     finally:

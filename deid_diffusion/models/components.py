@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import torch
 from huggingface_hub import hf_hub_download
 from safetensors import SafetensorError
 
+from ..faces.network import load_resnet
 from .checkpoint import check_part, clearer, hash_weights
 
 FAILURES = (OSError, ValueError, RuntimeError, SafetensorError)
@@ -39,24 +42,23 @@ def load_parts(parts: dict[str, Any], dtype: torch.dtype) -> tuple[dict[str, Any
         FileNotFoundError, ValueError: a part that cannot be found or loaded, with how to get it.
     """
     from diffusers import AutoencoderTiny, ControlNetModel
-    from transformers import ResNetForImageClassification
 
-    loaders = {
-        "controlnet": (ControlNetModel, dtype),
-        "preview_vae": (AutoencoderTiny, dtype),
-        "id_encoder": (ResNetForImageClassification, torch.float32),
+    loaders: dict[str, tuple[str, Callable[..., Any]]] = {
+        "controlnet": ("ControlNetModel", partial(ControlNetModel.from_pretrained, dtype=dtype)),
+        "preview_vae": ("AutoencoderTiny", partial(AutoencoderTiny.from_pretrained, dtype=dtype)),
+        "id_encoder": ("ResNetForImageClassification", load_resnet),
     }
     loaded = {name: value for name, value in parts.items() if value is not None}
     labels: dict[str, str] = {}
     hashes: dict[str, str] = {}
-    for name, (maker, precision) in loaders.items():
+    for name, (kind, load) in loaders.items():
         if not isinstance(loaded.get(name), str | PathLike):
             continue
-        part = _find_part(name, str(loaded[name]), maker.__name__)
+        part = _find_part(name, str(loaded[name]), kind)
         where = {"subfolder": part.below} if part.below else {}
         where |= {"revision": part.revision} if part.revision else {}
         try:
-            loaded[name] = maker.from_pretrained(part.source, dtype=precision, **where)
+            loaded[name] = load(part.source, **where)
         except FAILURES as error:
             raise clearer(error, part.source, part.revision, what=name, needs="its weights") from error
         labels[name] = part.label

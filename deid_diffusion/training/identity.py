@@ -43,7 +43,7 @@ def identity_coefficients(shape: FaceShape, landmarks: np.ndarray, expression: n
     Returns:
         (P,) in standard deviations, cut to [-2, 2].
     """
-    return np.clip(shape.person_part(shape.locate(landmarks).unplace(landmarks), expression), -2, 2)
+    return np.clip(shape.shape_of(shape.locate(landmarks).unplace(landmarks), expression), -2, 2)
 
 
 def transfer_geometry(batch: Batch, faces: FaceSet, chosen: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
@@ -78,8 +78,8 @@ def transfer_geometry(batch: Batch, faces: FaceSet, chosen: torch.Tensor, gain: 
         place = shape.locate(own)
         canonical = place.unplace(own)
         theirs = identity_coefficients(shape, other, theirs_expression) * factor
-        change = theirs - shape.person_part(canonical, expression)
-        moved = canonical + np.tensordot(change * shape.person_std, shape.person_basis, axes=1)
+        change = theirs - shape.shape_of(canonical, expression)
+        moved = canonical + np.tensordot(change * shape.shape_std, shape.shape_basis, axes=1)
         flat = place.place(moved)[:, :2]
         square, new = (crop_from_image(points[list(FIVE), :2], SIDE) for points in (own, flat))
         rows.append(apply(compose(invert(square), new), flat)[list(POINTS)])

@@ -15,6 +15,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, UNet2DConditionModel, UNet2DModel
 from transformers import ResNetForImageClassification
 
+from deid_diffusion.faces.apertures import FOLDER as APERTURES
 from deid_diffusion.faces.attribute_classifiers import FILE as CLASSIFIERS
 from deid_diffusion.faces.estimator import FaceEstimator
 from deid_diffusion.faces.face_shape import EXPRESSION_NAMES, FaceShape
@@ -43,6 +44,7 @@ class Options:
     id_encoder: str = option("runs/id_encoder", "folder that `deid train id_encoder` wrote")
     detail: str = option("", "folder of a network that `deid train detail` wrote; empty for crops of 256 px")
     estimator: str = option("runs/estimator", "folder that `deid train estimator` wrote")
+    apertures: str = option("", "folder that `deid train apertures` wrote; empty for none")
     out: str = option("weights", "gets face256/ and face_estimator/")
     identities: int = option(2000, "identities in the bank")
     labels: str = option("", "npz that `deid train label` wrote: who wears glasses is left out of the bank, and the "
@@ -159,6 +161,9 @@ def pack_estimator(options: Options, faces: FaceSet) -> FaceEstimator:
     classifiers = Path(options.labels).with_suffix(".safetensors")
     if options.labels and classifiers.exists():
         shutil.copy(classifiers, folder / CLASSIFIERS)
+    if options.apertures:
+        shutil.copytree(Path(options.apertures) / APERTURES, folder / APERTURES)
+        shutil.copy(Path(options.apertures) / "training.json", folder / f"{APERTURES}_training.json")
     estimator = FaceEstimator.from_pretrained(folder)
     fit_ood_score(estimator, faces).save(folder / OOD_SCORE)
     write_hashes(folder)

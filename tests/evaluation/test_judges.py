@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 
 from deid_diffusion.evaluation import judges
+from deid_diffusion.evaluation.detectors import detector_from_spec
 from deid_diffusion.evaluation.judges import TEMPLATES, id_encoder_hashes, judge_from_spec, to_batch
+from deid_diffusion.evaluation.metrics import unit_norm
+from deid_diffusion.evaluation.pairing import read_picture
 from deid_diffusion.evaluation.results import EvaluationError
 from deid_diffusion.evaluation.warp import ARCFACE
 from deid_diffusion.types import Face
@@ -174,3 +177,19 @@ def test_a_batch_is_channels_first_in_the_order_wanted():
     assert to_batch(crop, "bgr", mean=(10.0, 10.0, 10.0), scale=10.0)[0, :, 0, 0].tolist() == [2, 1, 0]
     assert to_batch(crop, "rgb").dtype == np.float32
     assert all(t.shape == (5, 2) for t in TEMPLATES.values())
+
+
+def test_a_modern_recogniser_needs_no_option_but_its_file(shared):
+    """Its terms keep it out of the repository; without it there is nothing to try."""
+    path, detect = shared / "judges" / "rec_w600k_mbf_int8.onnx", shared / "judges" / "yunet_n_640_640.onnx"
+    if not (path.is_file() and detect.is_file()):
+        pytest.skip(f"no {path.name} in {path.parent}")
+    judge, detector = judge_from_spec(str(path)), detector_from_spec(f"yunet:{detect}")
+    assert judge.name == "rec_w600k_mbf_int8"
+    rows = []
+    for side in ("probe", "gallery"):
+        pictures = [read_picture(shared / "eval" / "congress" / side / f"{n:03}.jpg").pixels for n in (1, 2, 3)]
+        rows.append(np.stack([judge.embed(pixels, detector(pixels)[0]) for pixels in pictures]))
+    assert rows[0].shape == (3, 512)
+    probes, gallery = map(unit_norm, rows)
+    assert (probes @ gallery.T).argmax(1).tolist() == [0, 1, 2]

@@ -41,12 +41,12 @@ def test_locate_finds_pose_and_place(angles):
     assert np.allclose(got.unplace(placed), shape.mean, atol=1e-4)
 
 
-def test_the_person_part_is_recovered_and_leaves_when_it_is_not_given():
+def test_the_shape_is_recovered_and_leaves_when_it_is_not_given():
     shape = tiny_shape()
     expression, person = np.full(6, 0.5), np.array([1.0, -2, 0.5, 0])
     face = shape.expressed(expression, person)
-    assert np.allclose(shape.person_part(face, expression), person, atol=1e-4)
-    assert np.allclose(shape.person_part(shape.expressed(expression), expression), 0, atol=1e-4)
+    assert np.allclose(shape.shape_of(face, expression), person, atol=1e-4)
+    assert np.allclose(shape.shape_of(shape.expressed(expression), expression), 0, atol=1e-4)
 
 
 def test_saved_shapes_come_back(tmp_path):

@@ -64,3 +64,28 @@ def test_smoothing_takes_the_middle_for_what_is_missing():
     assert smooth(one, other, one).smile == pytest.approx(0.4)
     assert smooth(None, other, one).smile == pytest.approx(0.6)
     assert smooth(None, other, None).to_dict() == pytest.approx(other.to_dict())
+
+
+def test_speech_of_a_mouth_that_is_mostly_nearly_shut_passes_whole():
+    # Half of what it says lies below its own median; from there on, all of that was cut off at 0.
+    opened = np.abs(np.sin(np.linspace(0, 40, 400))) * 0.2
+    rows = [MIDDLE | {"mouth_open": value} for value in opened]
+    motion = Motion(summarize(rows, [1.0] * len(rows)))
+    passed = np.array([motion(row).mouth_open for row in rows])
+    slope = np.polyfit(opened, passed, 1)[0]
+    assert slope == pytest.approx(1, abs=0.08)
+    assert np.corrcoef(opened, passed)[0, 1] > 0.98
+
+
+@pytest.mark.parametrize("level", [0.5, 0.68, 0.9])
+def test_a_blink_shuts_eyes_of_any_width(level):
+    motion = Motion(Attributes(**MIDDLE | {"eyes_open": level}))
+    rest, half, shut = (motion(MIDDLE | {"eyes_open": level * share}).eyes_open for share in (1.0, 0.5, 0.0))
+    assert half / rest == pytest.approx(0.5, abs=0.06)
+    assert shut / rest < 0.05
+
+
+def test_a_blink_of_one_frame_is_not_smoothed_away():
+    open_eyes, shut = Attributes(eyes_open=0.7, yaw_deg=0.0), Attributes(eyes_open=0.0, yaw_deg=8.0)
+    assert smooth(open_eyes, shut, open_eyes).eyes_open == 0
+    assert smooth(open_eyes, shut, open_eyes).yaw_deg == 4

@@ -122,11 +122,23 @@ def test_a_face_that_leaves_the_picture_is_not_held():
     assert origins(rows)[10] == "e"
 
 
-def test_a_detection_that_may_be_none_is_extended_but_not_held():
-    for score, count in ((0.2, 1), (0.7, 20)):
-        rows = filled(linked([[]] * 20 + [[face(300, score=score)]] * count + [[]] * 40))
-        assert origins(rows)[14 : 26 + count] == ["e"] * 6 + ["f"] * count + ["e"] * 6
-        assert "h" not in origins(rows)
+@pytest.mark.parametrize(("score", "count", "held"), [(0.2, 1, 0), (0.7, 12, 5), (0.7, 60, 24), (0.8, 1, None)])
+def test_what_was_never_clear_is_held_for_as_long_as_it_was_seen(score, count, held):
+    rows = filled(linked([[]] * 40 + [[face(300, score=score)]] * count + [[]] * 60))
+    told = origins(rows)
+    assert told[34 : 46 + count] == ["e"] * 6 + ["f"] * count + ["e"] * 6
+    # A clear one until the end, and a second before it came.
+    before, after = (24, 54) if held is None else (held, held)
+    assert told[:34].count("h") == before
+    assert told[46 + count :].count("h") == after
+
+
+def test_a_stream_that_drops_the_clear_frame_goes_on_holding():
+    linker = linked([[face(300, score=0.8 if n < 3 else 0.5)] for n in range(20)] + [[]] * 60)
+    (track,) = linker.tracks.values()
+    for frame in range(15):
+        del track.found[frame]
+    assert origins(filled(linker, first=18))[-1] == "h"
 
 
 def test_a_face_that_appears_in_the_middle_is_carried_back():

@@ -55,7 +55,7 @@ def test_a_tree_is_mirrored_and_what_is_no_picture_is_counted(tmp_path):
     left_out = {item.path.name for item in planned.skipped}
     assert left_out == {".hidden.jpg", ".cache", "notes.txt", "gone.jpg", "loop"}
     assert planned.folder == tree / "out"
-    assert planned.keeps_journal
+    assert planned.keeps_list
     assert plan([tree]).folder == tmp_path / "tree_anon"
 
 
@@ -90,7 +90,7 @@ def test_a_clip_goes_beside_itself_or_to_a_name_or_a_folder(tmp_path):
     source = tmp_path / "clip.MOV"
     source.write_bytes(b"x")
     assert plan([source], previews=True).jobs[0].out_path == tmp_path / "clip_anon.MOV"
-    assert plan([source], previews=True).jobs[0].preview_path is None
+    assert plan([source], previews=True).jobs[0].preview_path == tmp_path / "clip_anon_before_after.mp4"
     assert plan([source], tmp_path / "other.mkv").jobs[0].out_path == tmp_path / "other.mkv"
     assert plan([source], tmp_path / "out").jobs[0].out_path == tmp_path / "out" / "clip.MOV"
 
@@ -200,7 +200,7 @@ def test_outputs_of_an_earlier_run_are_not_taken_for_inputs(tmp_path, known):
     names = ("a_anon.jpg", "a_anon_before_after.png", "a_anon_anon.jpg")
     assert reasons(planned, tmp_path) == dict.fromkeys(names, "written by this tool")
     assert (tmp_path / NAME).exists() == known
-    assert not planned.keeps_journal
+    assert not planned.keeps_list
 
 
 def test_a_picture_that_was_named_is_not_overwritten_for_its_name(tmp_path):

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deid_diffusion.cli.report import write_report
 from deid_diffusion.cli.show import print_result
 from deid_diffusion.faces.references import References
 from deid_diffusion.imaging.pictures import PictureError, load_picture
 from deid_diffusion.jobs.journal import NAME, Journal, describe, fingerprint
+from deid_diffusion.jobs.report import write_report
 from deid_diffusion.jobs.run import JobsStopped, plan, run
 from deid_diffusion.settings import Settings
 

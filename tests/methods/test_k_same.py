@@ -118,3 +118,12 @@ def test_features_meet_before_they_are_averaged():
     mean = mean_face(crops, points[:, keep])
     assert mean[16, 15].max() < 40
     assert mean[2, 2].min() > 190
+
+
+def test_averaged_as_a_whole_everybody_has_the_same_face():
+    rows, shades = people(8), [10, 20, 30, 40, 110, 120, 130, 140]
+    faces = [(crop(shade), row) for shade, row in zip(shades, rows, strict=True)]
+    cohort = fit_cohort(faces, 3, 0.9999, whole=True)
+    assert {(int(image.mean()), count) for image, count in (cohort.face_for(row, SIZE) for row in rows)} == {(75, 8)}
+    with pytest.raises(TooFewPeopleError, match="needs 9 people"):
+        fit_cohort(faces, 9, 0.9999, whole=True)

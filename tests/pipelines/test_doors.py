@@ -11,7 +11,17 @@ from tests.pipelines.test_doors_sd import BLOCK, PAINT, PIPELINES, fresh
 from tests.tiny import tiny_pipeline
 
 SIBLINGS = {
-    *("conditioning", "detail", "guidance", "id_encoder", "inputs", "precondition", "repulsion", "sampler", "schedule"),
+    *(
+        "conditioning",
+        "detail",
+        "guidance",
+        "id_encoder",
+        "inputs",
+        "precondition",
+        "repulsion",
+        "sampler",
+        "schedule",
+    ),
 }
 LOAD = "from diffusers import DiffusionPipeline\npipe = DiffusionPipeline.from_pretrained(sys.argv[1], "
 

@@ -24,6 +24,7 @@ from deid_diffusion.methods.identity_bank import IdentityBank
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, attribute_vector, condition_vector, fold
 from deid_diffusion.pipelines.precondition import SIGMA_DATA
 from deid_diffusion.training import (
+    apertures,
     blend,
     distill,
     estimator,
@@ -240,9 +241,11 @@ def weight_of(run: str) -> torch.Tensor:
 
 
 def test_six_commands_make_weights_that_the_anonymizer_loads(data, features, tmp_path):
-    runs = {name: str(tmp_path / name) for name in ("estimator", "id_encoder", "inpaint", "first", "distill")}
+    names = ("estimator", "apertures", "id_encoder", "inpaint", "first", "distill")
+    runs = {name: str(tmp_path / name) for name in names}
     common = ["--data", data, "--steps", "2", "--minutes", "5", "--batch", "2"]
     estimator.main([*common, "--out", runs["estimator"], "--widths", "8,8,8,8"])
+    apertures.main([*common[:-2], "--batch", "6", "--out", runs["apertures"], "--widths", "8,8", "--moves", "1"])
     id_encoder.main([*common, "--out", runs["id_encoder"], "--widths", "8,8,8,8"])
     small = [*common, "--out", runs["inpaint"], "--channels", "32,32,32,32", "--window", "128"]
     inpaint.main(small)
@@ -278,12 +281,14 @@ def test_six_commands_make_weights_that_the_anonymizer_loads(data, features, tmp
     AttributeClassifiers({"glasses": torch.zeros(1586)}).save(tmp_path / "labels.safetensors")
     keys = np.load(Path(data) / "synthetic.npz")["key"]
     np.savez(tmp_path / "labels.npz", key=keys, glasses=np.zeros(len(keys), np.float32))
-    parts = ["--inpaint", blended, "--id-encoder", runs["id_encoder"], "--estimator", runs["estimator"]]
+    parts = ["--inpaint", blended, "--id-encoder", runs["id_encoder"], "--estimator", runs["estimator"],
+             "--apertures", runs["apertures"]]  # fmt: skip
     pack.main(["--data", data, *parts, "--identities", "6", "--out", str(out), "--labels", f"{tmp_path}/labels.npz"])
     anonymize = FaceAnonymizer.from_pretrained(out / "face256", estimator=out / "face_estimator")
     assert anonymize.hashes["identities.safetensors"]
     assert len(anonymize.bank.embedding) == 6
     assert set(anonymize.estimator.classifiers.weights) == {"glasses"}
+    assert anonymize.estimator.apertures.network.config.hidden_sizes == [8, 8]
     assert float(anonymize.estimator.ood.ood_score(anonymize.estimator.states(torch.zeros(1, 3, 256, 256)))) > 0
     assert str(tmp_path) not in "".join(path.read_text() for path in (out / "face256").rglob("config.json"))
     assert "attribute_classifiers.safetensors" in (out / "face_estimator" / "SHA256SUMS").read_text()
@@ -302,7 +307,9 @@ def test_filtering_drops_exactly_the_identities_with_furrows(data, weights, tmp_
         shutil.copytree(shipped / name, weights / name)
     full = IdentityBank.load(weights / "face256" / "identities.safetensors")
     alike = full.attributes[:1].repeat(few, 0)  # one group, of which 5 of 6 may be dropped
-    IdentityBank(full.embedding[:few], full.person[:few], alike).save(weights / "face256" / "identities.safetensors")
+    IdentityBank(full.embedding[:few], full.shape_params[:few], alike).save(
+        weights / "face256" / "identities.safetensors"
+    )
     write_hashes(weights / "face256")
     anonymize = FaceAnonymizer.from_pretrained(weights / "face256", estimator=weights / "face_estimator")
     photos = filter_bank.pick_photos(anonymize, load_faces(data), 2)

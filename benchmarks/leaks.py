@@ -1,0 +1,247 @@
+"""What of a person passes to the new face: leaves it out, one thing at a time.
+
+    python benchmarks/leaks.py probe/ gallery/ --judge recogniser.onnx --detector yunet:yunet.onnx --people 40
+
+Both folders hold photos of the same people under the same names. Everybody becomes the same somebody, from the same
+noise: without the chance of the draw, whoever is told apart is told apart by what passes. Two attackers search: one
+has the gallery as it is, the other (parrot) has it anonymized in the same way. The share of other people whom the own
+photo beats (AUC, 0.5 = nothing passes) says more of few people than rank-1. In the rows "one face for all" everybody
+has the average face, under masks that reach further and further: what hair, ears, clothes and light tell alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deid_diffusion import FaceAnonymizer, FixedTarget, Settings
+from deid_diffusion.evaluation.detectors import detector_from_spec
+from deid_diffusion.evaluation.judges import judge_from_spec
+from deid_diffusion.evaluation.metrics import bootstrap_mean, unit_norm
+from deid_diffusion.evaluation.pairing import list_pictures
+from deid_diffusion.faces.attributes import QUANTIZATION_STEP
+from deid_diffusion.faces.geometry import apply
+from deid_diffusion.faces.masks import GROWTH, box_ellipse, face_mask, make_inpaint_mask
+from deid_diffusion.faces.task import FaceTask, ImageAnalysis
+from deid_diffusion.methods.k_same import fit_cohort
+from deid_diffusion.privacy import LEVELS
+
+# The same for everybody: what is set cannot pass.
+GROUPS = {
+    "skin shade": {"skin_l": 62.0, "skin_a": 15.0, "skin_b": 17.0},
+    "light": {"light_x": 0.0, "light_y": 0.0},
+    "pose": {"yaw_deg": 0.0, "pitch_deg": 0.0, "roll_deg": 0.0},
+    "expression": {
+        "mouth_open": 0.0, "smile": 0.25, "eyes_open": 1.0, "brow_raise": 0.0, "gaze_x": 0.0, "gaze_y": 0.0,
+    },
+    "age, gender, glasses, beard": {"age": 40.0, "male": 1.0, "glasses": 0.0, "facial_hair": 0.0},
+}  # fmt: skip
+EVERYTHING = {name: value for group in GROUPS.values() for name, value in group.items()}
+WIDE = 0.13  # a mask that reaches over hairline and ears
+NEVER = 2.0  # no cosine reaches it: nothing is tried again
+
+
+class Pairs:
+    """The faces of probes and gallery, read once, and the judge that compares what becomes of them."""
+
+    def __init__(
+        self, anonymize: FaceAnonymizer, folders: Sequence[Path], people: int | None, judge: Any, detect: Any
+    ):
+        """Reads every picture.
+
+        Args:
+            anonymize: what anonymizes.
+            folders: of probes and gallery.
+            people: how many at most.
+            judge, detect: of the evaluation.
+        """
+        self.anonymize, self.judge, self.detect = anonymize, judge, detect
+        files = [list_pictures(folder) for folder in folders]
+        keys = [key for key in files[0] if key in files[1]][:people]
+        sides = [[self._one(paths[key]) for key in keys] for paths in files]
+        whole = [number for number in range(len(keys)) if all(side[number] for side in sides)]
+        self.people = len(whole)
+        self.faces: list[ImageAnalysis] = [side[number] for side in sides for number in whole if side[number]]
+
+    def _one(self, path: Path) -> ImageAnalysis | None:
+        """The largest readable face of a picture."""
+        analysis = self.anonymize.analyze(path)
+        tasks = [task for task in analysis.tasks if task.pending]
+        if not tasks:
+            return None
+        largest = max(tasks, key=lambda task: float(task.face.box[2] - task.face.box[0]))
+        return replace(analysis, tasks=(replace(largest, number=0, seed=5),))
+
+    def generated(self, changes: dict[str, float], growth: float = GROWTH, texture: bool = True) -> np.ndarray:
+        """Everybody as the same somebody.
+
+        Args:
+            changes: attributes that are the same for all.
+            growth: of the masks.
+            texture: whether the roughness of the skin passes.
+
+        Returns:
+            (2 n, D) embeddings of probes, then gallery.
+        """
+        policy = FixedTarget(NEVER, self.anonymize.bank.target(100))
+        settings = Settings(attributes=changes, candidates=1, tries=1, threshold=NEVER)
+        tasks = self.grown(growth)
+        if not texture:
+            tasks = [replace(task, skin_texture=None) for task in tasks]
+        return self._judged(self.anonymize.generate(tasks, settings, policy), settings)
+
+    def dialled(self, stop: str) -> np.ndarray:
+        """Everybody as somebody of their own, from seeds that nobody knows: (2 n, D) embeddings.
+
+        Args:
+            stop: of the privacy dial; one candidate a face.
+        """
+        settings, tasks = Settings(privacy=stop, candidates=1), []
+        for one, grown in zip(self.faces, self.grown(LEVELS[stop].growth), strict=True):
+            (task,) = self.anonymize.choose_targets(replace(one, tasks=(grown,)), settings=settings)
+            tasks.append(replace(task, picture=grown.picture))
+        return self._judged(self.anonymize.generate(tasks, settings), settings)
+
+    def averaged(self, growth: float) -> np.ndarray:
+        """Everybody with the average face: (2 n, D) embeddings."""
+        tasks, same = self.grown(growth), self.anonymize.same_person(Settings())
+        cohort = fit_cohort(((task.crop, task.embedding) for task in tasks), 5, same, whole=True)
+        settings = Settings(method="average", cohort=cohort)
+        return self._judged(self.anonymize.generate(tasks, settings), settings)
+
+    def originals(self) -> np.ndarray:
+        """(2 n, D) embeddings of what everybody looks like."""
+        return np.stack([self._embedded(one.picture.image) for one in self.faces])
+
+    def grown(self, growth: float) -> list[FaceTask]:
+        """The faces with masks that reach further."""
+        tasks = []
+        for number, one in enumerate(self.faces):
+            task = one.tasks[0]
+            crop = task.crop
+            assert crop is not None
+            ellipse = apply(crop.crop_from_image, box_ellipse(task.face))
+            crop = replace(crop, mask=face_mask(crop.landmarks, ellipse, len(crop.image), growth))
+            mask = make_inpaint_mask(crop, one.image.shape, [])
+            tasks.append(replace(task, crop=crop, inpaint_mask=mask, picture=number))
+        return tasks
+
+    def _judged(self, tasks: Sequence[FaceTask], settings: Settings) -> np.ndarray:
+        rows = zip(self.faces, tasks, strict=True)
+        done = (self.anonymize.composite(replace(one, tasks=(task,)), [task], settings) for one, task in rows)
+        return np.stack([self._embedded(result.image) for result in done])
+
+    def _embedded(self, image: np.ndarray) -> np.ndarray:
+        faces = self.detect(image)
+        if not faces:
+            raise SystemExit("no face was detected in a picture: give other photos, or another --detector")
+        return self.judge.embed(image, max(faces, key=lambda face: float(face.box[2] - face.box[0])))
+
+
+def beaten(probes: np.ndarray, gallery: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How each person fares: the share of others whom the own photo beats, and whether it beats them all.
+
+    Args:
+        probes, gallery: (n, D) or, as the attributes, any numbers whose product says how alike two are; the same
+            people in the same order.
+
+    Returns:
+        (n,) and (n,) in [0, 1].
+    """
+    alike = probes @ gallery.T
+    own, others = np.diag(alike)[:, None], ~np.eye(len(alike), dtype=bool)
+    below = ((alike < own) + 0.5 * (alike == own)) * others
+    share = below.sum(1) / (len(alike) - 1)
+    return share, (share == 1).astype(float)
+
+
+def row(name: str, probes: np.ndarray, galleries: Sequence[np.ndarray]) -> str:
+    """A line of the table: for each gallery AUC and rank-1, with intervals by person."""
+    cells = []
+    for gallery in galleries:
+        for values in beaten(unit_norm(probes), unit_norm(gallery)):
+            low, high = bootstrap_mean(values, np.arange(len(values)))
+            cells.append(f"{values.mean():.3f} [{low:.3f}, {high:.3f}]")
+    return f"| {name} | " + " | ".join(cells) + " |"
+
+
+def numbers_table(pairs: Pairs) -> list[str]:
+    """Who is told apart by the attributes alone, quantized as they pass: a line for each group of them."""
+    lines = ["| numbers that pass | AUC | rank-1 |", "|---|---|---|"]
+    values = [one.tasks[0].analysis.attributes.quantize().to_dict() for one in pairs.faces if one.tasks[0].analysis]
+    for title, names in {**{title: tuple(group) for title, group in GROUPS.items()}, "all": tuple(EVERYTHING)}.items():
+        steps = np.array([[value[name] / QUANTIZATION_STEP[name] for name in names] for value in values])
+        probes, gallery = steps[: pairs.people], steps[pairs.people :]
+        # |a - b|² = |a|² - 2 ab + |b|², written as a product, so that the nearest are the most alike.
+        left = np.column_stack([2 * probes, np.ones(len(probes))])
+        right = np.column_stack([gallery, -(gallery**2).sum(1)])
+        cells = []
+        for found in beaten(left, right):
+            low, high = bootstrap_mean(found, np.arange(len(found)))
+            cells.append(f"{found.mean():.3f} [{low:.3f}, {high:.3f}]")
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def pictures_table(pairs: Pairs, growths: Sequence[float], groups: Sequence[str]) -> list[str]:
+    """Who is told apart by the pictures: a line for each thing that is left out.
+
+    Args:
+        pairs: the faces.
+        growths: of the masks of the rows with one face for all.
+        groups: of `GROUPS` to leave out, one at a time; all of them together come last.
+    """
+    n, real = pairs.people, pairs.originals()
+    lines = ["| left out | AUC | rank-1 | AUC, parrot | rank-1, parrot |", "|---|---|---|---|---|"]
+    print(*lines, sep="\n")
+    cases: dict[str, Any] = {f"one face for all, mask + {growth:.0%}": growth for growth in growths}
+    cases |= {"nothing": {}, "hairline, ears": {"growth": WIDE}, "skin texture": {"texture": False}}
+    cases |= {name: {"changes": GROUPS[name]} for name in groups}
+    cases["all of it"] = {"changes": EVERYTHING, "growth": WIDE, "texture": False}
+    for name, case in cases.items():
+        found = pairs.averaged(case) if isinstance(case, float) else pairs.generated(**{"changes": {}, **case})
+        lines.append(row(name, found[:n], (real[n:], found[n:])))
+        print(lines[-1], flush=True)
+    return lines
+
+
+def stops_table(pairs: Pairs) -> list[str]:
+    """The stops of the dial, and for each what the surroundings tell under its mask: a line for each."""
+    n, real = pairs.people, pairs.originals()
+    lines = []
+    for stop, level in LEVELS.items():
+        for name, found in ((stop, pairs.dialled(stop)), (f"{stop}: one face for all", pairs.averaged(level.growth))):
+            lines.append(row(name, found[:n], (real[n:], found[n:])))
+            print(lines[-1], flush=True)
+    return lines
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("probes", type=Path)
+    add("gallery", type=Path)
+    add("--judge", required=True, help="as deid eval takes it")
+    add("--detector", default="dlib", help="likewise (dlib)")
+    add("--people", type=int, help="the first so many only (all)")
+    add("--stops", action="store_true", help="measure the stops of the privacy dial instead, one seed each")
+    options = parser.parse_args(argv)
+    judge, detect = judge_from_spec(options.judge), detector_from_spec(options.detector)
+    folders = (options.probes, options.gallery)
+    pairs = Pairs(FaceAnonymizer.from_pretrained(), folders, options.people, judge, detect)
+    print(f"{pairs.people} people\n", flush=True)
+    if options.stops:
+        stops_table(pairs)
+        return
+    print(*numbers_table(pairs), "", sep="\n", flush=True)
+    pictures_table(pairs, (0.07, GROWTH, WIDE), tuple(GROUPS))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""Says where each pixel of a generated face was in the frame before.
+
+The source's optical flow moves head, hair and face. Where the expression changes, a face's own points move as they
+were asked to: the source's lips are elsewhere, and part while the new ones would be left shut.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from ..types import FaceCrop
+
+CELL = 4  # px: motion of landmarks is smooth at this grain
+SPREAD = 1.5  # cells over which a landmark takes its surroundings along
+HEAD = 6.0  # cells over which flow says what a head does, whatever its lips do
+LEAST = 0.5  # px: landmarks that move less, in a face that is to stand still, do not count
+WRONG_LEVELS = 24.0  # where the moved source differs from the source by so much, its flow is wrong
+
+
+def source_flow(here: FaceCrop, there: FaceCrop) -> tuple[np.ndarray, float]:
+    """The source's motion between two frames.
+
+    Args:
+        here, there: crops of one face, the latter in the frame from which something is to be moved.
+
+    Returns:
+        (S, S, 2) float32 pixels, from each place in `here` to that in `there`; and the share of the mask in which that
+        is wrong.
+    """
+    now, before = (cv2.cvtColor(one.image, cv2.COLOR_RGB2GRAY) for one in (here, there))
+    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST).calc(now, before, None)
+    wrong = cv2.absdiff(moved(before, flow), now)[here.mask > 0] > WRONG_LEVELS
+    return flow, float(wrong.mean()) if wrong.size else 1.0
+
+
+def face_flow(flow: np.ndarray, here: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """The generated face's motion: the source's, but for landmarks whose expression changes.
+
+    Args:
+        flow: (S, S, 2) of `source_flow`.
+        here, there: (478, 2) x y in crop pixels of the generated face in one and the same pose, with the expression
+            that it is to have and with the one that it had.
+    """
+    cells = len(flow) // CELL
+    at, motion = np.floor(here / CELL).astype(int), there - here
+    change = np.linalg.norm(motion, axis=1)
+    rows = ((at >= 0) & (at < cells)).all(1) & (change > LEAST)
+    if not rows.any():
+        return flow
+    weight = np.clip(change[rows, None] / LEAST - 1, 0, 1)
+    sums = np.zeros((cells, cells, 3), np.float32)
+    np.add.at(sums, (at[rows, 1], at[rows, 0]), np.concatenate([motion[rows] * weight, weight], axis=1))
+    sums = cv2.GaussianBlur(sums, (0, 0), SPREAD)
+    wanted = sums[..., :2] / np.maximum(sums[..., 2:], 1e-4)
+    # The source's lips move, too, but elsewhere: only what the head does is taken of it there.
+    head = cv2.GaussianBlur(cv2.resize(flow, (cells, cells), interpolation=cv2.INTER_AREA), (0, 0), HEAD)
+    share = np.clip(sums[..., 2] / 0.08, 0, 1)
+    wanted, share = (cv2.resize(one, flow.shape[1::-1]) for one in (wanted + head, share))
+    return flow + share[..., None] * (wanted - flow)
+
+
+def moved(image: np.ndarray, flow: np.ndarray) -> np.ndarray:
+    """Resamples an image once.
+
+    Args:
+        image: (S, S, ...) uint8.
+        flow: (S, S, 2) px, to where each pixel was.
+
+    Returns:
+        an image of its shape.
+    """
+    y, x = np.mgrid[: len(flow), : len(flow)].astype(np.float32)
+    return cv2.remap(image, x + flow[..., 0], y + flow[..., 1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)

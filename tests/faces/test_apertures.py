@@ -1,0 +1,49 @@
+"""Close-ups of eyes and mouth, and what the shipped network reads in them."""
+
+import numpy as np
+import pytest
+import torch
+
+from deid_diffusion.faces.apertures import OUTPUTS, SIDE, ApertureReader, close_ups
+from deid_diffusion.faces.estimator import FaceEstimator
+from deid_diffusion.faces.lids import move_lids
+from deid_diffusion.training.resnet import build_resnet
+from tests.tiny import tiny_estimator
+
+
+def test_close_ups_show_both_eyes_alike_and_the_mouth():
+    y, x = np.mgrid[:256, :256]
+    points = np.zeros((1, 478, 2), np.float32)
+    for numbers, place in (((33, 133, 468), (80, 90)), ((362, 263, 473), (176, 90)), ((61, 291), (128, 180))):
+        points[0, list(numbers)] = place
+    # Red is how far from the nose's line, green how far down.
+    image = np.stack([np.abs(x - 128), y, 0 * x]).astype(np.float32)[None]
+    left, right, mouth = close_ups(torch.from_numpy(image), torch.from_numpy(points))[0]
+    assert left.shape == (3, SIDE, SIDE)
+    assert torch.allclose(left, right, atol=1.0)
+    assert left[0, SIDE // 2, SIDE // 2] == pytest.approx(48, abs=1.5)
+    assert mouth[1, SIDE // 2, SIDE // 2] == pytest.approx(180, abs=1.5)
+    assert mouth[1, -1, 0] > mouth[1, 0, 0] + 60
+
+
+def test_the_shipped_network_sees_a_blink(weights, astronaut):
+    estimator = FaceEstimator.from_pretrained(weights / "face_estimator")
+    crop = np.ascontiguousarray(astronaut[0:256, 96:352])
+    (analysis,) = estimator.analyze(crop[None])
+    shut = move_lids(crop, analysis.landmarks, 0.0)
+    opened, closed = (estimator.look_closer([one], [analysis])[0].attributes.eyes_open for one in (crop, shut))
+    assert opened > 0.5
+    assert closed < 0.4 * opened
+
+
+def test_without_the_network_landmarks_say_it():
+    estimator, crop = tiny_estimator(), np.zeros((256, 256, 3), np.uint8)
+    analyses = estimator.analyze(crop[None])
+    assert estimator.look_closer([crop], analyses) == analyses
+    assert estimator.look_closer([], []) == []
+
+
+def test_a_network_of_another_width_is_refused(tmp_path):
+    build_resnet((8, 8), OUTPUTS + 1).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="gives 3 numbers, wanted 2"):
+        ApertureReader.from_pretrained(tmp_path)
