@@ -38,7 +38,7 @@ from .methods.k_same import Cohort, fit_cohort
 from .methods.protocol import Context, TargetPolicy, find_method
 from .methods.pseudonyms import check_pseudonyms
 from .methods.redact import Redact, redact_face
-from .methods.sampling import candidate_count, check_settings, effective_settings, gets_detail, wanted_attributes
+from .methods.sampling import candidate_count, check_settings, effective_settings, wanted_attributes
 from .methods.swap import same_target
 from .methods.targets import default_policy
 from .models.backends import use_backend
@@ -392,7 +392,7 @@ class FaceAnonymizer:
         with analysis.timing("composite"):
             new = [task for task in tasks if task.outcome is Outcome.REPLACED]
             rough = settings.level.texture
-            patches = [Patch(t.generated, t.crop, t.result_seed, self._texture(t) if rough else None) for t in new]
+            patches = [Patch(t.generated, t.crop, t.result_seed, t.skin_texture if rough else None) for t in new]
             canvas, changed = paste_faces(analysis.image, patches)
             decided = [
                 task.decided(Outcome.REDACTED, "the new face did not cover the old one")
@@ -638,10 +638,6 @@ class FaceAnonymizer:
                 analysis.timing.add(stage, seconds * len(tasks) / len(done))
             yield self.composite(analysis, done[place : place + len(tasks)], settings)
             place += len(tasks)
-
-    def _texture(self, task: FaceTask) -> np.ndarray | None:
-        """How rough the skin is to be made; a face that the detail stage finished has a skin of its own."""
-        return None if gets_detail(self.pipeline, task.crop) else task.skin_texture
 
     @torch.no_grad()
     def _embed(self, crops: np.ndarray) -> np.ndarray:
