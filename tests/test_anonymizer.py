@@ -145,6 +145,11 @@ def test_a_candidate_that_is_too_similar_is_never_taken_however_well_it_fits(mon
     assert none.faces[0].outcome is Outcome.REDACTED
 
 
+def parts_of(pipeline) -> dict:
+    """What is asked of a pipeline besides being called."""
+    return {name: getattr(pipeline, name) for name in ("unet", "id_encoder", "size", "base_size")}
+
+
 def test_one_batch_that_fails_leaves_the_other_candidates():
     anonymize, image = build(ONE), picture()
     real, calls = anonymize.pipeline, []
@@ -153,7 +158,7 @@ def test_one_batch_that_fails_leaves_the_other_candidates():
         calls.append(len(given["image"]))
         return real(**given) if len(calls) > 1 else broken()
 
-    anonymize.pipeline = type("P", (), {"unet": real.unet, "id_encoder": real.id_encoder,
+    anonymize.pipeline = type("P", (), {**parts_of(real),
                                         "__call__": second_time_lucky})()  # fmt: skip
     (report,) = anonymize(image, settings=FAST, candidates=2, batch=1).faces
     assert calls == [1, 1]
@@ -192,7 +197,7 @@ def test_whatever_breaks_the_face_is_blanked_with_the_reason(break_it, reason):
 def test_a_model_that_crashes_or_gives_nan_is_a_failure_and_the_face_is_hidden(fail):
     anonymize, image = build(ONE), picture()
     real = anonymize.pipeline
-    anonymize.pipeline = type("P", (), {"unet": real.unet, "id_encoder": real.id_encoder,
+    anonymize.pipeline = type("P", (), {**parts_of(real),
                                         "__call__": lambda self, **given: fail(**given)})()  # fmt: skip
     (report,) = anonymize(image, settings=FAST).faces
     assert report.outcome is Outcome.FAILED
@@ -376,7 +381,7 @@ def test_neighbours_are_not_context():
         seen.append(given["mask_image"].numpy())
         return real(**given)
 
-    anonymize.pipeline = type("P", (), {"unet": real.unet, "id_encoder": real.id_encoder,
+    anonymize.pipeline = type("P", (), {**parts_of(real),
                                         "__call__": lambda self, **given: watch(**given)})()  # fmt: skip
     anonymize(image, settings=FAST)
     (crop,) = crop_faces(image, close[:1], anonymize.estimator)

@@ -47,7 +47,7 @@ class FastDetector(CenterFaceDetector):
         finest_pixels: larger pictures are shrunk to this ...
         finest_scale: ... but never by more, for the sake of faces of 20 px.
         proposal: score from which a place is looked at, in a picture at half its size or less; at full size it is
-            twice that, and so on, for there faces are larger and answer louder.
+            twice that, for there faces are larger and answer louder.
         confirm_faint: score that one must reach there whose proposal was below `threshold`.
     """
 
@@ -80,12 +80,14 @@ class FastDetector(CenterFaceDetector):
         image = levels[0][0]
         pixels = image.shape[0] * image.shape[1]
         scale = float(np.clip(np.sqrt(self.upright_pixels / pixels), 1, 2))
+        passes: list[tuple[float, int, float]] = []
         if pixels > self.finest_pixels:
             scale = max(float(np.sqrt(self.finest_pixels / pixels)), self.finest_scale)
-        passes = [
-            (share * scale, quarters, self.proposal * max(share * scale / 0.5, least))
-            for share, quarters, least in ((1, 0, 1), (0.7, 1, 1), (0.25, 0, 2.5))
-        ]
+        else:  # here they cost little, and a face of 40 px that lies in both the others may answer in neither
+            passes += [(scale / 2, quarters, self.threshold) for quarters in (2, 3)]
+        for share, quarters in ((1.0, 0), (0.7, 1)):
+            passes.append((share * scale, quarters, self.proposal * max(2 * share * scale, 1)))
+        passes.append((scale / 4, 0, 2.5 * self.proposal))
         while scale * max(image.shape[:2]) > 4 * 320 and scale * min(image.shape[:2]) > 4 * 32:
             scale /= 2
             passes.append((scale / 4, 0, self.threshold))
@@ -94,7 +96,7 @@ class FastDetector(CenterFaceDetector):
             larger, image_from_larger = level_for(levels, scale)
             level, larger_from_level = resized(larger, scale * image_from_larger[0, 0])
             found = self._tiles(np.ascontiguousarray(np.rot90(level, quarters)), threshold, TILE, OVERLAP)
-            if quarters:  # what lies in this pass stands in the other; its points are not to be believed
+            if quarters:  # what lies in this pass stands in another; its points are not to be believed
                 lying = np.array([abs(roll_deg(points)) > 50 for points in found.points], dtype=bool)
                 scores = np.where(lying, np.minimum(found.scores, 0.9 * self.threshold), found.scores)
                 found = replace(found, scores=scores.astype(np.float32))

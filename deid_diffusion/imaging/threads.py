@@ -18,6 +18,9 @@ def ahead(items: Iterable[_Item], size: int = 4) -> Iterator[_Item]:
     Args:
         items: consumed in the thread; what they raise is raised here, in its place.
         size: how many may wait.
+
+    Raises:
+        Exception: whatever the items raised.
     """
     queue: Queue[tuple[Any, BaseException | None]] = Queue(size)
     gone = threading.Event()
