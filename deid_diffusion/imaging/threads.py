@@ -20,7 +20,7 @@ def ahead(items: Iterable[_Item], size: int = 4) -> Iterator[_Item]:
         size: how many may wait.
 
     Raises:
-        BaseException: what they raise, after the items before it.
+        Exception: whatever the items raised.
     """
     queue: Queue[tuple[Any, BaseException | None]] = Queue(size)
     gone = threading.Event()

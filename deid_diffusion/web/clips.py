@@ -234,7 +234,8 @@ class Clip:
         done = video(
             self.path, self.out_path, settings=Settings(method=METHODS[method]), progress=progress, boxes=self.edited
         )
-        notes = [note.partition("; --audio")[0] for note in done.notes]  # the page has a switch for it
+        # The page has a switch for the sound, and shows who is kept.
+        notes = [note.partition("; --audio")[0] for note in done.notes if not note.startswith("left as they are")]
         about = {
             "width": done.width, "height": done.height, "sha256": self.listed.sha256, "frames": done.frames,
             "blurred_frames": done.blurred_frames, "notes": notes,

@@ -31,6 +31,7 @@ export function startClips(root, onLost) {
   const summary = h("p", { class: "summary" });
   const make = h("button", { class: "primary", onclick: () => render() }, "Make the clip");
   const get = h("button", { class: "primary", onclick: () => save(`/api/clips/${clip.id}/file`, clip.data.out_name).catch(fail) }, icon("down"), "Download");
+  const look = h("button", { class: "quiet", hidden: true, onclick: () => { if (players.children.length) { players.hidden = false; show(); } else play(); } }, "Play both");
   const report = h("button", { class: "quiet", onclick: () => save("/api/files/report.json", "report.json").catch(fail) }, "Save the report");
   const away = h("button", { class: "quiet danger", onclick: close }, icon("close"), "Another clip");
   const list = h("input", { type: "file", id: "faces-list", accept: ".jsonl,.json", class: "visually-hidden", "aria-label": "Load a detections file" });
@@ -56,7 +57,7 @@ export function startClips(root, onLost) {
   const bench = h("div", { class: "bench", hidden: true },
     h("div", { class: "left" }, stage.element, h("div", { class: "scrub-row" }, scrub, clock), players),
     h("aside", { class: "panel", "aria-label": "Faces in the clip" }, heading, note, lanes, problem, review, fold),
-    h("div", { class: "bar" }, h("div", { class: "actions" }, summary, away), working, h("div", { class: "actions" }, report, get, make)));
+    h("div", { class: "bar" }, h("div", { class: "actions" }, summary, away), working, h("div", { class: "actions" }, look, report, get, make)));
   root.replaceChildren(empty, bench);
 
   async function take(file) {
@@ -165,7 +166,6 @@ export function startClips(root, onLost) {
     stage.show({ data: data && { name: data.name, width: data.width, height: data.height, faces }, urls: { before: urls[`still-${clip.still}`] },
       status: "", error: "", ready: Boolean(data), selected: clip.selected });
     stage.add.disabled = Boolean(busy);
-    scrub.parentElement.hidden = !data;
     clock.textContent = now ? `${stamp(now.time_s)} of ${stamp(data.duration_s)}` : "";
     const count = data ? data.tracks.length : 0;
     heading.textContent = !data ? "Faces" : count === 1 ? "1 face" : count ? `${count} faces` : "No face was found";
@@ -174,12 +174,15 @@ export function startClips(root, onLost) {
     for (const [number, one] of clip.lanes) if (!labels.has(number)) { one.remove(); clip.lanes.delete(number); }
     const done = data && data.result.frames;
     if (!done) { players.hidden = true; players.replaceChildren(); }
+    stage.element.hidden = !players.hidden;
+    scrub.parentElement.hidden = !data || !players.hidden;
     make.hidden = Boolean(done);
     get.hidden = report.hidden = !done;
     make.disabled = get.disabled = !data || Boolean(busy);
     away.hidden = !data || Boolean(busy);
     document.getElementById("clip-settings").disabled = !data || Boolean(busy);
     summary.textContent = done ? "The clip is done" : "";
+    look.hidden = !done || !players.hidden;
     reviews(done ? data.result : null);
   }
 
@@ -247,10 +250,10 @@ export function startClips(root, onLost) {
     after.addEventListener("timeupdate", () => { time.value = String(Math.round(1000 * after.currentTime / (after.duration || 1))); });
     for (const name of ["play", "pause", "ended"]) after.addEventListener(name, () => { toggle.textContent = after.paused ? "Play both" : "Pause"; });
     players.replaceChildren(h("figure", {}, before, h("figcaption", { class: "muted small" }, "Before")), h("figure", {}, after, h("figcaption", { class: "muted small" }, "After")),
-      h("div", { class: "both" }, toggle, time), trouble);
+      h("div", { class: "both" }, toggle, time, h("button", { class: "quiet", onclick: () => { players.hidden = true; show(); } }, "Back to the faces")), trouble);
     players.hidden = false;
+    show();
     say("The clip is done");
-    players.scrollIntoView({ block: "nearest" });
   }
 
   function close() {
