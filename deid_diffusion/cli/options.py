@@ -129,7 +129,7 @@ def add_detect(group: argparse._ActionsContainer) -> None:
     """
     group.add_argument(
         "--detect", choices=DETECTION, default="fast",
-        help="how faces are looked for; thorough looks at full size and turned, in several times the time (fast)",
+        help="how faces are looked for; thorough looks at full size and turned, and takes longer (fast)",
     )  # fmt: skip
 
 
