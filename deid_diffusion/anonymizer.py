@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .compositing.paste import Patch, paste_faces
-from .faces.align import crop_faces
+from .compositing.paste import Patch, add_changes, paste_faces
+from .faces.align import crop_faces, cut
 from .faces.analyze import analyze_faces
 from .faces.detect import CenterFaceDetector, Detector, faces_from_boxes
 from .faces.estimator import FaceEstimator, as_unit
@@ -36,9 +36,11 @@ from .messages import brief, brief_error, brief_path
 from .methods.identity_bank import IdentityBank
 from .methods.k_same import Cohort, fit_cohort
 from .methods.protocol import Context, TargetPolicy, find_method
+from .methods.pseudonyms import check_pseudonyms
 from .methods.redact import Redact, redact_face
-from .methods.sampling import candidate_count, check_settings, effective_settings, gets_detail, wanted_attributes
-from .methods.targets import FreshTargets
+from .methods.sampling import candidate_count, check_settings, effective_settings, wanted_attributes
+from .methods.swap import same_target
+from .methods.targets import default_policy
 from .models.backends import use_backend
 from .models.loading import IDENTITIES, THRESHOLDS, check_id_encoder, check_speed, load_with_identities, pick_device
 from .pipelines.id_encoder import embed
@@ -242,6 +244,7 @@ class FaceAnonymizer:
         """
         settings = self._settings(settings, {"batch": batch_size, **changes} if settings is None else changes)
         seed, limit = checked_seed(seed), settings.max_pixels or PIXEL_LIMIT
+        settings = same_target(settings, self.bank, seed)
 
         def load(image: Source) -> Picture:
             return image if isinstance(image, Picture) else load_picture(image, limit)
@@ -389,7 +392,7 @@ class FaceAnonymizer:
         with analysis.timing("composite"):
             new = [task for task in tasks if task.outcome is Outcome.REPLACED]
             rough = settings.level.texture
-            patches = [Patch(t.generated, t.crop, t.result_seed, self._texture(t) if rough else None) for t in new]
+            patches = [Patch(t.generated, t.crop, t.result_seed, t.skin_texture if rough else None) for t in new]
             canvas, changed = paste_faces(analysis.image, patches)
             decided = [
                 task.decided(Outcome.REDACTED, "the new face did not cover the old one")
@@ -397,6 +400,11 @@ class FaceAnonymizer:
                 else task
                 for task in tasks
             ]
+            if any(task.outcome is Outcome.CLOAKED for task in decided):
+                cloaks = [Patch(t.generated, t.crop) for t in decided if t.outcome is Outcome.CLOAKED]
+                canvas, more = add_changes(canvas, cloaks)
+                changed |= more
+                decided = [self._still_cloaked(task, canvas, analysis, settings) for task in decided]
             # Redactions last: nothing may paint over one and let a source show through its feather.
             for task in decided:
                 if task.hidden:
@@ -448,8 +456,12 @@ class FaceAnonymizer:
             if not isinstance(getattr(settings, name), References | None):
                 got = brief(getattr(settings, name))
                 raise ValueError(f"{name} must be what FaceAnonymizer.embed_references makes of photos, got {got}")
-        if find_method(settings.method).uses_targets:
+        check_pseudonyms(settings)
+        method = find_method(settings.method)
+        if method.uses_targets:
             check_settings(self.pipeline, settings)
+        if (own := getattr(method, "check", None)) is not None:
+            own(settings, self.bank)
 
     def resolve(self, settings: Settings | None = None) -> Settings:
         """The settings with all that is left to the model spelled out: equal for two that give the same pictures."""
@@ -545,7 +557,12 @@ class FaceAnonymizer:
         return settings
 
     def _policy(self, policy: TargetPolicy | None, settings: Settings) -> TargetPolicy:
-        return FreshTargets(self.same_person(settings), self.bank, settings.level.reach) if policy is None else policy
+        return self.default_policy(settings) if policy is None else policy
+
+    def default_policy(self, settings: Settings) -> TargetPolicy:
+        """Who becomes whom where nobody says: as the method or the key wants it, or somebody new for every face."""
+        same = self.thresholds.get("real_far_0.01", self.thresholds["far_0.01"])
+        return default_policy(self.bank, self.same_person(settings), settings, same)
 
     def same_person(self, settings: Settings) -> float:
         """The cosine from which on the identity encoder takes two faces for one person."""
@@ -568,6 +585,19 @@ class FaceAnonymizer:
         if decision is Decision.KEEP:
             return task.decided(Outcome.KEPT, reason)
         return replace(task, borderline=reason)
+
+    def _still_cloaked(
+        self, task: FaceTask, canvas: np.ndarray, analysis: ImageAnalysis, settings: Settings
+    ) -> FaceTask:
+        """Looked at again in the finished picture, whose pixels are what is published."""
+        if task.outcome is not Outcome.CLOAKED:
+            return task
+        if analysis.image is not analysis.picture.image:
+            return task.decided(Outcome.REDACTED, "the face shows only against a background, and cannot be cloaked")
+        similarity = float(self._embed(cut(canvas, task.crop.crop_from_image, self.size)[None])[0] @ task.embedding)
+        if similarity < self.same_person(settings):
+            return replace(task, similarity=similarity)
+        return task.decided(Outcome.REDACTED, f"not cloaked in the picture: {similarity:.2f}", similarity=similarity)
 
     def _with_targets(self, task: FaceTask, policy: TargetPolicy, settings: Settings, taken: set[int]) -> FaceTask:
         """With as many targets as candidates; adds their numbers to `taken`."""
@@ -608,10 +638,6 @@ class FaceAnonymizer:
                 analysis.timing.add(stage, seconds * len(tasks) / len(done))
             yield self.composite(analysis, done[place : place + len(tasks)], settings)
             place += len(tasks)
-
-    def _texture(self, task: FaceTask) -> np.ndarray | None:
-        """How rough the skin is to be made; a face that the detail stage finished has a skin of its own."""
-        return None if gets_detail(self.pipeline, task.crop) else task.skin_texture
 
     @torch.no_grad()
     def _embed(self, crops: np.ndarray) -> np.ndarray:

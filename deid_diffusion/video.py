@@ -24,6 +24,7 @@ from .imaging.segments import LOOKS, segments_folder
 from .imaging.threads import Behind, ahead
 from .messages import brief, brief_path
 from .methods.protocol import find_method
+from .methods.swap import same_target
 from .result import AnonymizedImage
 from .seeds import checked_seed
 from .settings import Settings
@@ -227,7 +228,8 @@ class VideoAnonymizer:
         settings = replace(settings or Settings(), **changes)
         check_for_clips(settings)
         self.anonymizer.check(settings)
-        return ClipRun(self.anonymizer, seed, replace(settings, candidates=1), self.options, listed)
+        settings = same_target(replace(settings, candidates=1), self.anonymizer.bank, seed)
+        return ClipRun(self.anonymizer, seed, settings, self.options, listed)
 
 
 def check_for_clips(settings: Settings) -> None:
@@ -244,6 +246,8 @@ def check_for_clips(settings: Settings) -> None:
             f"{name} averages people of a set of pictures and does not follow motion; take inpaint, blur, pixelate "
             "or blank for clips"
         )
+    if name == "perturb":
+        raise ValueError("perturb changes pictures one by one, and frames would betray each other; take inpaint")
     if settings.panorama:
         raise ValueError(
             "panorama is for pictures: in clips, faces across the seam of 360 degrees are not looked for; leave it "

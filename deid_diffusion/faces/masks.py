@@ -57,7 +57,7 @@ def is_covered(face: Face, changed: np.ndarray) -> bool:
     return bool(window.size) and not (inside & ~window).any()
 
 
-# The mask is the hull of landmarks and detection, grown by this share of the crop's side: over hairline and ears, which
+# The mask is the hull of landmarks and detection, grown by this share of the crop's side: over hairline and ears, that
 # tell who somebody is (docs/privacy.md). Its outermost part is feather.
 GROWTH, FADE = 0.1, 0.035
 

@@ -61,6 +61,14 @@ def face_flow(flow: np.ndarray, here: np.ndarray, there: np.ndarray) -> np.ndarr
 
 
 def moved(image: np.ndarray, flow: np.ndarray) -> np.ndarray:
-    """(S, S, ...) uint8, resampled once from where `flow` (S, S, 2) says that it was."""
+    """Resamples an image once.
+
+    Args:
+        image: (S, S, ...) uint8.
+        flow: (S, S, 2) px, to where each pixel was.
+
+    Returns:
+        an image of its shape.
+    """
     y, x = np.mgrid[: len(flow), : len(flow)].astype(np.float32)
     return cv2.remap(image, x + flow[..., 0], y + flow[..., 1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)

@@ -60,13 +60,12 @@ class Desk:
             what the page needs to know; or `error`, the sentence that the command line would say.
         """
         folder = ""
+        if action not in ACTIONS:
+            return {"error": "wanted something that this page can do, got something else; load it again"}
         try:
             with self.sessions.working(secret) as session:
                 folder, session.cancelled = str(session.folder), False
-                done = ACTIONS.get(action)
-                if done is None:
-                    raise VisitError("wanted something that this page can do, got something else; load it again")
-                return done(self, session, values)
+                return ACTIONS[action](self, session, values)
         except Exception as error:
             return {"error": _sentence(error, folder)}
 

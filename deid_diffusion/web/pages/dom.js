@@ -63,7 +63,7 @@ export function pills(name, label, choices, chosen, onchoose) {
   return group;
 }
 
-export function failure(text, onretry, retry = "Try again") {
-  return h("div", { class: "failure", role: "alert" }, icon("warn"), h("p", {}, text),
+export function failure(text, onretry, retry = "Try again", title = "") {
+  return h("div", { class: "failure", role: "alert" }, icon("warn"), h("div", {}, title && h("strong", {}, title), h("p", {}, text)),
     onretry && h("button", { class: "quiet", onclick: onretry }, retry));
 }

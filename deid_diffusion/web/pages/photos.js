@@ -20,6 +20,7 @@ export function startPhotos(root, onLost) {
 
   const stage = new Stage({
     onselect: (number) => select(number),
+    ondrop: () => drop(current),
     ondraw: (box) => act("draw", { box }, "Looking into the box").then((said) => said && select(said.drawn, true)),
   });
   const cards = new Map();
@@ -170,7 +171,7 @@ export function startPhotos(root, onLost) {
     render();
     const card = cards.get(number);
     if (!card) return;
-    card.element.scrollIntoView({ block: "nearest" });
+    card.head.scrollIntoView({ block: "nearest" });
     if (focus) card.focus();
   }
 
@@ -255,7 +256,7 @@ export function startPhotos(root, onLost) {
     stage.show(current);
     const faces = data ? data.faces : [];
     heading.textContent = data ? (faces.length ? (faces.length === 1 ? "1 face" : `${faces.length} faces`) : "No face was found") : "Faces";
-    note.textContent = error ? "" : !data ? "They are listed here as soon as they are found."
+    note.textContent = error ? "There is nothing to decide about this one." : !data ? "They are listed here as soon as they are found."
       : faces.length ? "Is every face boxed? A face without a box stays as it is." : "Look at the photo. If there is a face, draw a box around it; without one the photo is saved as it is, less its metadata.";
     const numbers = new Set(faces.map((face) => face.number));
     for (const [number, card] of cards) if (!numbers.has(number)) { card.element.remove(); cards.delete(number); }

@@ -4,11 +4,13 @@ import { failure, h, icon, pills } from "./dom.js";
 
 const MODES = [["after", "Result"], ["compare", "Compare"], ["before", "Original"]];
 const STEP = 0.01;
+let stages = 0;
 
 export class Stage {
-  constructor({ onselect, ondraw, modes = true }) {
+  constructor({ onselect, ondraw, ondrop, modes = true }) {
     this.onselect = onselect;
     this.ondraw = ondraw;
+    this.ondrop = ondrop;
     this.mode = "after";
     this.drawing = null;
     this.before = h("img", { class: "before", alt: "", draggable: false });
@@ -26,7 +28,9 @@ export class Stage {
     this.canvas.addEventListener("pointermove", (event) => this.#drag(event));
     this.canvas.addEventListener("pointerup", () => this.#release());
     this.canvas.addEventListener("pointercancel", () => this.#release());
-    this.modes = pills("mode", "What is shown", MODES, "after", (mode) => { this.mode = mode; this.#shown(); });
+    // Radio buttons of one name are one group, on all tabs together.
+    stages += 1;
+    this.modes = pills(`mode-${stages}`, "What is shown", MODES, "after", (mode) => { this.mode = mode; this.#shown(); });
     this.add = h("button", { class: "button", onclick: () => (this.drawing ? this.#stop() : this.#start()) }, icon("box"), h("span", {}, "Add a face"));
     this.confirm = h("button", { class: "button primary", hidden: true, onclick: () => this.#done() }, "Add this box");
     this.help = h("p", { class: "muted small help", hidden: true }, "Drag a box around the face that was missed.");
@@ -49,7 +53,8 @@ export class Stage {
     this.failed.hidden = !error;
     this.canvas.hidden = Boolean(error);
     this.tools.hidden = Boolean(error) || !photo.ready;
-    if (error) this.failed.replaceChildren(failure(error));
+    if (error && this.said !== error) this.failed.replaceChildren(failure(error, this.ondrop, "Remove it", "This photo cannot be opened"));
+    this.said = error;
     this.busy.hidden = !status;
     this.busy.lastChild.textContent = status;
     this.frame.classList.toggle("blank", !data && !error);
