@@ -55,6 +55,7 @@ class Elsewhere(Inverter):
 def cluster():
     from ray.cluster_utils import Cluster as Nodes
 
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # on a busy machine a node takes its time
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(CHECKOUT), *filter(None, [before])])
     room = {"object_store_memory": 80 << 20, "include_dashboard": False}
@@ -155,6 +156,22 @@ def test_two_nodes_do_what_one_process_does_and_a_poisonous_picture_fails_alone(
         if result.job.name != "poison.png":
             other = tmp_path / "out" / result.job.name
             assert other.read_bytes() == result.job.out_path.read_bytes()
+
+
+def test_the_command_line_reports_what_a_cluster_did(cluster, tmp_path, monkeypatch, capsys):
+    from deid_diffusion import cli
+    from deid_diffusion.cli import run as run_command
+
+    monkeypatch.setattr(run_command, "_load", lambda options: Inverter())
+    for name in "ab":
+        photo(tmp_path / "in" / f"{name}.png")
+    words = ["run", tmp_path / "in", "-o", tmp_path / "out", "--report", tmp_path / "report.json"]
+    assert cli.main([*map(str, words), "--ray", cluster.address, "--workers", "2"]) == 0
+    told = json.loads((tmp_path / "report.json").read_text())
+    assert told["complete"] is True
+    assert [(row["file"], row["error"]) for row in told["files"]] == [("a.png", ""), ("b.png", "")]
+    assert "2 of 2 pictures done" in capsys.readouterr().err
+    assert cli.main([*map(str, words), "--ray", cluster.address]) == 0  # nothing is left to do
 
 
 def test_no_cluster_no_room_and_other_weights_are_said(cluster, tmp_path, monkeypatch):
