@@ -29,6 +29,7 @@ from deid_diffusion.faces.geometry import apply
 from deid_diffusion.faces.masks import GROWTH, box_ellipse, face_mask, make_inpaint_mask
 from deid_diffusion.faces.task import FaceTask, ImageAnalysis
 from deid_diffusion.methods.k_same import fit_cohort
+from deid_diffusion.privacy import LEVELS
 
 # The same for everybody: what is set cannot pass.
 GROUPS = {
@@ -93,6 +94,18 @@ class Pairs:
         if not texture:
             tasks = [replace(task, skin_texture=None) for task in tasks]
         return self._judged(self.anonymize.generate(tasks, settings, policy), settings)
+
+    def dialled(self, stop: str) -> np.ndarray:
+        """Everybody as somebody of their own, from seeds that nobody knows: (2 n, D) embeddings.
+
+        Args:
+            stop: of the privacy dial; one candidate a face.
+        """
+        settings, tasks = Settings(privacy=stop, candidates=1), []
+        for one, grown in zip(self.faces, self.grown(LEVELS[stop].growth), strict=True):
+            (task,) = self.anonymize.choose_targets(replace(one, tasks=(grown,)), settings=settings)
+            tasks.append(replace(task, picture=grown.picture))
+        return self._judged(self.anonymize.generate(tasks, settings), settings)
 
     def averaged(self, growth: float) -> np.ndarray:
         """Everybody with the average face: (2 n, D) embeddings."""
@@ -185,6 +198,7 @@ def pictures_table(pairs: Pairs, growths: Sequence[float], groups: Sequence[str]
     """
     n, real = pairs.people, pairs.originals()
     lines = ["| left out | AUC | rank-1 | AUC, parrot | rank-1, parrot |", "|---|---|---|---|---|"]
+    print(*lines, sep="\n")
     cases: dict[str, Any] = {f"one face for all, mask + {growth:.0%}": growth for growth in growths}
     cases |= {"nothing": {}, "hairline, ears": {"growth": WIDE}, "skin texture": {"texture": False}}
     cases |= {name: {"changes": GROUPS[name]} for name in groups}
@@ -193,6 +207,17 @@ def pictures_table(pairs: Pairs, growths: Sequence[float], groups: Sequence[str]
         found = pairs.averaged(case) if isinstance(case, float) else pairs.generated(**{"changes": {}, **case})
         lines.append(row(name, found[:n], (real[n:], found[n:])))
         print(lines[-1], flush=True)
+    return lines
+
+
+def stops_table(pairs: Pairs) -> list[str]:
+    """The stops of the dial, and for each what the surroundings tell under its mask: a line for each."""
+    n, real = pairs.people, pairs.originals()
+    lines = []
+    for stop, level in LEVELS.items():
+        for name, found in ((stop, pairs.dialled(stop)), (f"{stop}: one face for all", pairs.averaged(level.growth))):
+            lines.append(row(name, found[:n], (real[n:], found[n:])))
+            print(lines[-1], flush=True)
     return lines
 
 
@@ -205,12 +230,17 @@ def main(argv: list[str] | None = None) -> None:
     add("--judge", required=True, help="as deid eval takes it")
     add("--detector", default="dlib", help="likewise (dlib)")
     add("--people", type=int, help="the first so many only (all)")
+    add("--stops", action="store_true", help="measure the stops of the privacy dial instead, one seed each")
     options = parser.parse_args(argv)
     judge, detect = judge_from_spec(options.judge), detector_from_spec(options.detector)
     folders = (options.probes, options.gallery)
     pairs = Pairs(FaceAnonymizer.from_pretrained(), folders, options.people, judge, detect)
-    print(f"{pairs.people} people\n", *numbers_table(pairs), "", sep="\n", flush=True)
-    print(*pictures_table(pairs, (GROWTH, 0.1, WIDE), tuple(GROUPS)), sep="\n")
+    print(f"{pairs.people} people\n", flush=True)
+    if options.stops:
+        stops_table(pairs)
+        return
+    print(*numbers_table(pairs), "", sep="\n", flush=True)
+    pictures_table(pairs, (0.07, GROWTH, WIDE), tuple(GROUPS))
 
 
 if __name__ == "__main__":

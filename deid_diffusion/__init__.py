@@ -28,6 +28,7 @@ _WHERE = {
     "ImageAnalysis": "faces.task",
     "Method": "methods.protocol",
     "Outcome": "types",
+    "Pseudonyms": "methods.pseudonyms",
     "Redaction": "types",
     "Repulsion": "pipelines.repulsion",
     "Settings": "settings",

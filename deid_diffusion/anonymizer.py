@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import pickle
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.metadata import version
+from itertools import count
 from os import PathLike
 from pathlib import Path
 from threading import RLock
@@ -17,8 +19,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .compositing.paste import Patch, paste_faces
-from .faces.align import crop_faces
+from .compositing.paste import Patch, add_changes, paste_faces
+from .faces.align import crop_faces, cut
 from .faces.analyze import analyze_faces
 from .faces.detect import CenterFaceDetector, Detector, faces_from_boxes
 from .faces.estimator import FaceEstimator, as_unit
@@ -27,17 +29,20 @@ from .faces.masks import is_covered
 from .faces.panorama import moved, rolled, seam_off_faces
 from .faces.references import Decision, References, decide, reference_face
 from .faces.task import FaceTask, ImageAnalysis
+from .imaging.ahead import ahead, behind
 from .imaging.alpha import View, look
 from .imaging.pictures import PIXEL_LIMIT, Picture, PictureError, load_picture
 from .messages import brief, brief_error, brief_path
 from .methods.identity_bank import IdentityBank
 from .methods.k_same import Cohort, fit_cohort
 from .methods.protocol import Context, TargetPolicy, find_method
+from .methods.pseudonyms import check_pseudonyms
 from .methods.redact import Redact, redact_face
-from .methods.sampling import candidate_count, check_settings, effective_settings, gets_detail, wanted_attributes
-from .methods.targets import FreshTargets
+from .methods.sampling import candidate_count, check_settings, effective_settings, wanted_attributes
+from .methods.swap import same_target
+from .methods.targets import default_policy
 from .models.backends import use_backend
-from .models.loading import IDENTITIES, THRESHOLDS, check_id_encoder, check_speed, load_with_identities
+from .models.loading import IDENTITIES, THRESHOLDS, check_id_encoder, check_speed, load_with_identities, pick_device
 from .pipelines.id_encoder import embed
 from .result import AnonymizedImage
 from .seeds import checked_seed
@@ -147,6 +152,7 @@ class FaceAnonymizer:
             ValueError: damaged weights, another family, or components, precision or device that do not fit.
             BackendError: a backend that was named cannot run here.
         """
+        spec = replace(spec, device=pick_device(spec.device))
         check_speed(spec.dtype, spec.device)
         detect = detector_of(spec.detection)
         names = ("pipeline", "revision", "dtype", "controlnet", "preview_vae", "variant")
@@ -213,6 +219,8 @@ class FaceAnonymizer:
         batch_size: int = 64,
         settings: Settings | None = None,
         policy: TargetPolicy | None = None,
+        save: Callable[[int, AnonymizedImage], object] | None = None,
+        threads: int = 2,
         **changes: Any,
     ) -> Iterator[AnonymizedImage]:
         """Anonymizes many pictures; model calls are filled with the faces of several of them.
@@ -221,8 +229,12 @@ class FaceAnonymizer:
             images: as `__call__` takes them; read one by one, as results are taken.
             seed: of the first picture; the next ones get `seed + 1`, `seed + 2` ... None draws one that nobody knows.
             batch_size: a window of pictures is worked off when it holds so many faces, or so many pictures; nothing
-                beyond the window is in memory. Also the faces of one model call, unless the settings say.
+                beyond the window and the threads is in memory. Also the faces of one model call, unless the settings
+                say; when memory runs out, it is halved, and the work goes on.
             settings, policy, changes: as in `__call__`.
+            save: called with each number, from 0, and result before it is given back, in a thread: to write the
+                picture while the next ones are generated.
+            threads: that read pictures ahead, and as many that save them; each holds one picture.
 
         Yields:
             the results in the order of the pictures.
@@ -231,14 +243,36 @@ class FaceAnonymizer:
             PictureError: a picture that cannot be read; results of those before it have been yielded.
         """
         settings = self._settings(settings, {"batch": batch_size, **changes} if settings is None else changes)
-        seed = checked_seed(seed)
+        seed, limit = checked_seed(seed), settings.max_pixels or PIXEL_LIMIT
+        settings = same_target(settings, self.bank, seed)
+
+        def load(image: Source) -> Picture:
+            return image if isinstance(image, Picture) else load_picture(image, limit)
+
+        with ThreadPoolExecutor(threads) as readers, ThreadPoolExecutor(threads) as writers:
+            pictures = ahead(readers, load, images, threads)
+            results = self._windows(pictures, seed, batch_size, settings, policy)
+            yield from results if save is None else behind(writers, save, results, threads)
+
+    def _windows(
+        self,
+        pictures: Iterator[Picture],
+        seed: int,
+        batch_size: int,
+        settings: Settings,
+        policy: TargetPolicy | None,
+    ) -> Iterator[AnonymizedImage]:
+        """The work of `map`, on pictures that were read."""
         window: list[tuple[ImageAnalysis, list[FaceTask]]] = []
-        for place, image in enumerate(images):
+        for place in count():
             try:
-                analysis = self.analyze(image, settings=settings)
+                picture = next(pictures, None)
             except PictureError:
                 yield from self._finish(window, settings, policy)
                 raise
+            if picture is None:
+                break
+            analysis = self.analyze(picture, settings=settings)
             numbered = [replace(task, picture=place) for task in analysis.tasks]
             analysis = replace(analysis, tasks=tuple(numbered))
             window.append((analysis, self.choose_targets(analysis, policy, seed + place, settings)))
@@ -358,7 +392,7 @@ class FaceAnonymizer:
         with analysis.timing("composite"):
             new = [task for task in tasks if task.outcome is Outcome.REPLACED]
             rough = settings.level.texture
-            patches = [Patch(t.generated, t.crop, t.result_seed, self._texture(t) if rough else None) for t in new]
+            patches = [Patch(t.generated, t.crop, t.result_seed, t.skin_texture if rough else None) for t in new]
             canvas, changed = paste_faces(analysis.image, patches)
             decided = [
                 task.decided(Outcome.REDACTED, "the new face did not cover the old one")
@@ -366,6 +400,11 @@ class FaceAnonymizer:
                 else task
                 for task in tasks
             ]
+            if any(task.outcome is Outcome.CLOAKED for task in decided):
+                cloaks = [Patch(t.generated, t.crop) for t in decided if t.outcome is Outcome.CLOAKED]
+                canvas, more = add_changes(canvas, cloaks)
+                changed |= more
+                decided = [self._still_cloaked(task, canvas, analysis, settings) for task in decided]
             # Redactions last: nothing may paint over one and let a source show through its feather.
             for task in decided:
                 if task.hidden:
@@ -417,8 +456,12 @@ class FaceAnonymizer:
             if not isinstance(getattr(settings, name), References | None):
                 got = brief(getattr(settings, name))
                 raise ValueError(f"{name} must be what FaceAnonymizer.embed_references makes of photos, got {got}")
-        if find_method(settings.method).uses_targets:
+        check_pseudonyms(settings)
+        method = find_method(settings.method)
+        if method.uses_targets:
             check_settings(self.pipeline, settings)
+        if (own := getattr(method, "check", None)) is not None:
+            own(settings, self.bank)
 
     def resolve(self, settings: Settings | None = None) -> Settings:
         """The settings with all that is left to the model spelled out: equal for two that give the same pictures."""
@@ -514,7 +557,12 @@ class FaceAnonymizer:
         return settings
 
     def _policy(self, policy: TargetPolicy | None, settings: Settings) -> TargetPolicy:
-        return FreshTargets(self.same_person(settings), self.bank, settings.level.reach) if policy is None else policy
+        return self.default_policy(settings) if policy is None else policy
+
+    def default_policy(self, settings: Settings) -> TargetPolicy:
+        """Who becomes whom where nobody says: as the method or the key wants it, or somebody new for every face."""
+        same = self.thresholds.get("real_far_0.01", self.thresholds["far_0.01"])
+        return default_policy(self.bank, self.same_person(settings), settings, same)
 
     def same_person(self, settings: Settings) -> float:
         """The cosine from which on the identity encoder takes two faces for one person."""
@@ -537,6 +585,19 @@ class FaceAnonymizer:
         if decision is Decision.KEEP:
             return task.decided(Outcome.KEPT, reason)
         return replace(task, borderline=reason)
+
+    def _still_cloaked(
+        self, task: FaceTask, canvas: np.ndarray, analysis: ImageAnalysis, settings: Settings
+    ) -> FaceTask:
+        """Looked at again in the finished picture, whose pixels are what is published."""
+        if task.outcome is not Outcome.CLOAKED:
+            return task
+        if analysis.image is not analysis.picture.image:
+            return task.decided(Outcome.REDACTED, "the face shows only against a background, and cannot be cloaked")
+        similarity = float(self._embed(cut(canvas, task.crop.crop_from_image, self.size)[None])[0] @ task.embedding)
+        if similarity < self.same_person(settings):
+            return replace(task, similarity=similarity)
+        return task.decided(Outcome.REDACTED, f"not cloaked in the picture: {similarity:.2f}", similarity=similarity)
 
     def _with_targets(self, task: FaceTask, policy: TargetPolicy, settings: Settings, taken: set[int]) -> FaceTask:
         """With as many targets as candidates; adds their numbers to `taken`."""
@@ -577,10 +638,6 @@ class FaceAnonymizer:
                 analysis.timing.add(stage, seconds * len(tasks) / len(done))
             yield self.composite(analysis, done[place : place + len(tasks)], settings)
             place += len(tasks)
-
-    def _texture(self, task: FaceTask) -> np.ndarray | None:
-        """How rough the skin is to be made; a face that the detail stage finished has a skin of its own."""
-        return None if gets_detail(self.pipeline, task.crop) else task.skin_texture
 
     @torch.no_grad()
     def _embed(self, crops: np.ndarray) -> np.ndarray:

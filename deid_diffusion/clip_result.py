@@ -65,10 +65,11 @@ class TrackReport:
 
     @property
     def outcome(self) -> Outcome:
-        """The worst that happened: FAILED before KEPT, REPLACED and REDACTED in every frame."""
+        """The worst that happened: FAILED before KEPT, CLOAKED, REPLACED and REDACTED in every frame."""
         if self.outcomes[Outcome.FAILED]:
             return Outcome.FAILED
-        return next((one for one in (Outcome.KEPT, Outcome.REPLACED) if self.outcomes[one]), Outcome.REDACTED)
+        worse = (Outcome.KEPT, Outcome.CLOAKED, Outcome.REPLACED)
+        return next((one for one in worse if self.outcomes[one]), Outcome.REDACTED)
 
     def to_json(self, seeds: bool = False) -> dict[str, Any]:
         """A line of the report: that of its first face, with counts of frames.

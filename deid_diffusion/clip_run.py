@@ -104,7 +104,11 @@ class ClipRun:
         self.reading = ClipReading(anonymizer, settings, self.timing)
         read = self.reading if reads else None
         self.scan = Scan(self._timed(glance), self._timed(look), read, listed, anonymizer.look_at, peek)
-        self.policy = TrackTargets(anonymizer.same_person(settings), anonymizer.bank, seed, settings.level.reach)
+        own = anonymizer.default_policy(settings)
+        people: Any = own if hasattr(own, "for_person") else None  # not every policy of somebody's own has it
+        self.policy = TrackTargets(
+            anonymizer.same_person(settings), anonymizer.bank, seed, settings.level.reach, people=people
+        )
         self.parts = FINE if options.motion == "fine" else COARSE
         self.context = anonymizer.context(settings, self.policy, self.timing)
         self.stride = (options.stride or STRIDE) if self.method.uses_targets else 1

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .faces.references import References
     from .methods.k_same import Cohort
     from .methods.protocol import Method
+    from .methods.pseudonyms import Pseudonyms
 
 # What may be withheld from the model without breaking the geometry of the new face.
 DROPPABLE = ("age", "male", "skin_l", "skin_a", "skin_b", "light_x", "light_y", "glasses", "facial_hair")
@@ -41,6 +42,17 @@ class Settings:
         privacy: "standard", "high" or "maximum": how little passes from the source, see `privacy.LEVELS`.
         redact_with: how a face is hidden that could not be replaced.
         method: what becomes of faces: a name of `methods.method_names()`, or an object shaped like `methods.Method`.
+        target: whom swap makes of everybody: a number of the bank, or "random" for one that follows from the seed.
+        attraction: scale of the guidance towards that person, in the unit of `Repulsion.scale`; 0 for none.
+        quantization: factor on the steps in which attributes pass from the source, see
+            `faces.attributes.QUANTIZATION_STEP`; 0 passes them as they were estimated, which is a fingerprint. Of
+            pictures; clips have `ClipOptions.motion`.
+        pseudonyms: a key, by which the same person becomes the same stranger in every picture and clip; None for a new
+            stranger each time. Only for methods that give each person a face of their own.
+        against: recognisers, beside the identity encoder, against which perturb changes faces: TorchScript files with
+            their format, as `deid eval --judge` takes them, such as "net.pt:112:rgb:threshold=0.4".
+        max_change: levels of 255 by which perturb changes a pixel at most (L-infinity).
+        max_dssim: (1 - SSIM) / 2 of the face before and after, which perturb keeps to.
         k: people a face is averaged from by k-same.
         cohort: people of the whole set, from `FaceAnonymizer.fit_cohort`; None averages those of the picture itself.
         candidates: faces generated for each source in each try, as different people; of those that pass, the one is
@@ -81,6 +93,13 @@ class Settings:
     panorama: bool = False
     keep_metadata: tuple[str, ...] = ()
     max_pixels: int | None = None
+    target: int | str = "random"
+    attraction: float = 30.0
+    quantization: float = 1.0
+    pseudonyms: Pseudonyms | None = None
+    against: tuple[str, ...] = ()
+    max_change: float = 12.0
+    max_dssim: float = 0.05
     k: int = 5
     cohort: Cohort | None = None
     __repr__ = brief_repr
@@ -106,7 +125,8 @@ class Settings:
         if not isinstance(self.keep_metadata, tuple | list) or any(n not in KEEPABLE for n in self.keep_metadata):
             raise ValueError(f"keep_metadata takes any of {', '.join(KEEPABLE)}; got {brief(self.keep_metadata)}")
         lowest = dict.fromkeys(("steps", "candidates", "tries", "batch", "max_pixels"), 1) | {"k": 2}
-        lowest |= dict.fromkeys(("repulsion_factor", "noise_scale", "guidance_scale"), 0)
+        positive = ("repulsion_factor", "noise_scale", "guidance_scale", "attraction", "quantization")
+        lowest |= dict.fromkeys(positive, 0)
         for name, low in lowest.items():
             if getattr(self, name) is not None and getattr(self, name) < low:
                 raise ValueError(f"{name} must be >= {low}, got {brief(getattr(self, name))}")
@@ -114,8 +134,22 @@ class Settings:
             raise ValueError(f"privacy must be one of {', '.join(LEVELS)}, got {brief(self.privacy)}")
         if self.landmark_style not in STYLES:
             raise ValueError(f"landmark_style must be one of {', '.join(STYLES)}, got {brief(self.landmark_style)}")
+        self._check_methods()
         if self.keep is not None and self.only is not None:
             raise ValueError("give people to keep or people to anonymize, not both")
+
+    def _check_methods(self) -> None:
+        """What single methods read."""
+        if not isinstance(self.against, tuple | list) or not all(isinstance(one, str) for one in self.against):
+            raise ValueError(f"against takes recognisers' files with their format, got {brief(self.against)}")
+        if not 1 <= self.max_change <= 64 or not 0 < self.max_dssim <= 0.5:
+            raise ValueError(
+                "max_change must be in 1..64 levels and max_dssim in (0, 0.5], got "
+                f"{brief(self.max_change)} and {brief(self.max_dssim)}"
+            )
+        whole = isinstance(self.target, int) and not isinstance(self.target, bool) and self.target >= 0
+        if self.target != "random" and not whole:
+            raise ValueError(f"target must be random or a number of the bank, got {brief(self.target)}")
 
 
 def check_attributes(values: Mapping[str, float]) -> None:

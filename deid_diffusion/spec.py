@@ -14,7 +14,7 @@ class AnonymizerSpec:
     Attributes:
         model: "org/name" on the Hub, or the folder of a pipeline: face256 with its identities, as `deid train pack`
             writes it, or Stable Diffusion 1 or XL. None for the shipped face256. Only what is named is downloaded.
-        device: a torch device: "cpu", "cuda", "cuda:1", "mps".
+        device: a torch device: "cpu", "cuda", "cuda:1", "mps"; or "auto" for a CUDA GPU where there is one.
         estimator: folder of the landmark and attribute estimator; None for the shipped one.
         id_encoder: folder with the identity encoder, the identities in its space and its thresholds; None for the
             model's own for face256, the shipped one for Stable Diffusion.

@@ -23,6 +23,7 @@ class Outcome(str, Enum):
     REPLACED = "replaced"
     REDACTED = "redacted"
     FAILED = "failed"  # a model broke; hidden like REDACTED, but an error and no verdict
+    CLOAKED = "cloaked"  # itself to every person, changed for some recognisers only: never counts as anonymized
     KEPT = "kept"  # only ever because the user said whom to keep, or whom only to anonymize
 
 
@@ -111,12 +112,14 @@ class FaceReport:
 
     Attributes:
         face: where it was.
-        outcome: REPLACED, REDACTED, FAILED (hidden, as a model broke), or KEPT for a person the user asked to keep.
+        outcome: REPLACED, REDACTED, FAILED (hidden, as a model broke), CLOAKED (by the method perturb: still seen by
+            every person), or KEPT for a person the user asked to keep.
         seed: what this face's noise and target were drawn from; it follows from the picture's seed and the try.
         similarity: cosine in [-1, 1] of the result to its source by the identity encoder; None when not measured.
-        reason: why it was not replaced; for REPLACED empty, or what the face was averaged from.
+        reason: why it was not replaced; for REPLACED empty, or what the face was averaged from; for CLOAKED from whom.
         attributes: the values the new face was asked to have, by name.
         tries: in how many rounds faces were generated for this one.
+        pseudonym: number of the person by the key of the run, as `deid key people` names them; None without one.
         borderline: it was hidden, but may be a person to leave alone; the reason says how similar it is.
     """
 
@@ -128,6 +131,7 @@ class FaceReport:
     attributes: dict[str, float] = field(default_factory=dict)
     tries: int = 0
     borderline: bool = False
+    pseudonym: int | None = None
 
     def to_json(self, seeds: bool = False) -> dict[str, Any]:
         """A line of the report: plain numbers and strings.
@@ -146,4 +150,4 @@ class FaceReport:
             "reason": self.reason,
             "tries": self.tries,
             "borderline": self.borderline,
-        }
+        } | ({} if self.pseudonym is None else {"pseudonym": int(self.pseudonym)})

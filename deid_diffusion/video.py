@@ -21,8 +21,10 @@ from .faces.face_list import FaceList, FaceListError, check_same, face_list_of, 
 from .faces.saved_looks import SavedLooks
 from .imaging.pictures import PIXEL_LIMIT
 from .imaging.segments import LOOKS, segments_folder
+from .imaging.threads import Behind, ahead
 from .messages import brief, brief_path
 from .methods.protocol import find_method
+from .methods.swap import same_target
 from .result import AnonymizedImage
 from .seeds import checked_seed
 from .settings import Settings
@@ -113,7 +115,7 @@ class VideoAnonymizer:
                     "--max-pixels or Settings.max_pixels sets another limit"
                 )
             check_writable(out, frames.info, options.audio, self._coding)
-            for frame in frames:
+            for frame in ahead(frames):
                 run.scan.add(frame.image, frame.time_s, frame.repeated)
                 if progress is not None:
                     progress("look", frame.index + 1, frames.info.frames if whole else None)
@@ -158,8 +160,9 @@ class VideoAnonymizer:
             # First in, last out: the preview appears once the clip is whole.
             both = None if preview is None else stack.enter_context(BeforeAfterWriter(preview, frames.info))
             writer = stack.enter_context(ClipWriter(out, frames.info, **more, **part))
-            for frame, result in run.results((frame.image, frame) for frame in frames):
-                writer.write(frame, result.image, result.changed_mask)
+            write = stack.enter_context(Behind(writer.write))
+            for frame, result in run.results((frame.image, frame) for frame in ahead(frames)):
+                write(frame, result.image, result.changed_mask)
                 if both is not None:
                     both.add(frame, result.image)
                 if progress is not None:
@@ -225,7 +228,8 @@ class VideoAnonymizer:
         settings = replace(settings or Settings(), **changes)
         check_for_clips(settings)
         self.anonymizer.check(settings)
-        return ClipRun(self.anonymizer, seed, replace(settings, candidates=1), self.options, listed)
+        settings = same_target(replace(settings, candidates=1), self.anonymizer.bank, seed)
+        return ClipRun(self.anonymizer, seed, settings, self.options, listed)
 
 
 def check_for_clips(settings: Settings) -> None:
@@ -242,6 +246,8 @@ def check_for_clips(settings: Settings) -> None:
             f"{name} averages people of a set of pictures and does not follow motion; take inpaint, blur, pixelate "
             "or blank for clips"
         )
+    if name == "perturb":
+        raise ValueError("perturb changes pictures one by one, and frames would betray each other; take inpaint")
     if settings.panorama:
         raise ValueError(
             "panorama is for pictures: in clips, faces across the seam of 360 degrees are not looked for; leave it "

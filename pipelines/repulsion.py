@@ -148,14 +148,21 @@ def repel(rule: Repulsion, id_encoder: torch.nn.Module, source: torch.Tensor) ->
     return Energy(function, rule.scale, rule.start, rule.stop, rule.through_unet)
 
 
-def attract(id_encoder: torch.nn.Module, target: torch.Tensor) -> Energy:
-    """The energy that is high while a face is unlike its target.
+def attract(id_encoder: torch.nn.Module, target: torch.Tensor, scale: float = 30.0, views: int = 1) -> Energy:
+    """The energy that is high while a face is unlike its target: the mirror image of `repel`.
 
     Args:
         id_encoder: the network whose logits are the embedding.
         target: (B, D) embeddings.
+        scale: as of `Repulsion`, for a face whose similarity to its target is 0.
+        views: likewise.
     """
-    return Energy(lambda x0: 1 - F.cosine_similarity(embed(id_encoder, x0), target, dim=-1))
+
+    def function(x0: torch.Tensor) -> torch.Tensor:
+        shifts = shifted_views(x0.shape[-1], views)
+        return torch.stack([1 - F.cosine_similarity(embed(id_encoder, x0, s), target, dim=-1) for s in shifts]).mean(0)
+
+    return Energy(function, scale)
 
 
 def smooth(gradient: torch.Tensor, sigma: float) -> torch.Tensor:

@@ -111,7 +111,7 @@ def test_of_several_candidates_the_best_fit_is_taken(monkeypatch):
             lambda painted, *_, c=costs: seen.append(painted) or c.get(len(seen) - 1, 1),
         )
         anonymize = build(ONE)
-        result = anonymize(image, settings=FAST, candidates=3)
+        result = anonymize(image, seed=0, settings=FAST, candidates=3)
         assert len(seen) == 3
         assert result.faces[0].seed == FaceTask(ONE[0], 0).draw_seed(0, wanted)
         crop = crop_faces(image, ONE, anonymize.estimator)[0]
@@ -135,14 +135,19 @@ def test_a_candidate_that_is_too_similar_is_never_taken_however_well_it_fits(mon
         return rows
 
     monkeypatch.setattr(anonymize, "_embed", watched)
-    anonymize(image, settings=FAST, candidates=2)
+    anonymize(image, seed=0, settings=FAST, candidates=2)
     source, shots = tried[0][0], tried[1]
     low, high = sorted((shots @ source).tolist())
     assert low < high
-    result = anonymize(image, settings=FAST, candidates=2, tries=1, threshold=(low + high) / 2)
+    result = anonymize(image, seed=0, settings=FAST, candidates=2, tries=1, threshold=(low + high) / 2)
     assert result.faces[0].similarity == pytest.approx(low, abs=1e-5)
-    none = anonymize(image, settings=FAST, candidates=2, tries=1, threshold=low - 0.01)
+    none = anonymize(image, seed=0, settings=FAST, candidates=2, tries=1, threshold=low - 0.01)
     assert none.faces[0].outcome is Outcome.REDACTED
+
+
+def parts_of(pipeline) -> dict:
+    """What is asked of a pipeline besides being called."""
+    return {name: getattr(pipeline, name) for name in ("unet", "id_encoder", "size", "base_size")}
 
 
 def test_one_batch_that_fails_leaves_the_other_candidates():
@@ -153,7 +158,7 @@ def test_one_batch_that_fails_leaves_the_other_candidates():
         calls.append(len(given["image"]))
         return real(**given) if len(calls) > 1 else broken()
 
-    anonymize.pipeline = type("P", (), {"unet": real.unet, "id_encoder": real.id_encoder,
+    anonymize.pipeline = type("P", (), {**parts_of(real),
                                         "__call__": second_time_lucky})()  # fmt: skip
     (report,) = anonymize(image, settings=FAST, candidates=2, batch=1).faces
     assert calls == [1, 1]
@@ -192,7 +197,7 @@ def test_whatever_breaks_the_face_is_blanked_with_the_reason(break_it, reason):
 def test_a_model_that_crashes_or_gives_nan_is_a_failure_and_the_face_is_hidden(fail):
     anonymize, image = build(ONE), picture()
     real = anonymize.pipeline
-    anonymize.pipeline = type("P", (), {"unet": real.unet, "id_encoder": real.id_encoder,
+    anonymize.pipeline = type("P", (), {**parts_of(real),
                                         "__call__": lambda self, **given: fail(**given)})()  # fmt: skip
     (report,) = anonymize(image, settings=FAST).faces
     assert report.outcome is Outcome.FAILED
@@ -225,11 +230,11 @@ def test_k_same_gives_every_face_of_the_set_the_mean_and_says_of_how_many():
     settings = replace(settings, cohort=anonymize.fit_cohort(((photo, None) for photo in photos), settings))
     assert settings.cohort.faces == 4
     for photo in photos:
-        result = anonymize(photo, settings=settings)
+        result = anonymize(photo, seed=1, settings=settings)
         assert [f.outcome for f in result.faces] == [Outcome.REPLACED] * 2
         assert {f.reason for f in result.faces} == {"mean of 4 people"}
         assert all(covered(photo, result.image, f) for f in TWO)
-        assert np.array_equal(result.image, anonymize(photo, settings=settings).image)
+        assert np.array_equal(result.image, anonymize(photo, seed=1, settings=settings).image)
 
 
 def test_k_same_of_one_picture_averages_its_own_faces_and_needs_enough_of_them():
@@ -376,11 +381,11 @@ def test_neighbours_are_not_context():
         seen.append(given["mask_image"].numpy())
         return real(**given)
 
-    anonymize.pipeline = type("P", (), {"unet": real.unet, "id_encoder": real.id_encoder,
+    anonymize.pipeline = type("P", (), {**parts_of(real),
                                         "__call__": lambda self, **given: watch(**given)})()  # fmt: skip
     anonymize(image, settings=FAST)
     (crop,) = crop_faces(image, close[:1], anonymize.estimator)
-    assert (seen[0][0, 0] > 0).sum() > (crop.mask > 0).sum() * 1.2
+    assert (seen[0][0, 0] > 0).sum() > (crop.mask > 0).sum() * 1.15
 
 
 def test_a_source_mirrored_at_the_border_is_not_context():
@@ -447,9 +452,9 @@ def test_a_mapping_is_a_fine_repulsion():
     assert Settings(repulsion={"scale": 30}).repulsion == Repulsion(scale=30)
     assert Settings(repulsion=None).repulsion.scale == 0
     image, anonymize = picture(), build(ONE)
-    by_name = anonymize(image, steps=2, repulsion={"scale": 60})
+    by_name = anonymize(image, seed=1, steps=2, repulsion={"scale": 60})
     assert by_name.faces[0].outcome is Outcome.REPLACED
-    assert np.array_equal(by_name.image, anonymize(image, steps=2, repulsion=Repulsion(scale=60)).image)
+    assert np.array_equal(by_name.image, anonymize(image, seed=1, steps=2, repulsion=Repulsion(scale=60)).image)
     with pytest.raises(ValueError, match="got 'scales'"):
         anonymize(image, repulsion={"scales": 60})
 

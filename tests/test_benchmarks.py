@@ -14,10 +14,13 @@ from deid_diffusion.types import Face
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import crops
+import detection
 import identity
 import knobs
 import leaks
+import peers
 import privacy
+import scenes
 import video
 
 QUICK = Settings(steps=1, repulsion=Repulsion(scale=0))
@@ -143,3 +146,33 @@ def test_a_watched_clip_is_measured_frame_by_frame():
     assert got["adjacent of the source"] > got["adjacent"] > 0
     assert got["pooled"] < 0
     assert video.shown(got["mouth_open"]) == "1.00 / 0.50"
+
+
+def test_scenes_have_faces_where_they_say(tmp_path):
+    people = [scenes.Person(astronaut()[:300, 75:375], np.array([150.0, 121]), 118.0, 0.0)]
+    rng = np.random.default_rng(0)
+    image, placed = scenes.scene(rng, people, 0.5, count=6, sizes=(40, 60), rolls=(0, 90), conditions=("plain",))
+    assert image.shape == (612, 816, 3)
+    assert len(placed) == 6
+    boxes = detection.ours("fast")(image)
+    assert detection.found(placed, boxes).all()
+    assert detection.false_alarms(placed, boxes) <= 1
+    assert not detection.found(placed, boxes + 200).all()
+    far = np.array([[700.0, 500, 740, 540]])
+    assert detection.false_alarms([scenes.Placed(100, 100, 40, 0, 0, "plain", 30)], far) == 1
+
+
+def test_the_table_of_detection_has_recall_by_size_and_roll():
+    placed = [scenes.Placed(0, 0, 40, roll, 0, "plain", 30) for roll in (0, 0, -90, 90)]
+    hits = {"fast": np.array([1, 0, 1, 1], bool), "thorough": np.array([1, 1, 0, 0], bool)}
+    lines = detection.table(placed, hits, "roll", (0, 90))
+    assert "| 40 | fast | 0.50 | 1.00 |" in lines
+    assert "| | n | 2 | 2 |" in lines
+    # One face fewer of two upright ones; none fewer of those on their side.
+    assert detection.worse_cells(placed, hits["fast"], hits["thorough"], "roll", (0, 90)) == [(40, 0, 1, 0)]
+
+
+def test_what_is_left_of_faces_is_counted_by_place():
+    source, hidden = np.zeros((8, 8, 3), np.uint8), np.ones((8, 8, 3), np.uint8)
+    boxes = {0: np.array([[0.0, 0, 4, 4], [4, 4, 8, 8]]), 1: np.array([[0.0, 0, 3, 3]])}
+    assert peers.left(lambda image: boxes[int(image[0, 0, 0])], source, hidden) == (2, 1)

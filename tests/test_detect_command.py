@@ -12,7 +12,7 @@ from tests.test_anonymizer import face
 
 @pytest.fixture(autouse=True)
 def _somebody(monkeypatch):
-    monkeypatch.setattr(detect, "_detector", lambda: lambda image: [face(12, 10, 6)])
+    monkeypatch.setattr(detect, "_detector", lambda name: lambda image: [face(12, 10, 6)])
 
 
 def told(path):

@@ -17,11 +17,23 @@ ELSEWHERE = {
     "methods/inpaint.py:Inpaint.__call__": "methods.protocol.Method",
     "methods/k_same.py:KSame.__call__": "methods.protocol.Method",
     "methods/redact.py:Redact.__call__": "methods.protocol.Method",
+    "methods/perturb.py:Perturb.__call__": "methods.protocol.Method",
+    "methods/pseudonyms.py:PseudonymTargets.choose": "methods.protocol.TargetPolicy",
+    "methods/pseudonyms.py:PseudonymTargets.for_person": "methods.targets.PersonTargets",
+    "methods/pseudonyms.py:PseudonymTargets.rejection": "methods.protocol.TargetPolicy",
+    "methods/swap.py:Swap.__call__": "methods.protocol.Method",
+    "methods/swap.py:Swap.policy": "methods.targets.default_policy",
+    "methods/swap.py:SwapTarget.choose": "methods.protocol.TargetPolicy",
+    "methods/swap.py:SwapTarget.for_person": "methods.targets.PersonTargets",
+    "methods/swap.py:SwapTarget.rejection": "methods.protocol.TargetPolicy",
+    "methods/targets.py:FreshTargets.for_person": "methods.targets.PersonTargets",
     "methods/targets.py:FreshTargets.choose": "methods.protocol.TargetPolicy",
     "methods/targets.py:FixedTarget.choose": "methods.protocol.TargetPolicy",
     "methods/targets.py:TrackTargets.choose": "methods.protocol.TargetPolicy",
     "models/backends.py:OnnxForward.__call__": "diffusers.UNet2DConditionModel.forward",
     "pipelines/sd_denoiser.py:FaceDenoiser.use_best_attention": "catches what it raises",
+    "jobs/urls.py:staged": "catches what it raises",
+    "web/desk.py:Desk.do": "catches what it raises",
 }
 # "(N, 2)", "(B, 3, S, S)", "(..., 2)", "(D + 1,)", "(n, D)", "(bins,)"; a loss is a scalar.
 SHAPE = re.compile(r"\((?:[a-z],[^()]*|[a-z]+,|(?:[A-Z\d.]|size)[^()]*,[^()]*)\)|\b(?:any shape|a scalar)\b")

@@ -47,6 +47,7 @@ LIGHT = [
     "cli/detect.py",
     "cli/eval.py",
     "cli/compare.py",
+    "cli/key.py",
     "cli/publish.py",
     "cli/web.py",
 ]

@@ -2,10 +2,12 @@
 
 import multiprocessing
 import pickle
+import threading
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from deid_diffusion import AnonymizerSpec, FaceAnonymizer, FixedTarget, Target
 from deid_diffusion.faces.task import FaceTask
@@ -90,10 +92,58 @@ def test_map_holds_no_more_than_its_window():
             taken.append(number)
             yield picture()
 
-    results = build(TWO).map(images(), batch_size=4, settings=replace(FAST, candidates=1))
+    results = build(TWO).map(images(), batch_size=4, settings=replace(FAST, candidates=1), threads=3)
     next(results)
-    assert len(taken) == 2
+    assert len(taken) == 2 + 3 - 1  # the window, and what is read ahead
     assert len(list(results)) == 8
+
+
+def test_map_saves_in_threads_what_it_gives_back_and_says_what_could_not_be_saved():
+    saved, main = {}, threading.current_thread()
+
+    def save(number, result):
+        assert threading.current_thread() is not main
+        saved[number] = result
+        if number == 3:
+            raise OSError("no space left")
+
+    results, done = build(ONE).map([picture()] * 5, batch_size=2, settings=FAST, save=save), []
+    with pytest.raises(OSError, match="no space left"):
+        done.extend(results)
+    assert [saved[number] for number in range(3)] == done
+    plain = list(build(ONE).map([picture()] * 3, seed=4, settings=FAST, threads=1))
+    with_threads = list(build(ONE).map([picture()] * 3, seed=4, settings=FAST, threads=3, save=lambda *_: None))
+    assert all(np.array_equal(a.image, b.image) for a, b in zip(plain, with_threads, strict=True))
+
+
+def test_out_of_memory_halves_the_batch_for_good_and_goes_on():
+    sizes = []
+    anonymize = build(TWO)
+    unet = anonymize.pipeline.unet
+    forward = unet.forward
+
+    def small(sample, *more, **given):
+        sizes.append(len(sample))
+        if len(sample) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return forward(sample, *more, **given)
+
+    unet.forward = small
+    settings = replace(FAST, candidates=1, batch=8, repulsion=None)
+    results = list(anonymize.map([picture()] * 4, seed=3, settings=settings))
+    plain = list(build(TWO).map([picture()] * 4, seed=3, settings=settings))
+    assert [face.outcome for result in results for face in result.faces] == [Outcome.REPLACED] * 8
+    for one, other in zip(results, plain, strict=True):
+        assert np.abs(one.image.astype(int) - other.image).max() <= 2
+    assert sizes[:3] == [8, 4, 2]
+    assert set(sizes[3:]) == {2}
+    sizes.clear()
+    anonymize(picture(), seed=1, settings=settings)
+    assert set(sizes) == {2}  # what fits is remembered
+    unet.forward = lambda sample, *more, **given: small(sample.repeat(4, 1, 1, 1), *more, **given)
+    result = anonymize(picture(), seed=1, settings=settings)
+    assert {face.outcome for face in result.faces} == {Outcome.FAILED}
+    assert all("out of memory" in face.reason for face in result.faces)
 
 
 def test_map_gives_what_was_done_before_a_picture_that_cannot_be_read(tmp_path):

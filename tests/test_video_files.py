@@ -142,15 +142,15 @@ def test_a_stopped_run_does_not_look_again(source, tmp_path, monkeypatch, at, lo
         return SOMEBODY
 
     video = VideoAnonymizer(build(where, ONE_PERSON))
-    whole = video(source, tmp_path / "whole.mkv", settings=QUICK)
+    whole = video(source, tmp_path / "whole.mkv", seed=3, settings=QUICK)
     with pytest.raises(KeyboardInterrupt):
-        video(source, tmp_path / "out.mkv", settings=QUICK, key="k", progress=stopped(monkeypatch, at))
+        video(source, tmp_path / "out.mkv", seed=3, settings=QUICK, key="k", progress=stopped(monkeypatch, at))
     folder = tmp_path / ".deid-out.mkv.segments"
     saved = (folder / "looks.jsonl").read_text()
     assert len(saved.splitlines()) == 1 + (at[1] if at[0] == "look" else 7)
     (folder / "looks.jsonl").write_text(saved + "[[[1, 2")  # torn by a crash
     calls.clear()
-    again = video(source, tmp_path / "out.mkv", settings=QUICK, key="k")
+    again = video(source, tmp_path / "out.mkv", seed=3, settings=QUICK, key="k")
     assert len(calls) == looks + (looks > 0)  # the first one thoroughly, too
     assert again.faces[0].to_json() == whole.faces[0].to_json()
     assert all(
@@ -212,9 +212,10 @@ def test_before_and_after_stand_side_by_side(source, tmp_path):
         shown = [frame.image for frame in reader]
         assert reader.info.audio_streams == 0
     assert [image.shape for image in shown] == [(64, 192, 3)] * 7
-    for image, before, after in zip(shown, images(source), images(tmp_path / "clip_anon.mkv"), strict=True):
-        for half, wanted in ((image[:, :96], before), (image[:, 96:], after)):
-            assert np.abs(half.astype(int) - wanted).mean() < 14
+    for half, wanted in ((slice(0, 96), images(source)), (slice(96, 192), images(tmp_path / "clip_anon.mkv"))):
+        # Each is nearest to its own frame, of all.
+        nearest = [np.argmin([np.abs(i[:, half].astype(int) - w).mean() for w in wanted]) for i in shown]
+        assert nearest == list(range(7))
 
 
 def test_no_preview_is_left_of_a_clip_that_fails(source, tmp_path, monkeypatch):
@@ -239,7 +240,7 @@ def test_boxes_that_somebody_edited_are_followed_through_the_command_line(source
     from deid_diffusion.cli import run as run_command
 
     other = face(80, 28, 8)
-    monkeypatch.setattr(detect, "_detector", lambda: lambda image: [*SOMEBODY, other])
+    monkeypatch.setattr(detect, "_detector", lambda name: lambda image: [*SOMEBODY, other])
     monkeypatch.setattr(run_command, "_load", lambda options: build(lambda _: 1 / 0, ONE_PERSON))
     boxes, out, report = tmp_path / "faces.jsonl", tmp_path / "out.mkv", tmp_path / "report.json"
     # One taken out, one added in two frames, where the real detector finds no face.
@@ -285,7 +286,7 @@ def test_boxes_that_are_not_of_the_clip_are_refused_before_anything_is_loaded(
     from deid_diffusion.cli import detect, main
     from deid_diffusion.cli import run as run_command
 
-    monkeypatch.setattr(detect, "_detector", lambda: lambda image: SOMEBODY)
+    monkeypatch.setattr(detect, "_detector", lambda name: lambda image: SOMEBODY)
     monkeypatch.setattr(run_command, "_load", lambda options: pytest.fail("loaded"))
     boxes = tmp_path / "faces.jsonl"
     told(source, boxes)

@@ -20,6 +20,7 @@ _COMMANDS = {
     "train": "train a part of the model from aligned face crops",
     "eval": "judge folders of outputs: privacy, utility, quality",
     "compare": "run every method on one folder and judge them side by side",
+    "key": "make a key for pseudonyms, list and forget the people that it knows",
     "web": "open a page in the browser: see every face, decide, download",
     "publish": "put a pipeline's weights and code on the Hub",
 }
@@ -32,7 +33,8 @@ commands:
 {commands}
 
 `deid COMMAND --help` tells more. --debug shows tracebacks and what the libraries have to say.
-Exit codes: 0 all done, 1 something failed, 2 a wrong command line, 130 interrupted by Ctrl-C, 143 by SIGTERM.
+Exit codes: 0 all done, 1 something failed, 2 a wrong command line, 3 all done but faces are only cloaked and so not
+anonymized, 130 interrupted by Ctrl-C, 143 by SIGTERM.
 """
 
 

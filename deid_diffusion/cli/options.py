@@ -74,7 +74,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )  # fmt: skip
     add("--overwrite", action="store_true", help="make outputs anew that exist already; an input is never overwritten")
     add("--keep-times", action="store_true", help="give outputs the modification time of their source")
-    add("--max-pixels", type=_natural, metavar="N", help="refuse pictures of more pixels (300 million)")
+    add("--max-pixels", type=natural, metavar="N", help="refuse pictures of more pixels (300 million)")
     add("--report", type=Path, metavar="FILE", help="write a JSON report, one line a face")
     add("--report-seeds", action="store_true", help="put the seeds into the report, which is confidential then")
     add(
@@ -137,11 +137,31 @@ def _add_looks(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add(
         "--method", default="inpaint", metavar="NAME",
-        help="inpaint: a new face; k-same: the mean of K people of the pictures given; "
+        help="inpaint: a new face; swap: one new face for all; k-same: the mean of K people of the pictures given; "
+        "perturb: a change that recognisers see and people do not, no anonymization; "
         "average: one face for all, which shows what the surroundings tell; "
         f"{', '.join(REDACTIONS)}: the same redaction for all (inpaint)",
     )  # fmt: skip
-    add("--k", type=_natural, default=5, help="people that share one face by --method k-same (5)")
+    add(
+        "--target", type=_target, metavar="NUMBER",
+        help="who everybody becomes by --method swap: a number of the bank of people who do not exist, or random",
+    )  # fmt: skip
+    add(
+        "--key", type=Path, metavar="FILE",
+        help="the same person becomes the same stranger in all that is run with this key; `deid key new` makes one",
+    )  # fmt: skip
+    add("--attraction", type=_number, metavar="SCALE", help="how hard --method swap moves faces to that person (30)")
+    add(
+        "--against", action="append", default=[], metavar="FILE[:OPTION...]",
+        help="recogniser beside the shipped one against which --method perturb works: TorchScript, as of eval --judge",
+    )  # fmt: skip
+    add("--max-change", type=_number, metavar="LEVELS", help="how far --method perturb changes a pixel, of 255 (12)")
+    add("--max-dssim", type=_number, metavar="D", help="how unlike a perturbed face may look, (1 - SSIM) / 2 (0.05)")
+    add(
+        "--quantization", type=_number, default=1.0, metavar="FACTOR",
+        help="on the steps in which pose, expression and attributes pass; 0 passes them unrounded: a fingerprint (1)",
+    )  # fmt: skip
+    add("--k", type=natural, default=5, help="people that share one face by --method k-same (5)")
     add("--redact-with", choices=REDACTIONS, default="blank", help="how to hide a face that could not be replaced")
     add("--set", action="append", default=[], type=_setting, metavar="NAME=VALUE", help="set an attribute")
     add(
@@ -153,7 +173,7 @@ def _add_looks(group: argparse._ArgumentGroup) -> None:
         help="how little of the source passes to the new face: coarser attributes, fewer of them, a larger mask, more "
         "people to become (standard)",
     )  # fmt: skip
-    add("--seed", type=_natural, help="the same seed gives the same picture (one that nobody knows)")
+    add("--seed", type=natural, help="the same seed gives the same picture (one that nobody knows)")
     add("--repulsion-factor", type=_number, default=1.0, help="factor on the guidance away from the source (1)")
     add("--threshold", type=_number, metavar="COSINE", help="similarity to the source at which a face is tried again")
 
@@ -161,7 +181,7 @@ def _add_looks(group: argparse._ArgumentGroup) -> None:
 def _add_clips(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--audio", choices=AUDIO, default="keep", help="copy the sound, though a voice identifies, or drop it (keep)")
-    add("--crf", type=_natural, default=18, help="quality of the encoder, lower is better and larger (18)")
+    add("--crf", type=natural, default=18, help="quality of the encoder, lower is better and larger (18)")
     add("--codec", metavar="NAME", help="encoder as FFmpeg calls it, such as libx265 (that of the clip's own family)")
     add("--stride", type=_positive, help="generate every so many frames, and carry faces along in between (2)")
     add("--motion", choices=MOTION, default="fine", help="pass speech and blinks, or only what photos pass (fine)")
@@ -182,7 +202,7 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     add("--landmark-style", choices=LANDMARK_STYLES, default="mediapipe", help="what it was trained on (mediapipe)")
     add("--preview-vae", metavar="NAME", help="tiny autoencoder that makes repulsion cheap; like --controlnet")
     add("--dtype", choices=DTYPES, default="float32", help="precision of the model, float16 on a GPU only (float32)")
-    add("--device", default="cpu", help="cpu, cuda, cuda:1, mps (cpu)")
+    add("--device", default="cpu", help="auto, cpu, cuda, cuda:1, mps (cpu)")
     add(
         "--backend", choices=BACKENDS, default="auto",
         help="what runs the model; auto: onnx on a CPU where onnxruntime is installed, else torch (auto)",
@@ -198,8 +218,8 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         "start one here",
     )  # fmt: skip
     add("--gpus-per-worker", type=_number, default=0.0, metavar="N", help="of a Ray worker, also 0.25 (0)")
-    add("--steps", type=_natural, help="denoising steps (4; 25 for Stable Diffusion)")
-    add("--candidates", type=_natural, help="faces generated for each one, the best is taken (2; 1 likewise)")
+    add("--steps", type=natural, help="denoising steps (4; 25 for Stable Diffusion)")
+    add("--candidates", type=natural, help="faces generated for each one, the best is taken (2; 1 likewise)")
     add("--guidance", type=_number, metavar="SCALE", help="classifier-free guidance, 1 for none (1; 5 likewise)")
     add("--prompt", default="", help="words for Stable Diffusion, before what the attributes say")
     add("--repulsion", type=_number, metavar="SCALE", help="scale of the identity repulsion; 0 switches it off")
@@ -212,14 +232,19 @@ def _names(text: str) -> tuple[str, ...]:
     return names
 
 
-def _natural(text: str) -> int:
+def natural(text: str) -> int:
+    """A whole number from 0 on; for argparse."""
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"wanted a whole number >= 0, got {text!r}")
     return int(text)
 
 
+def _target(text: str) -> int | str:
+    return text if text == "random" else natural(text)
+
+
 def _positive(text: str) -> int:
-    if not _natural(text):
+    if not natural(text):
         raise argparse.ArgumentTypeError("wanted a whole number >= 1, got 0")
     return int(text)
 

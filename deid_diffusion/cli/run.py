@@ -13,11 +13,20 @@ from typing import Any
 from . import complain, exit_code
 from .options import AVERAGES, parse
 
+NOT_ANONYMIZED = (
+    "cloaked: changed for recognisers like those that the change was made against, and still seen by every person. "
+    "This is no anonymization"
+)
+_OF_METHODS = {
+    "target": "swap", "attraction": "swap", "against": "perturb", "max_change": "perturb", "max_dssim": "perturb",
+}  # fmt: skip
+
 
 def main(argv: list[str]) -> int:
     """Returns the exit code: 0 all done, 1 something failed or had to stop, 2 nothing could be begun, 130 Ctrl-C.
 
-    After another signal it is 128 and its number: 143 for SIGTERM.
+    3 is as 0, but with faces that are only cloaked and so not anonymized. After another signal it is 128 and its
+    number: 143 for SIGTERM.
     """
     options = parse(argv)
     if ("help", None) in options.set:
@@ -95,6 +104,8 @@ def _work(plan: Any, anonymize: Any, settings: Any, clips: Any, journal: Any, op
     if failed:
         return _say_confidential(journal, 1)
     journal.finish(plan.keeps_list)
+    if cloaked := sum(result.cloaked_faces for result in results):
+        return complain(f"{cloaked} face{'s' * (cloaked != 1)} {NOT_ANONYMIZED}", 3)
     return 0
 
 
@@ -210,7 +221,7 @@ def _check_clips(options: argparse.Namespace, jobs: Sequence[Any]) -> None:
         return
     wrong = {
         f"--boxes {options.boxes}": options.boxes and options.boxes.suffix.lower() != ".jsonl",
-        f"--method {options.method}": options.method in AVERAGES,
+        f"--method {options.method}": options.method in (*AVERAGES, "perturb"),
         "--panorama": options.panorama,
         "--keep-metadata": options.keep_metadata,
     }
@@ -223,13 +234,20 @@ def _check_clips(options: argparse.Namespace, jobs: Sequence[Any]) -> None:
 def _settings(options: argparse.Namespace) -> Any:
     """The anonymizer's Settings. Unknown attributes and values out of range end here, before a weight is read."""
     from deid_diffusion.methods import find_method
-    from deid_diffusion.models.loading import check_speed
+    from deid_diffusion.methods.pseudonyms import Pseudonyms, check_pseudonyms
+    from deid_diffusion.models.loading import check_speed, pick_device
     from deid_diffusion.settings import Repulsion, Settings
 
     find_method(options.method)
-    check_speed(options.dtype, options.device)
+    for name, method in _OF_METHODS.items():
+        if getattr(options, name) not in (None, []) and options.method != method:
+            said = f"--{name.replace('_', '-')}"
+            raise ValueError(f"{said} is for --method {method}, got --method {options.method}; leave one of them out")
+    if options.ray is None:
+        options.device = pick_device(options.device)
+        check_speed(options.dtype, options.device)
 
-    return Settings(
+    settings = Settings(
         steps=options.steps,
         candidates=options.candidates,
         guidance_scale=options.guidance,
@@ -242,12 +260,21 @@ def _settings(options: argparse.Namespace) -> Any:
         privacy=options.privacy,
         redact_with=options.redact_with,
         method=options.method,
+        target="random" if options.target is None else options.target,
+        attraction=Settings.attraction if options.attraction is None else options.attraction,
+        quantization=options.quantization,
+        against=tuple(options.against),
+        max_change=Settings.max_change if options.max_change is None else options.max_change,
+        max_dssim=Settings.max_dssim if options.max_dssim is None else options.max_dssim,
         threshold=options.threshold,
         k=options.k,
         panorama=options.panorama,
         keep_metadata=options.keep_metadata,
         max_pixels=options.max_pixels,
+        pseudonyms=Pseudonyms(options.key) if options.key else None,
     )
+    check_pseudonyms(settings)
+    return settings
 
 
 def _clips(options: argparse.Namespace) -> Any:
@@ -275,11 +302,22 @@ def _completed(settings: Any, anonymize: Any, plan: Any, references: list[str], 
     from dataclasses import replace
 
     anonymize.check(settings)
+    if options.method == "swap":
+        settings = _with_target(settings, anonymize, plan.jobs[0].seed if options.seed is None else options.seed)
     if references:
         people = anonymize.embed_references(references)
         settings = replace(settings, **{"only" if options.only else "keep": people})
         print(f"deid: {_selection(people, bool(options.only))}", file=sys.stderr)
     return _with_cohort(settings, anonymize, plan) if options.method in AVERAGES else settings
+
+
+def _with_target(settings: Any, anonymize: Any, seed: int) -> Any:
+    """Draws the random person once for all files, whose seeds differ; says who it is."""
+    from deid_diffusion.methods.swap import same_target
+
+    settings = same_target(settings, anonymize.bank, seed)
+    print(f"deid: everybody becomes person {settings.target} of {len(anonymize.bank.embedding)}", file=sys.stderr)
+    return settings
 
 
 def _selection(people: Any, only: bool) -> str:
@@ -330,6 +368,8 @@ def _report(options: argparse.Namespace, plan: Any, anonymize: Any, settings: An
         "settings": describe(settings),
         "complete": len(results) == len(plan.jobs),
     }
+    if cloaked := sum(result.cloaked_faces for result in results):
+        about["warning"] = f"{cloaked} faces {NOT_ANONYMIZED}"
     left_out = [(str(item.path), item.reason) for item in plan.skipped]
     try:
         options.report.parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 from . import complain
-from .options import BACKENDS, Parser, _natural
+from .options import BACKENDS, Parser, natural
 
 _TEXT = """\
 Opens a page in the browser: drop photos or clips, look at every face, decide, download.
@@ -76,11 +76,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to listen at; another than this machine's own needs --token")
-    add("--port", type=_natural, default=7860, help="to listen at (7860)")
+    add("--port", type=natural, default=7860, help="to listen at (7860)")
     add("--token", default="", metavar="SECRET", help="that every browser must show once")
     add("--open", action="store_true", help="open the page in this machine's browser")
-    add("--max-pixels", type=_natural, default=50_000_000, metavar="N", help="refuse photos of more (50 million)")
-    add("--max-mb", type=_natural, default=500, metavar="N", help="refuse files of more megabytes (500)")
+    add("--max-pixels", type=natural, default=50_000_000, metavar="N", help="refuse photos of more (50 million)")
+    add("--max-mb", type=natural, default=500, metavar="N", help="refuse files of more megabytes (500)")
     add("--model", metavar="NAME", help="weights folder, or ORG/NAME on the Hub to download (the shipped one)")
     add("--device", default="cpu", help="cpu, cuda, cuda:1, mps (cpu)")
     add("--backend", choices=BACKENDS, default="auto", help="what runs the model, as for deid run (auto)")

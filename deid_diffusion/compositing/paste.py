@@ -65,6 +65,40 @@ def paste_faces(canvas: np.ndarray, patches: Sequence[Patch]) -> tuple[np.ndarra
     return canvas, changed
 
 
+def add_changes(canvas: np.ndarray, patches: Sequence[Patch]) -> tuple[np.ndarray, np.ndarray]:
+    """Adds to the picture what crops were changed by, instead of the crops: its own detail stays.
+
+    Args:
+        canvas: (H, W, 3) uint8 RGB.
+        patches: `generated` is the crop with its change. No pixel of the picture changes by more levels than one of
+            theirs does, also where they overlap.
+
+    Returns:
+        a new canvas; changed_mask (H, W) bool, False where it is bit-equal to the old.
+    """
+    new = canvas.astype(np.int16) if patches else canvas
+    most = 0.0
+    for patch in patches:
+        change = patch.generated.astype(np.float32) - patch.crop.image
+        window = _window(patch.crop, canvas.shape[:2])
+        if window is None:
+            continue
+        most = max(most, float(np.abs(change).max()))
+        size = canvas[window].shape[:2]
+        moved = _warp(change, _crop_from_window(patch.crop, window), size, cv2.BORDER_CONSTANT)
+        target = canvas[window].astype(np.int16)
+        new[window] = np.clip(new[window] + np.rint(moved).astype(np.int16), target - most, target + most)
+    new = np.clip(new, 0, 255).astype(np.uint8)
+    return new, (new != canvas).any(-1)
+
+
+def _crop_from_window(crop: FaceCrop, window: tuple[slice, slice]) -> np.ndarray:
+    """(2, 3): maps pixels of a part of the picture to crop pixels."""
+    matrix = crop.crop_from_image.copy()
+    matrix[:, 2] = apply(crop.crop_from_image, np.array([window[1].start, window[0].start]))
+    return matrix
+
+
 def _paste(canvas: np.ndarray, changed: np.ndarray, patch: Patch) -> None:
     """Changes `canvas` and `changed` in place."""
     crop = patch.crop
@@ -73,8 +107,7 @@ def _paste(canvas: np.ndarray, changed: np.ndarray, patch: Patch) -> None:
         return
     target = canvas[window]
     alpha, _ = feather(crop, _scale(crop))
-    crop_from_window = crop.crop_from_image.copy()
-    crop_from_window[:, 2] = apply(crop.crop_from_image, np.array([window[1].start, window[0].start]))
+    crop_from_window = _crop_from_window(crop, window)
     size = target.shape[:2]
     matched = match_colour(patch.generated, crop.image, crop.mask > 0, _known(crop, canvas.shape[:2]))
     new = _warp(matched, crop_from_window, size, cv2.BORDER_REPLICATE)

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 
 from deid_diffusion.evaluation.detectors import dlib_model, require_dlib
 from deid_diffusion.evaluation.results import EvaluationError
 from deid_diffusion.evaluation.runtimes import load_net, to_batch
-from deid_diffusion.evaluation.warp import ARCFACE, eye_distance, warp_to_template
-from deid_diffusion.faces.geometry import OMZ_TEMPLATE
+from deid_diffusion.evaluation.warp import eye_distance, warp_to_template
+from deid_diffusion.faces.recogniser_spec import TEMPLATES, NetFormat, RecogniserError, parse_spec
 from deid_diffusion.types import Face
 from deid_diffusion.weight_files import sha256_of
 
+__all__ = ["TEMPLATES", "DlibJudge", "Judge", "NetFormat", "NetJudge", "id_encoder_hashes", "judge_from_spec"]
 # The recogniser from which the shipped identity encoder is distilled (Open Model Zoo 0095 as TorchScript). Identity
 # repulsion moves samples away from what it embeds, so its score is optimistic: it is the identity encoder itself.
 TEACHER_SHA256 = "03f23d3aff209b79bfbec4957e4083ac17158586fd4a64222da4174c443ca3ed"
-
-T = TypeVar("T")
-TEMPLATES = {"arcface": ARCFACE, "omz": OMZ_TEMPLATE}
 
 
 class Judge(Protocol):
@@ -50,37 +46,6 @@ class Judge(Protocol):
             (D,) float32, of any norm.
         """
         ...
-
-
-@dataclass(frozen=True, eq=False)
-class NetFormat:
-    """How a recogniser's input is made from a picture.
-
-    Attributes:
-        size: side of the square input in pixels.
-        order: "rgb" or "bgr".
-        template: (5, 2) landmarks as fractions of the side.
-        mean, scale: the net gets (pixel - mean) / scale, pixels 0..255.
-        threshold: see `Judge`.
-    """
-
-    size: int = 112
-    order: str = "rgb"
-    template: np.ndarray = field(default_factory=lambda: ARCFACE)
-    mean: float = 0.0
-    scale: float = 1.0
-    threshold: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.order not in ("rgb", "bgr") or not 16 <= self.size <= 1024 or np.shape(self.template) != (5, 2):
-            raise EvaluationError(
-                f"judge format needs order rgb or bgr, size 16..1024 and a (5, 2) template, got order={self.order!r}, "
-                f"size={self.size}, template {np.shape(self.template)}"
-            )
-
-
-# Usual preprocessing by name; `arcface` is that of InsightFace's ONNX files and their relatives.
-PRESETS = {"arcface": NetFormat(mean=127.5, scale=127.5), "raw": NetFormat()}
 
 
 class NetJudge:
@@ -186,50 +151,7 @@ def id_encoder_hashes(weights: Path) -> tuple[str, ...]:
 
 
 def _net_judge(spec: str) -> NetJudge:
-    ending = next((e for e in (".onnx", ".pt") if f"{e}:" in spec or spec.endswith(e)), None)
-    if ending is None:
-        raise EvaluationError(f'judge must be "dlib" or FILE.pt/FILE.onnx[:OPTION...], got {spec!r}')
-    stem, _, options = (f"{spec}:").rpartition(f"{ending}:")
-    path, tokens = Path(stem + ending), [t for t in options.split(":") if t]
-    beside = path.with_name(path.name + ".json")
-    values: dict[str, Any] = _format_file(beside) if not tokens and beside.is_file() else dict(map(_option, tokens))
-    name = values.pop("name", None)
-    usual = "arcface" if ending == ".onnx" and not set(values) - {"threshold"} else "raw"
-    base = _named(values.pop("preset", usual), "preset", PRESETS)
-    template = values.pop("template", base.template)
-    if isinstance(template, str):
-        template = _named(template, "template", TEMPLATES)
     try:
-        form = replace(base, template=np.array(template, dtype=np.float64), **values)
-    except TypeError as error:
-        raise EvaluationError(f"unknown key in the format of {path.name}: {error}") from error
-    return NetJudge(path, form, name)
-
-
-def _named(name: str, what: str, known: Mapping[str, T]) -> T:
-    if name not in known:
-        raise EvaluationError(f"{what} must be one of {', '.join(sorted(known))}, got {name!r}")
-    return known[name]
-
-
-def _format_file(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise EvaluationError(f"{path.name} is no JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise EvaluationError(f"{path.name} must hold an object of format keys, got {type(values).__name__}")
-    return values
-
-
-def _option(token: str) -> tuple[str, str | float | int]:
-    key, _, value = token.partition("=")
-    if not value:
-        kind = "size" if key.isdigit() else "order" if key in ("rgb", "bgr") else "template"
-        return kind, int(key) if kind == "size" else key
-    if key in ("name", "preset"):
-        return key, value
-    try:
-        return key, float(value)
-    except ValueError as error:
-        raise EvaluationError(f"judge option {key} needs a number, got {value!r}") from error
+        return NetJudge(*parse_spec(spec))
+    except RecogniserError as error:
+        raise EvaluationError(str(error)) from error

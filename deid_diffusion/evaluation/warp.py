@@ -7,11 +7,7 @@ import numpy as np
 
 from deid_diffusion.faces import geometry
 
-# The ArcFace template: 5 points in a 112 px square, as fractions of its side.
-ARCFACE = np.array(
-    [(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)]
-)
-ARCFACE = ARCFACE / 112
+ARCFACE = geometry.ARCFACE
 
 
 def similarity_matrix(source: np.ndarray, target: np.ndarray) -> np.ndarray:

@@ -61,13 +61,16 @@ class Attributes:
         check_attributes({name: value for name, value in changes.items() if value is not None})
         return replace(self, **changes)
 
-    def quantize(self, coarser: Mapping[str, float] | None = None) -> Attributes:
+    def quantize(self, coarser: Mapping[str, float] | None = None, factor: float = 1.0) -> Attributes:
         """A copy in the steps of `QUANTIZATION_STEP`: what may pass from a source to the new face.
 
         Args:
             coarser: factors on the steps, by name.
+            factor: on all steps; 0 leaves the values as they were estimated.
         """
-        steps = {name: QUANTIZATION_STEP[name] * (coarser or {}).get(name, 1.0) for name in self.to_dict()}
+        if factor == 0:
+            return self
+        steps = {name: QUANTIZATION_STEP[name] * (coarser or {}).get(name, 1.0) * factor for name in self.to_dict()}
         return Attributes(**within({name: round(value / steps[name]) * steps[name] for name, value in
                                     self.to_dict().items()}))  # fmt: skip
 

@@ -30,8 +30,9 @@ BATCH = 16  # proposals whose views are looked at together
 GLANCE = 64  # pixels, side of the first views of a proposal
 # Turns in degrees at which it is viewed in turn, and the score that it must have reached by then to be viewed on.
 STAGES = (((0, 90), 0.04), ((180, 270), 0.06), ((45, 135, 225, 315), 0.1))
-SURE = 0.5  # score from which a detection is believed as it is
-DIRECT = 0.15  # score of a proposal that is viewed at all turns, and looked at closely
+SURE = 0.5  # score from which a larger proposal takes along the parts that were proposed of it
+BELIEVED = 0.75  # score from which a pass is believed: a small face that lies reaches 0.55 as an upright one
+CLEAR = 0.6  # score in a view from which it is the right way up
 
 Levels = Sequence[tuple[np.ndarray, np.ndarray]]  # of `halves`
 
@@ -47,12 +48,15 @@ class FastDetector(CenterFaceDetector):
     Attributes:
         finest_pixels: larger pictures are shrunk to this ...
         finest_scale: ... but never by more, for the sake of faces of 20 px.
-        proposal: score from which a place is looked at.
+        proposal: score from which a place is looked at, in a picture at half its size or less; at full size it is
+            twice that, for there faces are larger and answer louder.
+        confirm_faint: score that one must reach there whose proposal was below `threshold`.
     """
 
     finest_pixels: float = 3e6
-    finest_scale: float = 0.5
+    finest_scale: float = 0.6
     proposal: float = 0.02
+    confirm_faint: float = 0.4
 
     def __call__(self, image: np.ndarray) -> list[Face]:
         """(H, W, 3) uint8 RGB -> faces, surest first: boxes inside the picture, landmarks that carry the roll.
@@ -62,21 +66,31 @@ class FastDetector(CenterFaceDetector):
         """
         check_image(image)
         levels = halves(image)
-        proposals = merge(clipped(self._passes(levels), image.shape), SURE)
-        sure = proposals.scores >= SURE
-        seen = [self._second_look(image, face) if is_doubtful(face) else face for face in _faces(proposals[sure])]
-        hinted = merge(_found(self._hinted(levels, _faces(proposals[~sure]))), SURE)
-        seen += [self._decided(image, face) for face in _faces(hinted)]
-        return distinct(_faces(merge(_found([face for face in seen if face is not None]))))
+        proposals = _faces(merge(clipped(self._passes(levels), image.shape), SURE))
+        seen, faint = list[Face](), [face for face in proposals if face.score < self.threshold]
+        for face in proposals[: len(proposals) - len(faint)]:  # the surest come first
+            doubtful = face.score < BELIEVED or is_doubtful(face)
+            if again := self._second_look(image, face) if doubtful else face:
+                seen.append(again)
+            else:
+                faint.append(face)
+        hinted = merge(_found(self._hinted(levels, faint)), SURE)
+        seen += [again for face in _faces(hinted) if (again := self._decided(image, face))]
+        return distinct(_faces(merge(_found(seen))))
 
     def _passes(self, levels: Levels) -> Found:
         """All pixels, upright and on its side; then coarser levels, for faces too large to be seen there."""
         image = levels[0][0]
         pixels = image.shape[0] * image.shape[1]
         scale = float(np.clip(np.sqrt(self.upright_pixels / pixels), 1, 2))
+        passes: list[tuple[float, int, float]] = []
         if pixels > self.finest_pixels:
             scale = max(float(np.sqrt(self.finest_pixels / pixels)), self.finest_scale)
-        passes = [(scale, 0, self.proposal), (0.7 * scale, 1, self.proposal), (scale / 4, 0, 0.05)]
+        else:  # here they cost little, and a face of 40 px that lies in both the others may answer in neither
+            passes += [(scale / 2, quarters, self.threshold) for quarters in (2, 3)]
+        for share, quarters in ((1.0, 0), (0.7, 1)):
+            passes.append((share * scale, quarters, self.proposal * max(2 * share * scale, 1)))
+        passes.append((scale / 4, 0, 2.5 * self.proposal))
         while scale * max(image.shape[:2]) > 4 * 320 and scale * min(image.shape[:2]) > 4 * 32:
             scale /= 2
             passes.append((scale / 4, 0, self.threshold))
@@ -85,6 +99,10 @@ class FastDetector(CenterFaceDetector):
             larger, image_from_larger = level_for(levels, scale)
             level, larger_from_level = resized(larger, scale * image_from_larger[0, 0])
             found = self._tiles(np.ascontiguousarray(np.rot90(level, quarters)), threshold, TILE, OVERLAP)
+            if quarters:  # what lies in this pass stands in another; its points are not to be believed
+                lying = np.array([abs(roll_deg(points)) > 50 for points in found.points], dtype=bool)
+                scores = np.where(lying, np.minimum(found.scores, 0.9 * self.threshold), found.scores)
+                found = replace(found, scores=scores.astype(np.float32))
             level_from_turned = from_turned(quarters, level.shape[:2])
             parts.append(found.mapped(compose(image_from_larger, compose(larger_from_level, level_from_turned))))
         return concatenate(parts)
@@ -96,11 +114,9 @@ class FastDetector(CenterFaceDetector):
         for turns_deg, least in STAGES:
             seen = self._glances(levels, [face for face, _ in views], turns_deg)
             views = [(face, max(best, new, key=_score)) for (face, best), new in zip(views, seen, strict=True)]
-            clear += [best for _, best in views if best.score >= SURE]
-            views = [
-                (f, best) for f, best in views if best.score < SURE and (best.score >= least or f.score >= DIRECT)
-            ]
-        return clear + [max(pair, key=_score) for pair in views]
+            clear += [best for _, best in views if best.score >= CLEAR]
+            views = [(face, best) for face, best in views if least <= best.score < CLEAR]
+        return clear + [best for _, best in views]
 
     def _glances(self, levels: Levels, faces: Sequence[Face], turns_deg: Sequence[float]) -> list[Face]:
         """Each face where it is surest in small views; of score 0 where there is none."""
@@ -122,10 +138,10 @@ class FastDetector(CenterFaceDetector):
         """The face as it is seen closely and level; None when it is none."""
         roll = roll_deg(face.landmarks)
         seen = self._look(image, face, (roll,))
-        if seen.score < 0.6:
-            other = self._look(image, face, (roll - 45, roll + 45))
+        if seen.score < CLEAR:  # faces of which little is seen pass for upright ones at other turns, too
+            other = self._look(image, face, [roll + turn for turn in range(45, 360, 45)])
             seen = other if other.score > seen.score else seen
-        return seen if seen.score >= self.confirm else None
+        return seen if seen.score >= self.confirm_faint else None
 
 
 DETECTORS: dict[str, type[CenterFaceDetector]] = {"fast": FastDetector, "thorough": CenterFaceDetector}

@@ -13,6 +13,12 @@ FIVE = (IRIS_LEFT, IRIS_RIGHT, NOSE_TIP, MOUTH_LEFT, MOUTH_RIGHT)
 # Where the recognisers of the Open Model Zoo want these five, as fractions of their side.
 OMZ_TEMPLATE = np.array([(0.3156, 0.4616), (0.6827, 0.4598), (0.5003, 0.6405), (0.3495, 0.8247), (0.6534, 0.8233)])
 
+# The ArcFace template: 5 points in a 112 px square, as fractions of its side.
+ARCFACE = np.array(
+    [(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)]
+)
+ARCFACE = ARCFACE / 112
+
 
 def apply(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Maps (..., 2) x y by a (2, 3) `dst_from_src`.

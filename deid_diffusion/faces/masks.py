@@ -57,8 +57,9 @@ def is_covered(face: Face, changed: np.ndarray) -> bool:
     return bool(window.size) and not (inside & ~window).any()
 
 
-# The mask is the hull of landmarks and detection, grown by this share of the crop's side; the outer half is feather.
-GROWTH = 0.07
+# The mask is the hull of landmarks and detection, grown by this share of the crop's side: over hairline and ears, that
+# tell who somebody is (docs/privacy.md). Its outermost part is feather.
+GROWTH, FADE = 0.1, 0.035
 
 
 def face_mask(landmarks: np.ndarray, ellipse: np.ndarray, size: int = SIZE, growth: float = GROWTH) -> np.ndarray:
@@ -68,10 +69,10 @@ def face_mask(landmarks: np.ndarray, ellipse: np.ndarray, size: int = SIZE, grow
         landmarks: (478, 2) x y in crop pixels.
         ellipse: (N, 2) likewise, of the detection.
         size: side of the crop.
-        growth: by which share of the side it reaches past them; the outer half of `GROWTH` of it is feather.
+        growth: by which share of the side it reaches past them.
     """
     distance = hull_distance(np.concatenate([landmarks, ellipse]), size)
-    return np.clip((growth * size - distance) / (GROWTH * size / 2), 0, 1).astype(np.float32)
+    return np.clip((growth * size - distance) / (FADE * size), 0, 1).astype(np.float32)
 
 
 def box_ellipse(face: Face, share: float = 0.85) -> np.ndarray:

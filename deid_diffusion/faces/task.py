@@ -26,11 +26,13 @@ class Target:
         embedding: (D,) float32 unit norm, in the identity encoder's space.
         shape_params: (P,) float32, shape parameters in standard deviations of `FaceShape.shape_basis`.
         number: place in the bank; -1 for somebody who is in none.
+        pseudonym: number of the person whose stranger this is, see `methods.pseudonyms`; None without a key.
     """
 
     embedding: np.ndarray
     shape_params: np.ndarray
     number: int = -1
+    pseudonym: int | None = None
     __repr__ = brief_repr
 
 
@@ -51,7 +53,7 @@ class FaceTask:
         wanted: attributes that the new face is asked to have.
         targets: who it may become, one for each candidate.
         opening: how far the new face's eyes are to be opened once it is generated; 1 leaves them as they are.
-        generated: (S, S, 3) uint8, the new face in the crop's frame.
+        generated: (S, S, 3) uint8, the new face in the crop's frame; of a CLOAKED one the crop with its change.
         outcome: None until it is decided.
         similarity: cosine in [-1, 1] of the result to the source by the identity encoder; None when not measured.
         reason: why it was not replaced, or what it was made of.
@@ -104,14 +106,14 @@ class FaceTask:
         return derived_seed(self.seed, self.number, attempt, candidate, use)
 
     def decided(self, outcome: Outcome, reason: str = "", **changes: Any) -> FaceTask:
-        """A copy with its outcome; what was generated goes unless it replaces the face.
+        """A copy with its outcome; what was generated goes unless it replaces or changes the face.
 
         Args:
             outcome: what became of the face.
             reason: for the report.
             changes: other fields.
         """
-        generated = self.generated if outcome is Outcome.REPLACED else None
+        generated = self.generated if outcome in (Outcome.REPLACED, Outcome.CLOAKED) else None
         changes = {"generated": generated, **changes}
         return replace(self, **changes, outcome=outcome, reason=reason)
 
@@ -126,6 +128,7 @@ class FaceTask:
             self.wanted.to_dict() if self.wanted is not None and self.outcome is Outcome.REPLACED else {},
             self.tries,
             bool(self.borderline),
+            self.targets[0].pseudonym if self.targets and self.outcome is Outcome.REPLACED else None,
         )
 
 

@@ -82,6 +82,11 @@ class Linker:
         self._next = next_number
         self._named: dict[int, int] = {}  # the track of the shot by the `track_id` that faces brought
 
+    @property
+    def shot_s(self) -> float:
+        """Time of the first frame of the latest shot."""
+        return self.times_s[self.starts[-1]] if self.starts else np.inf
+
     def add(self, faces: Sequence[Face], time_s: float, cut: bool = False, embed: Embed | None = None) -> list[int]:
         """Takes the detections of the next frame.
 

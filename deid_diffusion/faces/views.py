@@ -46,6 +46,9 @@ def level_for(levels: Sequence[tuple[np.ndarray, np.ndarray]], scale: float) -> 
     Args:
         levels: of `halves`.
         scale: at which the image is wanted.
+
+    Returns:
+        (h, w, 3) uint8 and (2, 3), the picture's pixels from its own.
     """
     return levels[int(np.clip(np.floor(-np.log2(scale)), 0, len(levels) - 1))]
 

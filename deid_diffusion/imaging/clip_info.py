@@ -154,11 +154,17 @@ def video_stream(container: Any, path: Path) -> Any:
         path: of its file, for the message.
 
     Raises:
-        ClipError: there is none.
+        ClipError: there is none, it is a picture, or nothing decodes it.
     """
     streams = [stream for stream in container.streams.video if not _is_cover(stream)]
+    name = brief_path(path)
+    if container.format.name.endswith("_pipe") or container.format.name == "image2":
+        kind = container.format.name.removesuffix("_pipe")
+        raise ClipError(f"{name}: wanted a clip, got a picture ({kind}); give it a picture's name")
     if not streams:
-        raise ClipError(f"{brief_path(path)}: wanted a video stream, got {_kinds(container)}")
+        raise ClipError(f"{name}: wanted a video stream, got {_kinds(container)}")
+    if streams[0].codec_context is None:
+        raise ClipError(f"{name}: wanted a codec that FFmpeg decodes, got an unknown one; convert it")
     return streams[0]
 
 

@@ -196,13 +196,19 @@ class ClipWriter:
         except av.FFmpegError as error:
             raise ClipError(f"{brief_path(self.path)}: wanted to encode, got {brief_error(error.strerror)}") from None
         except OSError as error:
-            raise ClipError(f"{brief_path(self.path)}: wanted to write a segment, got {error.strerror}") from None
+            raise self._full(error) from error
+
+    def _full(self, error: OSError) -> ClipError:
+        return ClipError(f"{brief_path(self.path)}: wanted to write a segment, got {error.strerror}")
 
     def _end_segment(self) -> None:
         if self._encoder is not None:
             self._encode(None)
             self._encoder = None
-        self._segments.close()
+        try:
+            self._segments.close()
+        except OSError as error:
+            raise self._full(error) from error
 
     def finish(self) -> None:
         """Joins segments and audio into the file, checks it, and removes the segments.

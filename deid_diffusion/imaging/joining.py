@@ -69,7 +69,7 @@ def join(
             f"{brief_path(path)}: wanted to join the segments, got {brief_error(error.strerror)}"
         ) from None
     except OSError as error:
-        raise ClipError(f"{brief_path(path)}: wanted to write it, got {error.strerror}") from None
+        raise ClipError(f"{brief_path(path)}: wanted to write it, got {error.strerror}") from error
     finally:
         part.unlink(missing_ok=True)
     return notices

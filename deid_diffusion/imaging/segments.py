@@ -6,6 +6,7 @@ import json
 import os
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -97,7 +98,8 @@ class Segments:
     def abandon(self) -> None:
         """Removes the segment that is being written; whole ones stay."""
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # of a full disk, which closing would write to
+                self._file.close()
             self._part().unlink(missing_ok=True)
             self._file = None
 

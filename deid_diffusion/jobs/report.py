@@ -34,6 +34,9 @@ def write_report(
         skipped: path and reason of what was left out; all are counted, and the first 1,000 named.
         seeds: whether the seeds of files and faces are told; `about` must then call the report confidential. A file
             that an earlier, finished run made has none: it was not kept.
+
+    Raises:
+        OSError: it cannot be written there.
     """
     names = [result.job.name for result in results]
     places = sorted(range(len(names)), key=names.__getitem__)

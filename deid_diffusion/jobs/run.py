@@ -71,6 +71,11 @@ class JobResult:
         """Faces and whole frames that were hidden because a model broke, and not by a verdict."""
         return sum(face["outcome"] == "failed" for face in self.faces) + self.picture.get("blurred_frames", 0)
 
+    @property
+    def cloaked_faces(self) -> int:
+        """Faces that were changed for machines only: every person sees who they are."""
+        return sum(face["outcome"] == "cloaked" for face in self.faces)
+
 
 @dataclass(frozen=True, eq=False)
 class Work:

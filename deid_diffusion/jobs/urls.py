@@ -128,6 +128,9 @@ def staged(work: Work, job: Job) -> JobResult:
     Args:
         work: what is done.
         job: to do.
+
+    Returns:
+        its result; a failure when an end is out of reach.
     """
     from .run import JobResult
 

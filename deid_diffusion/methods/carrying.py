@@ -1,7 +1,7 @@
 """Says where each pixel of a generated face was in the frame before.
 
-The source's optical flow moves head and hair. A face's own points move as its pose and expression were asked to: the
-source's lips are elsewhere, and part while the new ones would be left shut.
+The source's optical flow moves head, hair and face. Where the expression changes, a face's own points move as they
+were asked to: the source's lips are elsewhere, and part while the new ones would be left shut.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from ..types import FaceCrop
 
 CELL = 4  # px: motion of landmarks is smooth at this grain
 SPREAD = 1.5  # cells over which a landmark takes its surroundings along
+HEAD = 6.0  # cells over which flow says what a head does, whatever its lips do
+LEAST = 0.5  # px: landmarks that move less, in a face that is to stand still, do not count
 WRONG_LEVELS = 24.0  # where the moved source differs from the source by so much, its flow is wrong
 
 
@@ -33,27 +35,40 @@ def source_flow(here: FaceCrop, there: FaceCrop) -> tuple[np.ndarray, float]:
 
 
 def face_flow(flow: np.ndarray, here: np.ndarray, there: np.ndarray) -> np.ndarray:
-    """The generated face's motion: within its landmarks that of the landmarks, beyond them the source's.
+    """The generated face's motion: the source's, but for landmarks whose expression changes.
 
     Args:
         flow: (S, S, 2) of `source_flow`.
-        here, there: (478, 2) x y in crop pixels of the generated face, as it is to be and as it was.
+        here, there: (478, 2) x y in crop pixels of the generated face in one and the same pose, with the expression
+            that it is to have and with the one that it had.
     """
     cells = len(flow) // CELL
-    at = np.floor(here / CELL).astype(int)
-    inside = ((at >= 0) & (at < cells)).all(1)
-    rows = np.concatenate([there - here, np.ones((len(here), 1))], axis=1)[inside]
+    at, motion = np.floor(here / CELL).astype(int), there - here
+    change = np.linalg.norm(motion, axis=1)
+    rows = ((at >= 0) & (at < cells)).all(1) & (change > LEAST)
+    if not rows.any():
+        return flow
+    weight = np.clip(change[rows, None] / LEAST - 1, 0, 1)
     sums = np.zeros((cells, cells, 3), np.float32)
-    np.add.at(sums, (at[inside, 1], at[inside, 0]), rows)
+    np.add.at(sums, (at[rows, 1], at[rows, 0]), np.concatenate([motion[rows] * weight, weight], axis=1))
     sums = cv2.GaussianBlur(sums, (0, 0), SPREAD)
-    weight = sums[..., 2:]
-    motion = sums[..., :2] / np.maximum(weight, 1e-4)
-    share = np.clip(weight / 0.08, 0, 1)
-    motion, share = (cv2.resize(one, flow.shape[1::-1]) for one in (motion, share[..., 0]))
-    return flow + share[..., None] * (motion - flow)
+    wanted = sums[..., :2] / np.maximum(sums[..., 2:], 1e-4)
+    # The source's lips move, too, but elsewhere: only what the head does is taken of it there.
+    head = cv2.GaussianBlur(cv2.resize(flow, (cells, cells), interpolation=cv2.INTER_AREA), (0, 0), HEAD)
+    share = np.clip(sums[..., 2] / 0.08, 0, 1)
+    wanted, share = (cv2.resize(one, flow.shape[1::-1]) for one in (wanted + head, share))
+    return flow + share[..., None] * (wanted - flow)
 
 
 def moved(image: np.ndarray, flow: np.ndarray) -> np.ndarray:
-    """(S, S, ...) uint8, resampled once from where `flow` (S, S, 2) says that it was."""
+    """Resamples an image once.
+
+    Args:
+        image: (S, S, ...) uint8.
+        flow: (S, S, 2) px, to where each pixel was.
+
+    Returns:
+        an image of its shape.
+    """
     y, x = np.mgrid[: len(flow), : len(flow)].astype(np.float32)
     return cv2.remap(image, x + flow[..., 0], y + flow[..., 1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)

@@ -89,12 +89,28 @@ class IdentityBank:
             reach: and from everybody whose mismatch is at most this: squared steps in all, of `_STEP`.
             exclude: numbers that are taken, so that two faces of a picture do not become one person.
         """
+        group = self.group(wanted, source, margin, among, reach, exclude)
+        return self.target(int(np.random.default_rng(seed).choice(group)))
+
+    def group(
+        self,
+        wanted: Attributes,
+        source: np.ndarray,
+        margin: float = MARGIN,
+        among: int = 32,
+        reach: float = 0.0,
+        exclude: Collection[int] = frozenset(),
+    ) -> list[int]:
+        """Numbers of the best matching people who are far enough from the source, the best first.
+
+        Args:
+            wanted, source, margin, among, reach, exclude: as of `choose`.
+        """
         distance = self.mismatch(wanted)
         similarity = self.embedding @ (source / max(float(np.linalg.norm(source)), 1e-12))
         # Too close to the source ranks behind everybody who is not; among those, the least similar first.
         close = np.maximum(similarity - margin, 0)
         ranked = np.lexsort((distance, np.ceil(close * 20))).tolist()
         # A picture with more people than the bank shares its people: better twice the same stranger than a source.
-        matched = int(((distance <= reach) & (close == 0)).sum())
-        order = [n for n in ranked if n not in exclude][: max(among, matched)] or ranked[: max(among, matched)]
-        return self.target(int(np.random.default_rng(seed).choice(order)))
+        matched = max(among, int(((distance <= reach) & (close == 0)).sum()))
+        return [n for n in ranked if n not in exclude][:matched] or ranked[:matched]

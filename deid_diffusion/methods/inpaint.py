@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from ..faces.masks import blended
 from ..faces.task import FaceTask, Target
 from ..messages import brief_error, brief_repr
-from ..pipelines.repulsion import as_repulsion
+from ..pipelines.repulsion import Energy, Repulsion, as_repulsion
 from ..types import Outcome
-from .candidates import candidate_score
+from .batches import in_batches
+from .candidates import SOURCE_COST, candidate_score
 from .protocol import Context, register
 from .sampling import batch_size, candidate_count, sample, target_meshes
 
@@ -49,6 +51,24 @@ class _Draw:
     target: Target
 
 
+@dataclass(frozen=True, eq=False)
+class Guidance:
+    """What the faces of a model call are moved by.
+
+    Attributes:
+        repulsion: off their sources.
+        energies: beside it.
+        wants_target: whether a candidate counts for more the more it is like its target.
+    """
+
+    repulsion: Repulsion
+    energies: Sequence[Energy] = ()
+    wants_target: bool = False
+
+
+Guide = Callable[[Sequence[Target], Context, int], Guidance]  # targets of a model call, and the round, from 0
+
+
 @register("inpaint")
 @dataclass(frozen=True)
 class Inpaint:
@@ -60,14 +80,37 @@ class Inpaint:
 
     def __call__(self, tasks: Sequence[FaceTask], context: Context) -> list[FaceTask]:
         """Runs at most `settings.tries` rounds, each with other targets and a stronger repulsion."""
-        done: list[FaceTask] = list(tasks)
-        taken = _taken(tasks)
-        for attempt in range(context.settings.tries):
-            waiting = [place for place, task in enumerate(done) if task.outcome is not Outcome.REPLACED]
-            found, failure = _round([tasks[place] for place in waiting], context, attempt, taken)
-            for place, candidates in zip(waiting, found, strict=True):
-                done[place] = _verdict(tasks[place], candidates, failure, context, attempt, taken)
-        return done
+        return generate_faces(tasks, context, off_the_source)
+
+
+def off_the_source(targets: Sequence[Target], context: Context, attempt: int) -> Guidance:
+    """The repulsion of the settings, twice as strong in each round.
+
+    Args:
+        targets: of a model call; they are a condition, and no guidance.
+        context: settings count.
+        attempt: the round, from 0.
+    """
+    base = as_repulsion(context.settings.repulsion)
+    return Guidance(replace(base, scale=base.scale * context.settings.repulsion_factor * 2**attempt))
+
+
+def generate_faces(tasks: Sequence[FaceTask], context: Context, guide: Guide) -> list[FaceTask]:
+    """Decides every task, in order: REPLACED by the best candidate that passes, else REDACTED or FAILED.
+
+    Args:
+        tasks: pending ones, with targets.
+        context: models and settings.
+        guide: what the faces of each model call are moved by.
+    """
+    done: list[FaceTask] = list(tasks)
+    taken = _taken(tasks)
+    for attempt in range(context.settings.tries):
+        waiting = [place for place, task in enumerate(done) if task.outcome is not Outcome.REPLACED]
+        found, failure = _round([tasks[place] for place in waiting], context, attempt, taken, guide)
+        for place, candidates in zip(waiting, found, strict=True):
+            done[place] = _verdict(tasks[place], candidates, failure, context, attempt, taken)
+    return done
 
 
 def _taken(tasks: Sequence[FaceTask]) -> dict[int, set[int]]:
@@ -108,19 +151,21 @@ def _verdict(
 
 
 def _round(
-    tasks: Sequence[FaceTask], context: Context, attempt: int, taken: dict[int, set[int]]
+    tasks: Sequence[FaceTask], context: Context, attempt: int, taken: dict[int, set[int]], guide: Guide
 ) -> tuple[list[list[Candidate]], Exception | None]:
     """What was generated for each face, and the last failure."""
-    at_once, failure = batch_size(context.pipeline, context.settings), None
+    at_once = batch_size(context.pipeline, context.settings)
+    failure: Exception | None = None
     draws = list(_draws(tasks, context, attempt, taken))
     found: dict[int, list[Candidate]] = {id(task): [] for task in tasks}
-    for batch in [draws[first : first + at_once] for first in range(0, len(draws), at_once)]:
-        try:
-            for draw, candidate in zip(batch, _generate(batch, context, attempt), strict=True):
-                found[id(draw.task)].append(candidate)
-        except Exception as error:
-            log.exception("inpainting failed")
-            failure = error
+    generate = partial(_generate, context=context, attempt=attempt, guide=guide)
+    for batch, made in in_batches(context.pipeline, draws, at_once, generate):
+        if isinstance(made, Exception):
+            log.error("inpainting failed", exc_info=made)
+            failure = made
+            continue
+        for draw, candidate in zip(batch, made, strict=True):
+            found[id(draw.task)].append(candidate)
     return [found[id(task)] for task in tasks], failure
 
 
@@ -136,18 +181,21 @@ def _draws(tasks: Sequence[FaceTask], context: Context, attempt: int, taken: dic
             yield _Draw(task, task.draw_seed(attempt, candidate), target)
 
 
-def _generate(batch: Sequence[_Draw], context: Context, attempt: int) -> list[Candidate]:
+def _generate(batch: Sequence[_Draw], context: Context, attempt: int, guide: Guide) -> list[Candidate]:
     """One pipeline call and what the identity encoder says of it."""
     tasks, seeds, targets = (list(column) for column in zip(*((d.task, d.seed, d.target) for d in batch), strict=True))
-    settings, base = context.settings, as_repulsion(context.settings.repulsion)
-    repulsion = replace(base, scale=base.scale * settings.repulsion_factor * 2**attempt)
+    settings, guidance = context.settings, guide(targets, context, attempt)
     with context.timing("inpaint"):
         meshes = target_meshes(context.estimator, tasks, targets)
         with context.turn:
-            images = sample(context.pipeline, tasks, targets, meshes, seeds, settings, repulsion)
+            images = sample(
+                context.pipeline, tasks, targets, meshes, seeds, settings, guidance.repulsion,
+                energies=guidance.energies,
+            )  # fmt: skip
     with context.timing("verify"):
         blends = np.stack([blended(task.crop, image) for task, image in zip(tasks, images, strict=True)])
-        similarity = (context.embed(blends) * np.stack([task.embedding for task in tasks])).sum(1)
+        embeddings = context.embed(blends)
+        similarity = (embeddings * np.stack([task.embedding for task in tasks])).sum(1)
         scores = [0.0] * len(batch)
         if candidate_count(context.pipeline, settings) > 1:
             rows = zip(tasks, images, meshes, context.estimator.analyze(images), similarity, strict=True)
@@ -157,5 +205,8 @@ def _generate(batch: Sequence[_Draw], context: Context, attempt: int) -> list[Ca
                 )
                 for task, image, mesh, found, cosine in rows
             ]
+            if guidance.wants_target:
+                reached = (embeddings * np.stack([target.embedding for target in targets])).sum(1)
+                scores = [score - SOURCE_COST * float(cosine) for score, cosine in zip(scores, reached, strict=True)]
     made = zip(images, seeds, targets, similarity.tolist(), scores, strict=True)
     return [Candidate(*row) for row in made]

@@ -69,6 +69,9 @@ class Context:
 class Method(Protocol):
     """Decides what becomes of faces. Any object of this shape can be `Settings.method`.
 
+    It may also have `policy(bank, threshold, settings)`, the TargetPolicy that is used where none is given, and
+    `check(settings, bank)`, which refuses settings by a ValueError before anything is done.
+
     Attributes:
         name: as on the command line and in reports.
         reads_faces: whether it needs crops and analyses, or only where the faces are.

@@ -75,6 +75,7 @@ class Roles:
             median = self.scan.median(track).shifted(shift)
             kept, reason = self.scan.verdict(track)
             wanted = as_set(median.quantize(level.coarser), self.settings)
-            target = None if kept else self.policy.add(track, person, wanted, embedding)
+            beside = self.scan.beside(person, people)
+            target = None if kept else self.policy.add(track, person, wanted, embedding, beside)
             self.settled[track] = Role(person, target, Motion(median, self.parts, level.coarser), embedding, reason)
         return self.settled[track]

@@ -18,7 +18,7 @@ from ..faces.estimator import FaceEstimator, as_unit
 from ..faces.geometry import hull_distance
 from ..faces.skin import LIGHT_NAMES
 from ..faces.task import FaceTask, Target
-from ..pipelines.repulsion import Repulsion
+from ..pipelines.repulsion import Energy, Repulsion
 from ..settings import Settings
 from ..types import FaceCrop
 
@@ -111,7 +111,9 @@ def effective_settings(pipeline: Any, settings: Settings) -> Settings:
     default, family = Settings(), inspect.signature(pipeline.__call__).parameters
     steps, scale = (family[name].default for name in ("num_inference_steps", "guidance_scale"))
     unread: tuple[str, ...] = ("max_pixels",) if reads_words(pipeline) else ("max_pixels", "landmark_style")
-    unread += ("k", "cohort") if settings.method == "inpaint" else ()
+    unread += ("k", "cohort") if settings.method in ("inpaint", "swap") else ()
+    unread += ("target", "attraction") if settings.method in ("inpaint", "k-same") else ()
+    unread += ("against", "max_change", "max_dssim") if settings.method != "perturb" else ()
     return replace(
         settings,
         steps=steps if settings.steps is None else settings.steps,
@@ -133,7 +135,7 @@ def wanted_attributes(task: FaceTask, settings: Settings) -> Attributes:
     assert task.analysis is not None
     level = settings.level
     moved = task.analysis.attributes.shifted(level.jitter(task.draw_seed(use="skin")))
-    return as_set(moved.quantize(level.coarser), settings)
+    return as_set(moved.quantize(level.coarser, settings.quantization), settings)
 
 
 def as_set(attributes: Attributes, settings: Settings) -> Attributes:
@@ -167,6 +169,7 @@ def sample(
     settings: Settings,
     repulsion: Repulsion | None = None,
     start: Start | None = None,
+    energies: Sequence[Energy] = (),
 ) -> np.ndarray:
     """One pipeline call and the colour corrections that belong to it.
 
@@ -179,6 +182,7 @@ def sample(
         settings: of the run.
         repulsion: instead of the settings' own.
         start: faces to go on from; for pipelines that can, see `starts_from_images`.
+        energies: what else the faces are moved down, see `pipelines.repulsion.Energy`.
 
     Returns:
         (B, S, S, 3) uint8, new where `inpaint_mask` is above 0.
@@ -212,6 +216,7 @@ def sample(
         repulsion=settings.repulsion if repulsion is None else repulsion,
         source_embedding=torch.from_numpy(np.stack([t.embedding for t in tasks])),
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+        energies=energies,
         output_type="pt" if reads_words(pipeline) else "latent",
         **own,
     ).images.float()

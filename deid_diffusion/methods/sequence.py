@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
+from ..faces.attributes import Attributes
 from ..faces.lids import move_lids
 from ..faces.masks import blended
 from ..faces.task import FaceTask
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 KEY_S = 2.0  # between two key frames of a track
 KEY_DEG = 15.0  # a pose that differs by more from that of the last key frame asks for a new one
 CHAIN_S = 1.0  # a face that was not seen for longer is not carried on
+CARRIED = ("mouth_open", "smile", "brow_raise")  # expressions that move a carried face's points
 FADE = 4  # frames over which a key frame's face takes over
 WRONG_SHARE = 0.2  # of the mask, in which flow is wrong: more, and the face cannot be carried
 # Shares of the steps, the last ones, that are run on the carried face; the second where the first is too alike.
@@ -55,7 +57,7 @@ class _Chain:
     Attributes:
         image: (S, S, 3) uint8, from which the next one is made.
         crop: of the source, in the same frame.
-        mesh: (478, 2) x y in crop pixels, the points of `image`.
+        wanted: what `image` was asked to look like.
         number, time_s: of the frame.
         key_s, key_pose: time, and (3,) yaw, pitch and roll in degrees, of the last key frame.
         old: (S, S, 3) uint8, the face before that, while it fades.
@@ -64,7 +66,7 @@ class _Chain:
 
     image: np.ndarray
     crop: FaceCrop
-    mesh: np.ndarray
+    wanted: Attributes
     number: int
     time_s: float
     key_s: float
@@ -123,7 +125,7 @@ class FacesInSequence:
         for number, task in pending.items():
             chain = self._chains.get(number)
             if chain is not None and chain.crop.image.shape == task.crop.image.shape:
-                carried[number] = carry(chain, task.crop, self._mesh(task))
+                carried[number] = self._carry(chain, task)
         keys = {n for n, task in pending.items() if n not in carried or self._is_key(task, frame, carried[n][2])}
         done = self._refined({n: task for n, task in pending.items() if n not in keys}, carried)
         again = [task for number, task in pending.items() if number not in done]
@@ -135,9 +137,7 @@ class FacesInSequence:
             else:
                 self._chains.pop(number, None)
         shown = {
-            number: self._shown(task, self._chains[number].shown, self._chains[number].mesh, frame)
-            if task.outcome is Outcome.REPLACED
-            else task
+            number: self._shown(task, self._chains[number].shown, frame) if task.outcome is Outcome.REPLACED else task
             for number, task in (new | done).items()
         }
         return [shown[task.number] if task.pending else task for task in frame.tasks]
@@ -210,7 +210,7 @@ class FacesInSequence:
         before, step = self._chains.get(task.number), self.stride / FADE
         if is_key or before is None:
             chain = _Chain(
-                task.generated, task.crop, self._mesh(task), frame.number, frame.time_s, frame.time_s, _pose(task)
+                task.generated, task.crop, task.wanted, frame.number, frame.time_s, frame.time_s, _pose(task)
             )
             # A face that flow cannot follow, such as one that comes out from behind a hand, has nothing to fade from.
             if carried is None or carried[2] > WRONG_SHARE or step >= 1:
@@ -218,7 +218,7 @@ class FacesInSequence:
             shown = carried[0] if carried[1] is None else _mix(carried[1], carried[0], before.weight)
             return replace(chain, old=shown, weight=step)
         chain = replace(
-            before, image=task.generated, crop=task.crop, mesh=self._mesh(task), number=frame.number,
+            before, image=task.generated, crop=task.crop, wanted=task.wanted, number=frame.number,
             time_s=frame.time_s, old=carried[1], weight=min(before.weight + step, 1.0),
         )  # fmt: skip
         return replace(chain, old=None) if chain.weight >= 1 else chain
@@ -229,43 +229,51 @@ class FacesInSequence:
             return task
         chains = [one for one in (before.get(task.number), self._chains.get(task.number)) if one is not None]
         chains = [one for one in chains if one.crop.image.shape == task.crop.image.shape]
-        mesh = self._mesh(task)
-        sides = [(chain, *carry(chain, task.crop, mesh, shown=True)) for chain in dict.fromkeys(chains)]
+        sides = [(chain, *self._carry(chain, task, shown=True)) for chain in dict.fromkeys(chains)]
         sides = [side for side in sides if side[3] <= WRONG_SHARE]
         if not sides:
             done = self.method([task], self.context)[0]
-            return self._shown(done, done.generated, mesh, frame) if done.outcome is Outcome.REPLACED else done
+            return self._shown(done, done.generated, frame) if done.outcome is Outcome.REPLACED else done
         image = sides[0][1]
         if len(sides) == 2:
             span = sides[1][0].number - sides[0][0].number
             image = _mix(image, sides[1][1], (frame.number - sides[0][0].number) / max(span, 1))
-        return self._shown(task.decided(Outcome.REPLACED), image, mesh, frame)
+        return self._shown(task.decided(Outcome.REPLACED), image, frame)
 
     def _mesh(self, task: FaceTask) -> np.ndarray:
         return target_meshes(self.context.estimator, [task], task.targets[:1])[0]
 
-    def _shown(self, task: FaceTask, image: np.ndarray, mesh: np.ndarray, frame: FrameTasks) -> FaceTask:
+    def _carry(
+        self, chain: _Chain, task: FaceTask, shown: bool = False
+    ) -> tuple[np.ndarray, np.ndarray | None, float]:
+        """The chain's face in the task's frame, see `carry`."""
+        with self.context.timing("carry"):
+            then = task.wanted.with_changes({name: getattr(chain.wanted, name) for name in CARRIED})
+            return carry(chain, task.crop, self._mesh(task), self._mesh(replace(task, wanted=then)), shown)
+
+    def _shown(self, task: FaceTask, image: np.ndarray, frame: FrameTasks) -> FaceTask:
         """A replaced task with its face as it is pasted: it blinks, and grain is new in each frame, as a sensor's."""
         seed = derived_seed(task.draw_seed(), frame.number)
-        return replace(task, generated=move_lids(image, mesh, task.opening), result_seed=seed)
+        return replace(task, generated=move_lids(image, self._mesh(task), task.opening), result_seed=seed)
 
 
 def carry(
-    chain: _Chain, crop: FaceCrop, mesh: np.ndarray, shown: bool = False
+    chain: _Chain, crop: FaceCrop, here: np.ndarray, there: np.ndarray, shown: bool = False
 ) -> tuple[np.ndarray, np.ndarray | None, float]:
     """Moves a generated face from one frame to another.
 
     Args:
         chain: the face, and the source's crop in its frame.
         crop: the source's in the other frame.
-        mesh: (478, 2) x y in crop pixels, the points that the face is to have there.
+        here, there: (478, 2) x y in crop pixels, the points that the face is to have there, and those that it would
+            have with the expression of its own frame.
         shown: the face as it was pasted, instead of the one to go on from.
 
     Returns:
         (S, S, 3) uint8; the fading one likewise or None; and the share of the mask in which the flow is wrong.
     """
     flow, wrong = source_flow(crop, chain.crop)
-    flow = face_flow(flow, mesh, chain.mesh)
+    flow = face_flow(flow, here, there)
     old = None if shown or chain.old is None else moved(chain.old, flow)
     return moved(chain.shown if shown else chain.image, flow), old, wrong
 

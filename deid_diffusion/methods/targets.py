@@ -2,17 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Set
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
 from ..faces.attributes import Attributes
 from ..faces.task import FaceTask, Target
 from ..seeds import derived_seed
+from ..settings import Settings
 from .identity_bank import MARGIN, REACH, IdentityBank
+from .protocol import TargetPolicy, find_method
+from .pseudonyms import PseudonymTargets
 
 MARGIN_STEP = 0.1  # cosine by which each further round wants the target further from the source
+
+
+class PersonTargets(Protocol):
+    """Who a person becomes that was seen in several frames."""
+
+    def for_person(self, wanted: Attributes, embedding: np.ndarray, seed: int, taken: Collection[int]) -> Target:
+        """Somebody for this person to become.
+
+        Args:
+            wanted: age, male and skin count.
+            embedding: (D,) unit norm, of the person.
+            seed: of a draw.
+            taken: bank numbers that other people of the clip have.
+        """
+
+
+def default_policy(bank: IdentityBank, threshold: float, settings: Settings, same: float) -> TargetPolicy:
+    """Who becomes whom where the caller does not say: as the method wants it, else a new somebody for every face.
+
+    Args:
+        bank: identities to become.
+        threshold: cosine to the source from which on a result is rejected.
+        settings: of the run.
+        same: cosine from which on photos of real people are taken for one person, for pseudonyms.
+    """
+    own = getattr(find_method(settings.method), "policy", None)
+    if own is not None:
+        return own(bank, threshold, settings)
+    if settings.pseudonyms is not None:
+        return PseudonymTargets(threshold, bank, settings.pseudonyms, same)
+    return FreshTargets(threshold, bank, settings.level.reach)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +85,10 @@ class FreshTargets(_Verified):
         margin = MARGIN - MARGIN_STEP * attempt
         return self.bank.choose(task.wanted, task.embedding, seed, margin, exclude=set(taken), reach=self.reach)
 
+    def for_person(self, wanted: Attributes, embedding: np.ndarray, seed: int, taken: Collection[int]) -> Target:
+        """Likewise, for a person of a clip."""
+        return self.bank.choose(wanted, embedding, seed, exclude=set(taken), reach=self.reach)
+
 
 @dataclass(frozen=True, eq=False)
 class FixedTarget(_Verified):
@@ -76,6 +115,7 @@ class TrackTargets(_Verified):
         reach: see `IdentityBank.choose`.
         of_person: who was chosen, by the person's number.
         of_track: likewise, by the track's number, which is that of the track's tasks.
+        people: says who each person becomes; None draws somebody of the bank.
     """
 
     bank: IdentityBank
@@ -83,8 +123,16 @@ class TrackTargets(_Verified):
     reach: float = REACH
     of_person: dict[int, Target] = field(default_factory=dict)
     of_track: dict[int, Target] = field(default_factory=dict)
+    people: PersonTargets | None = None
 
-    def add(self, track: int, person: int, wanted: Attributes, embedding: np.ndarray) -> Target:
+    def add(
+        self,
+        track: int,
+        person: int,
+        wanted: Attributes,
+        embedding: np.ndarray,
+        beside: Set[int] = frozenset(),
+    ) -> Target:
         """Chooses for a track, once.
 
         Args:
@@ -92,12 +140,16 @@ class TrackTargets(_Verified):
             person: of whom it is; another track of theirs shares its target.
             wanted: age, male and skin of the track.
             embedding: (D,) unit norm, the mean of the track.
+            beside: people who are seen at the same time, and so are somebody else whatever `people` takes them for.
         """
         if track not in self.of_track:
             if person not in self.of_person:
                 draw = derived_seed(self.seed, person, "target")
-                taken = {target.number for target in self.of_person.values()}
-                self.of_person[person] = self.bank.choose(wanted, embedding, draw, exclude=taken, reach=self.reach)
+                known = self.of_person.keys() if self.people is None else beside & self.of_person.keys()
+                taken = {self.of_person[one].number for one in known}
+                fresh = FreshTargets(self.threshold, self.bank, self.reach)
+                people = fresh if self.people is None else self.people
+                self.of_person[person] = people.for_person(wanted, embedding, draw, taken)
             self.of_track[track] = self.of_person[person]
         return self.of_track[track]
 

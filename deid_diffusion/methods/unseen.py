@@ -17,7 +17,7 @@ from .protocol import Context
 
 CARRY_S = 0.5  # since the last frame that showed it; later nobody knows what it does there
 # A share of the mask in which the moved source differs from the source by so many levels: the flow is wrong there.
-WRONG_SHARE, WRONG_LEVELS = 0.2, 24.0
+WRONG_SHARE, WRONG_LEVELS, LEAST_LEVELS = 0.2, 24.0, 6.0
 
 
 class Unseen:
@@ -106,7 +106,9 @@ def carry(image: np.ndarray, face: Face, before: FaceTask) -> FaceTask | None:
     # Neither mask alone is sure to cover a face that nobody sees.
     mask = np.maximum(moved(before.crop.mask), face_mask(points, apply(matrix, box_ellipse(face)), size))
     inside = mask > 0
-    if float((cv2.absdiff(moved(there), grey)[inside] > WRONG_LEVELS).mean()) > WRONG_SHARE:
+    # In a picture of little contrast everything is alike.
+    limit = min(WRONG_LEVELS, max(float(grey[inside].std()), LEAST_LEVELS))
+    if float((cv2.absdiff(moved(there), grey)[inside] > limit).mean()) > WRONG_SHARE:
         return None
     crop = FaceCrop(here, mask, points, matrix)
     return replace(before, face=face, crop=crop, generated=moved(before.generated))

@@ -87,7 +87,8 @@ class Pairs:
                 f"wanted a window of at most {side} px and somebody to draw, got {window} and {len(rows)}"
             )
         dice = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
-        drawn = [self._patch(*rows[dice.integers(len(rows))], window, dice, train) for _ in range(count)]
+        chosen = rows[dice.integers(0, len(rows), count)].tolist()
+        drawn = [self._patch((shard, row, variant), window, dice, train) for shard, row, variant in chosen]
         target, laid, mask = (np.stack(part) for part in zip(*drawn, strict=True))
 
         def signed(pictures: np.ndarray) -> torch.Tensor:
@@ -105,9 +106,10 @@ class Pairs:
         return float(cv2.absdiff(base, crop).mean(2)[mask > 0].mean())
 
     def _patch(
-        self, shard: int, row: int, variant: int, window: int, dice: np.random.Generator, train: bool
+        self, pair: tuple[int, int, int], window: int, dice: np.random.Generator, train: bool
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(W, W, 3) target and laid, levels, and (W, W) mask."""
+        """Shard, row and variant -> (W, W, 3) target and laid, levels, and (W, W) mask."""
+        shard, row, variant = pair
         side = self.crops[shard].shape[1]
         crop, base = self.crops[shard][row], self.base[shard][row, variant]
         small = np.unpackbits(self.masks[shard][row, variant], axis=-1)
@@ -155,5 +157,5 @@ def spoiled(picture: np.ndarray, dice: np.random.Generator) -> np.ndarray:
     if jpeg:
         how = [cv2.IMWRITE_JPEG_QUALITY, int(dice.integers(*JPEG))]
         file = cv2.imencode(".jpg", np.rint(picture).astype(np.uint8), how)[1]
-        picture = cv2.imdecode(file, cv2.IMREAD_COLOR).astype(np.float32)
+        picture = np.asarray(cv2.imdecode(file, cv2.IMREAD_COLOR), np.float32)
     return picture

@@ -1,10 +1,13 @@
+import sys
+
 import cv2
 import numpy as np
 import pytest
 from skimage import data
 
-from deid_diffusion.faces.centerface import Found
+from deid_diffusion.faces.centerface import CenterFace, Found
 from deid_diffusion.faces.detect import CenterFaceDetector, faces_from_boxes, merge, roll_deg
+from deid_diffusion.faces.fast_detect import DETECTORS, detector_of
 from deid_diffusion.types import Face
 
 # Of skimage's astronaut, in its own pixels: the box of the face and five points, by hand.
@@ -12,9 +15,9 @@ BOX = np.array([178.0, 62, 272, 180])
 POINTS = np.array([[203.0, 102], [247, 104], [224, 126], [203, 143], [242, 144]])
 
 
-@pytest.fixture(scope="module")
-def detector():
-    return CenterFaceDetector()
+@pytest.fixture(scope="module", params=DETECTORS)
+def detector(request):
+    return detector_of(request.param)
 
 
 def head(height: float, roll: float = 0.0, side: int | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -67,13 +70,14 @@ def test_faces_at_odd_angles_are_found_with_their_roll(detector, roll):
     assert abs((roll_deg(found.landmarks) - roll + 180) % 360 - 180) < 15
 
 
-def test_faces_of_16_to_900_pixels_in_24_megapixels_are_all_found(detector):
+def test_faces_of_18_to_900_pixels_in_24_megapixels_are_all_found(detector):
+    least = 18 if type(detector) is CenterFaceDetector else 20  # what the fast one promises
     rng = np.random.default_rng(0)
     ground = cv2.resize(
         rng.integers(60, 180, (40, 60, 3)).astype(np.uint8), (6000, 4000), interpolation=cv2.INTER_CUBIC
     )
     # The places lie on and off the seams between tiles.
-    places = [(18, 0, 100, 80), (24, 0, 2040, 930), (60, 0, 990, 1700), (120, 0, 3000, 2600), (300, 0, 4200, 300)]
+    places = [(least, 0, 100, 80), (24, 0, 2040, 930), (60, 0, 990, 1700), (120, 0, 3000, 2600), (300, 0, 4200, 300)]
     places += [(900, 0, 300, 1950), (80, 90, 5500, 3500), (100, 180, 3500, 1500), (70, 270, 2500, 200)]
     wanted = []
     for height, roll, x, y in places:
@@ -124,10 +128,52 @@ def test_other_arrays_are_refused(detector, image):
 def test_detection_is_silent_and_does_not_change_the_picture(detector, capfd):
     picture, _ = head(60)
     before = picture.copy()
-    one, two = CenterFaceDetector()(picture), detector(picture)
+    one, two = type(detector)()(picture), detector(picture)
     assert [face.box.tolist() for face in one] == [face.box.tolist() for face in two]
     assert np.array_equal(picture, before)
     assert capfd.readouterr() == ("", "")
+
+
+def test_opencv_finds_what_onnx_runtime_finds(monkeypatch):
+    picture, _ = head(60, 30)
+    views = np.stack([picture, picture[::-1]])
+    by_runtime = CenterFace()(views, 0.02)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # as if it was not installed
+    by_opencv = CenterFace()(views, 0.02)
+    assert sum(len(found.scores) for found in by_opencv) > 2
+    for one, other in zip(by_runtime, by_opencv, strict=True):
+        np.testing.assert_allclose(one.scores, other.scores, atol=1e-4)
+        np.testing.assert_allclose(one.boxes, other.boxes, atol=1e-2)
+        np.testing.assert_allclose(one.points, other.points, atol=1e-2)
+
+
+def test_the_network_takes_as_many_threads_as_opencv_has(monkeypatch):
+    made = []
+    monkeypatch.setattr("onnxruntime.InferenceSession", lambda path, options, **_: made.append(options))
+    before = cv2.getNumThreads()
+    try:
+        cv2.setNumThreads(1)
+        with pytest.raises(AttributeError):  # of the session that was not made
+            CenterFace()(np.zeros((1, 32, 32, 3), np.uint8), 0.5)
+    finally:
+        cv2.setNumThreads(before)
+    assert made[0].intra_op_num_threads == 1
+    assert made[0].get_session_config_entry("session.intra_op.allow_spinning") == "0"
+
+
+@pytest.mark.parametrize("roll", [45, 60, 90, 135])
+def test_the_fast_detector_finds_small_lying_faces_in_large_pictures(roll):
+    picture = np.full((3000, 4000, 3), 90, np.uint8)
+    face, points = head(32, roll)
+    picture[1700 : 1700 + len(face), 2300 : 2300 + len(face)] = face
+    found = nearest(detector_of("fast")(picture), points + [2300, 1700])
+    assert eye_distances_off(found, points + [2300, 1700]) < 0.4
+    assert abs((roll_deg(found.landmarks) - roll + 180) % 360 - 180) < 20
+
+
+def test_an_unknown_detector_is_refused():
+    with pytest.raises(ValueError, match="detection must be fast or thorough, got 'quick'"):
+        detector_of("quick")
 
 
 def test_missing_weights_are_named(monkeypatch, tmp_path):

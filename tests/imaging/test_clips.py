@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from deid_diffusion.imaging import clips
 from deid_diffusion.imaging.clips import BrokenClipError, ClipError, ClipReader, ClipWriter, Coding, probe
@@ -486,6 +488,105 @@ def test_sound_is_no_clip_even_with_a_cover_picture(tmp_path, with_cover):
         assert len(container.streams.video) == with_cover
     with pytest.raises(ClipError, match="wanted a video stream, got"):
         probe(path)
+
+
+def test_a_clip_without_a_frame_is_refused(tmp_path):
+    with av.open(str(tmp_path / "in.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        container.start_encoding()
+    with pytest.raises(ClipError, match="wanted"):
+        ClipReader(tmp_path / "in.mkv")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_a_picture_named_like_a_clip_is_refused(tmp_path, kind):
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / "in.mp4", format=kind)
+    with pytest.raises(ClipError, match=r"wanted a clip, got a picture \((png|jpeg)\)"):
+        ClipReader(tmp_path / "in.mp4")
+
+
+@pytest.mark.parametrize(("name", "codec", "old", "new"), [
+    ("in.avi", "mpeg4", b"FMP4", b"ZZZZ"), ("in.mkv", "ffv1", b"V_FFV1", b"V_ABCD"),
+])  # fmt: skip
+def test_an_unknown_codec_is_refused(tmp_path, name, codec, old, new):
+    path = make_clip(tmp_path / name, codec, time_base=Fraction(1, 25) if name == "in.avi" else Fraction(1, 1000))
+    path.write_bytes(path.read_bytes().replace(old, new))
+    with pytest.raises(ClipError, match="wanted a codec that FFmpeg decodes, got an unknown one"):
+        ClipReader(path)
+
+
+def test_a_clip_of_one_frame_is_a_clip(tmp_path):
+    source = make_clip(tmp_path / "in.mp4", "libx264", count=1, time_base=FINE)
+    rewrite(source, tmp_path / "out.mp4")
+    assert [frame.pts for frame in decode(tmp_path / "out.mp4")] == [0]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_damaged_packets_are_an_error_or_said_and_every_frame_is_there(tmp_path, seed):
+    source = make_clip(tmp_path / "in.mp4", "libx264", count=60, time_base=FINE, size=(320, 240))
+    data = bytearray(source.read_bytes())
+    for place in np.random.default_rng(seed).integers(len(data) // 4, len(data) // 2, 20):
+        data[place] ^= 255
+    source.write_bytes(bytes(data))
+    broken = ""
+    try:
+        reader, _ = rewrite(source, tmp_path / "out.mp4")
+    except BrokenClipError as error:
+        broken = str(error)
+    if (tmp_path / "out.mp4").exists():
+        assert "frames damaged in the file, taken as decoded" in reader.notices[0]
+        assert len(decode(tmp_path / "out.mp4")) == 60
+    else:
+        assert re.search(r"after \d+\.\d\d s", broken)
+    assert left_over(tmp_path) == []
+
+
+def test_times_that_go_back_are_an_error_and_those_that_jump_are_kept(tmp_path):
+    parts = [make_clip(tmp_path / f"{n}.ts", "mpeg2video", time_base=Fraction(1, 25)).read_bytes() for n in "ab"]
+    (tmp_path / "back.ts").write_bytes(b"".join(parts))
+    with pytest.raises(BrokenClipError, match="repair it"):
+        rewrite(tmp_path / "back.ts", tmp_path / "out.ts")
+    assert not (tmp_path / "out.ts").exists()
+    pts = [0, 40, 80, 60000, 60040]
+    rewrite(make_clip(tmp_path / "jump.mkv", pts=pts), tmp_path / "out.mkv")
+    assert [frame.pts for frame in decode(tmp_path / "out.mkv")] == pts
+
+
+FULL = """
+    import resource, signal, sys
+    from deid_diffusion.imaging.clips import ClipReader, ClipWriter
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    with ClipReader(sys.argv[1]) as reader:
+        try:
+            with ClipWriter(sys.argv[2], reader.info, segment_s=0.4) as writer:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), -1))
+                for frame in reader:
+                    writer.write(frame, 255 - frame.image)
+        except Exception as error:
+            print(type(error).__name__, error, type(error.__cause__).__name__)
+"""
+
+
+@pytest.mark.parametrize(("limit", "said"), [(30_000, "wanted to write a segment"), (200_000, "wanted to")])
+def test_a_disk_that_is_full_in_the_middle_leaves_whole_segments_and_no_file(tmp_path, limit, said):
+    # Of segments of 130 kB the first fails; of a file of 520 kB the joining.
+    source, target = make_clip(tmp_path / "in.mkv", count=40, size=(192, 128)), tmp_path / "out.mkv"
+    words = [sys.executable, "-c", textwrap.dedent(FULL), source, target, str(limit)]
+    environment = os.environ | {"PYTHONPATH": os.getcwd()}
+    done = subprocess.run(words, capture_output=True, text=True, timeout=100, env=environment)
+    assert done.stdout.startswith("ClipError"), done.stdout + done.stderr
+    assert said in done.stdout
+    assert "File too large" in done.stdout
+    assert not target.exists()
+    names = [path.name for path in (tmp_path / ".deid-out.mkv.segments").iterdir()]
+    assert not [name for name in names if name.endswith(".part")]
+    with ClipWriter(target, probe(source), segment_s=0.4) as writer:
+        assert writer.frames_done == (40 if limit > 100_000 else 0)
+        with ClipReader(source, after_pts=writer.resume_at(), first_index=writer.frames_done) as reader:
+            for frame in reader:
+                writer.write(frame, 255 - frame.image)
+    assert len(decode(target)) == 40
 
 
 def write_all(source, target, frames, then=lambda: None):

@@ -90,7 +90,7 @@ def test_a_clip_goes_beside_itself_or_to_a_name_or_a_folder(tmp_path):
     source = tmp_path / "clip.MOV"
     source.write_bytes(b"x")
     assert plan([source], previews=True).jobs[0].out_path == tmp_path / "clip_anon.MOV"
-    assert plan([source], previews=True).jobs[0].preview_path is None
+    assert plan([source], previews=True).jobs[0].preview_path == tmp_path / "clip_anon_before_after.mp4"
     assert plan([source], tmp_path / "other.mkv").jobs[0].out_path == tmp_path / "other.mkv"
     assert plan([source], tmp_path / "out").jobs[0].out_path == tmp_path / "out" / "clip.MOV"
 
