@@ -33,7 +33,6 @@ ELSEWHERE = {
     "models/backends.py:OnnxForward.__call__": "diffusers.UNet2DConditionModel.forward",
     "pipelines/sd_denoiser.py:FaceDenoiser.use_best_attention": "catches what it raises",
     "jobs/urls.py:staged": "catches what it raises",
-    "web/desk.py:Desk.do": "catches what it raises",
 }
 # "(N, 2)", "(B, 3, S, S)", "(..., 2)", "(D + 1,)", "(n, D)", "(bins,)"; a loss is a scalar.
 SHAPE = re.compile(r"\((?:[a-z],[^()]*|[a-z]+,|(?:[A-Z\d.]|size)[^()]*,[^()]*)\)|\b(?:any shape|a scalar)\b")

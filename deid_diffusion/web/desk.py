@@ -62,6 +62,8 @@ class Desk:
         folder = ""
         if action not in ACTIONS:
             return {"error": "wanted something that this page can do, got something else; load it again"}
+        if action not in ACTIONS:
+            return {"error": "wanted something that this page can do, got something else; load it again"}
         try:
             with self.sessions.working(secret) as session:
                 folder, session.cancelled = str(session.folder), False
