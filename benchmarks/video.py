@@ -11,6 +11,7 @@ import argparse
 import json
 import resource
 import statistics
+import sys
 import time
 from functools import partial
 from itertools import pairwise
@@ -228,14 +229,16 @@ def main():
     names = ("frames", "faces", "exposed", "not found", "forwards a frame", "flicker", "95 %")
     names += ("adjacent of the source", "adjacent", "pooled", *MOTIONS)
     print("| clip | " + " | ".join(names) + " |\n" + "|---" * (len(names) + 1) + "|")
-    rows = []
+    rows: list[dict] = []
+    notes: list[str] = []
     for path in options.clips:
         rows.append(measure(anonymize, path, options, watch))
-        print(f"| {path.name} | " + " | ".join(shown(rows[-1].get(name)) for name in names) + " |", flush=True)
-    print("\nin unet forwards a frame:")
-    for row in rows:
-        parts = ", ".join(f"{name} {value:.2f}" for name, value in row["stages"].items())
-        print(f"{row['clip']} (one forward: {row['unet forward, ms']:.0f} ms): {parts}; faces: {row['outcomes']}")
+        print(f"| {path.name} | " + " | ".join(shown(rows[-1].get(name)) for name in names) + " |")
+        parts = ", ".join(f"{name} {value:.2f}" for name, value in rows[-1]["stages"].items())
+        unit, outcomes = rows[-1]["unet forward, ms"], rows[-1]["outcomes"]
+        notes.append(f"{path.name} (one forward: {unit:.0f} ms), in forwards a frame: {parts}; faces: {outcomes}")
+        print(notes[-1], file=sys.stderr, flush=True)
+    print("", *notes, sep="\n")
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
     if options.json:
         options.json.write_text(json.dumps(rows, indent=2) + "\n")

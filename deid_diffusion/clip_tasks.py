@@ -103,7 +103,8 @@ class ClipTasks:
         if sighting.origin is Origin.HELD:
             return task.decided(Outcome.REDACTED, "lost; it could still be there", redaction=Redaction.BLUR)
         if role is None:
-            return task.decided(Outcome.REDACTED, "landmarks do not fit the detection in any frame")
+            why = "landmarks do not fit the detection in any frame"
+            return task.decided(Outcome.REDACTED, why, redaction=Redaction.BLUR)
         if task.number in hidden:
             return task.decided(Outcome.REDACTED, "the mean of all its frames was too similar to the source")
         if doubt := self.scan.doubt(task.number):

@@ -39,7 +39,7 @@ class PrivacyLevel:
 
 
 # The hairline and the ears tell most, so the mask reaches over them at every stop: masks of 2 to 14 % were trained.
-# Chroma in steps so wide that nearly everybody has the same; none at all lets a coloured backdrop tint the skin.
+# The skin's colour is dropped at none: a coloured backdrop would tint it, and much wider steps show at the neck.
 LEVELS = {
     "standard": PrivacyLevel(skin_jitter=(2.5, 2.0, 2.5)),
     "high": PrivacyLevel(
@@ -48,8 +48,8 @@ LEVELS = {
     ),
     "maximum": PrivacyLevel(
         coarser=dict.fromkeys(("pitch_deg", "yaw_deg", "mouth_open", "smile", "eyes_open", "brow_raise"), 2.0)
-        | {"skin_l": 2.0, "skin_a": 4.0, "skin_b": 3.6},
-        skin_jitter=(5.0, 3.0, 4.0), growth=0.14, drop=("age", "glasses", "facial_hair", "light_x", "light_y"),
+        | {"skin_l": 1.5, "skin_a": 2.0, "skin_b": 2.0},
+        skin_jitter=(4.0, 3.0, 4.0), growth=0.13, drop=("age", "glasses", "facial_hair", "light_x", "light_y"),
         texture=False, reach=10.0,
     ),
 }  # fmt: skip

@@ -18,6 +18,7 @@ from deid_diffusion import cli
 from deid_diffusion.cli import options
 from deid_diffusion.cli import run as run_command
 from deid_diffusion.cli.boxes import HEADERS
+from deid_diffusion.faces.fast_detect import DETECTORS
 from deid_diffusion.faces.references import reference_face
 from deid_diffusion.imaging.pictures import load_picture
 from deid_diffusion.jobs.journal import NAME
@@ -313,6 +314,7 @@ def test_the_names_in_the_help_are_those_of_the_model():
     assert options.PIPELINES == tuple(FAMILIES)
     assert options.DTYPES == tuple(DTYPES)
     assert options.BACKENDS == BACKENDS
+    assert options.DETECTION == tuple(DETECTORS)
     assert options.LANDMARK_STYLES == STYLES
     assert options.PRIVACY == tuple(LEVELS)
     assert (*options.REDACTIONS,) == tuple(kind.value for kind in Redaction)

@@ -39,7 +39,7 @@ def analyze_faces(
         tasks: one for every face that was detected in it: neighbours are no context for each other. Those that are
             decided stay as they are.
         estimator: landmarks and attributes.
-        embed: the identity encoder; None where nobody asks who they are.
+        embed: the identity encoder; None where it is known who they are: only what moves is read.
         size: side S of the crops in pixels.
         growth: of the masks, see `masks.face_mask`.
         starts: of some tasks, by their numbers, where the face was a moment ago, see `crop_faces`.
@@ -107,7 +107,8 @@ def _read(
 ) -> list[Read]:
     images = np.stack([crop.image for number in numbers if (crop := crops[number]) is not None])
     embeddings = [None] * len(images) if embed is None else embed(images)
-    return list(zip(estimator.analyze(images), embeddings, strict=True))
+    analyses = estimator.analyze(images, moving=True) if embed is None else estimator.analyze(images)
+    return list(zip(analyses, embeddings, strict=True))
 
 
 def _read_one(

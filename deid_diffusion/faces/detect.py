@@ -27,10 +27,7 @@ TEMPLATE = np.array([[0.31, 0.41], [0.69, 0.41], [0.50, 0.61], [0.35, 0.79], [0.
 class CenterFaceDetector:
     """Looks at all pixels at full size, at coarser levels for large faces, and turned for small faces on their side.
 
-    Cost, AVX2, seconds of one core (two halve it) and peak memory of the process, on a crowd:
-
-        500 x 375      0.7 s   0.29 GB        4000 x 3000    8.7 s   0.39 GB   68 faces
-        1632 x 1224    3.9 s   0.30 GB        6000 x 4000   16.0 s   0.52 GB  138 faces
+    The fast detector is the usual one; times of both are in `docs/measured.md`.
 
     Attributes:
         threshold: score from which a detection is a candidate. Low, because a needless repaint costs little and a

@@ -148,17 +148,23 @@ class FaceEstimator:
         return self._run(as_unit(crops))[0]
 
     @torch.no_grad()
-    def analyze(self, crops: np.ndarray) -> list[FaceAnalysis]:
-        """(B, S, S, 3) uint8 -> everything about each face."""
+    def analyze(self, crops: np.ndarray, moving: bool = False) -> list[FaceAnalysis]:
+        """(B, S, S, 3) uint8 -> everything about each face.
+
+        Args:
+            crops: (B, S, S, 3) uint8.
+            moving: only what moves counts: glasses, facial hair and gender are the network's, and nobody asks whether
+                it is a photo.
+        """
         images = as_unit(crops)
         landmarks, outputs, states = self._run(images)
-        odd = [0.0] * len(images) if self.ood is None else self.ood.ood_score(states).tolist()
+        odd = [0.0] * len(images) if self.ood is None or moving else self.ood.ood_score(states).tolist()
         light = read_light(images, torch.from_numpy(landmarks[..., :2])).numpy()
         looks = {
             "smile": outputs.expression.softmax(-1)[:, HAPPY], "age": outputs.age, "male": outputs.male.sigmoid(),
             "glasses": outputs.glasses.sigmoid(), "facial_hair": outputs.facial_hair.sigmoid(),
         }  # fmt: skip
-        if self.classifiers is not None:
+        if self.classifiers is not None and not moving:
             looks |= self.classifiers(images, landmarks)
         rows = torch.stack([value.cpu() for value in looks.values()], -1).numpy()
         return [

@@ -30,7 +30,9 @@ BATCH = 16  # proposals whose views are looked at together
 GLANCE = 64  # pixels, side of the first views of a proposal
 # Turns in degrees at which it is viewed in turn, and the score that it must have reached by then to be viewed on.
 STAGES = (((0, 90), 0.04), ((180, 270), 0.06), ((45, 135, 225, 315), 0.1))
-SURE = 0.5  # score from which a detection is believed as it is
+SURE = 0.5  # score from which a larger proposal takes along the parts that were proposed of it
+BELIEVED = 0.75  # score from which a pass is believed: a small face that lies reaches 0.55 as an upright one
+CLEAR = 0.6  # score in a view from which it is the right way up
 
 Levels = Sequence[tuple[np.ndarray, np.ndarray]]  # of `halves`
 
@@ -52,7 +54,7 @@ class FastDetector(CenterFaceDetector):
     """
 
     finest_pixels: float = 3e6
-    finest_scale: float = 0.5
+    finest_scale: float = 0.6
     proposal: float = 0.02
     confirm_faint: float = 0.4
 
@@ -67,7 +69,8 @@ class FastDetector(CenterFaceDetector):
         proposals = _faces(merge(clipped(self._passes(levels), image.shape), SURE))
         seen, faint = list[Face](), [face for face in proposals if face.score < self.threshold]
         for face in proposals[: len(proposals) - len(faint)]:  # the surest come first
-            if again := self._second_look(image, face) if is_doubtful(face) else face:
+            doubtful = face.score < BELIEVED or is_doubtful(face)
+            if again := self._second_look(image, face) if doubtful else face:
                 seen.append(again)
             else:
                 faint.append(face)
@@ -111,8 +114,8 @@ class FastDetector(CenterFaceDetector):
         for turns_deg, least in STAGES:
             seen = self._glances(levels, [face for face, _ in views], turns_deg)
             views = [(face, max(best, new, key=_score)) for (face, best), new in zip(views, seen, strict=True)]
-            clear += [best for _, best in views if best.score >= SURE]
-            views = [(face, best) for face, best in views if least <= best.score < SURE]
+            clear += [best for _, best in views if best.score >= CLEAR]
+            views = [(face, best) for face, best in views if least <= best.score < CLEAR]
         return clear + [best for _, best in views]
 
     def _glances(self, levels: Levels, faces: Sequence[Face], turns_deg: Sequence[float]) -> list[Face]:
@@ -135,8 +138,8 @@ class FastDetector(CenterFaceDetector):
         """The face as it is seen closely and level; None when it is none."""
         roll = roll_deg(face.landmarks)
         seen = self._look(image, face, (roll,))
-        if seen.score < 0.6:
-            other = self._look(image, face, (roll - 45, roll + 45))
+        if seen.score < CLEAR:  # faces of which little is seen pass for upright ones at other turns, too
+            other = self._look(image, face, [roll + turn for turn in range(45, 360, 45)])
             seen = other if other.score > seen.score else seen
         return seen if seen.score >= self.confirm_faint else None
 

@@ -21,7 +21,7 @@ REACH = 0.5  # of an eye's width: how far above and below the skin gives way
 LIFT = 0.15  # of the closing that the lower lid does
 SHUT = 0.06  # of the opening is left of an eye that is shut: the lashes
 WIDEST = 1.3  # of the opening: wider looks like fright
-NARROW = 0.2  # eyes that are no wider open all the time have no lids to move
+DRAWN = 0.68  # of eyes_open: the narrowest that generators draw as it is asked for
 
 
 def move_lids(image: np.ndarray, landmarks: np.ndarray, opening: float) -> np.ndarray:
@@ -45,17 +45,18 @@ def move_lids(image: np.ndarray, landmarks: np.ndarray, opening: float) -> np.nd
 
 
 def blinking(task: FaceTask, rest: float | None) -> FaceTask:
-    """Asks for eyes as the track has them, and for lids that move from there.
+    """Asks for eyes as the track has them, though never for narrow ones, and for lids that move from there.
 
     Args:
         task: with `wanted`.
         rest: eyes_open of the whole track; None where it is left to the model.
     """
     now = task.wanted.eyes_open if task.wanted is not None else None
-    if now is None or rest is None or rest < NARROW:
+    if now is None or rest is None:
         return task
     assert task.wanted is not None
-    return replace(task, wanted=task.wanted.with_changes({"eyes_open": rest}), opening=now / rest)
+    drawn = max(rest, DRAWN)
+    return replace(task, wanted=task.wanted.with_changes({"eyes_open": drawn}), opening=now / drawn)
 
 
 def _moved(image: np.ndarray, upper: np.ndarray, lower: np.ndarray, opening: float) -> np.ndarray:

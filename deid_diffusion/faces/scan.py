@@ -22,11 +22,14 @@ from .task import FaceTask
 from .tracks import GAP_S, ODD, Linker, group_people, iou, join_backwards
 
 log = logging.getLogger(__name__)
-LOOK_S = 0.5  # between two full looks
+# Between two full looks; less than `GAP_S`, so that a face that only they find is followed from one to the next, and
+# hidden before the first.
+LOOK_S = 0.9
 # Likewise, while no face is known; a track that is surely a face is held for as long before its first detection.
 IDLE_LOOK_S = 1.0
 LOST_S = 0.2  # between two for a face that comes and goes, as hands do: until then it is interpolated
-READ_S = 0.1  # between two readings of a track
+READ_S, READ_LATER_S = 0.1, 0.25  # between two readings of a track: of the first `ENOUGH`, and of those after them
+ENOUGH = 10
 WIDE_EVERY = 3  # frames: of the others, those with large faces or none are looked at in small
 LARGE = 1 / 12  # of the picture's long side: such a face is 26 px tall for the smaller look
 # Between two quick looks while no face is known; shorter than what a track that is found then goes on before its first
@@ -146,7 +149,7 @@ class Scan:
         numbers = self.linker.add(faces, time_s, cut, embed if self.read is not None else None)
         self._faces = faces
         if self.read is not None:
-            due = [p for p, n in enumerate(numbers) if time_s - self._read_s.get(n, -np.inf) >= READ_S - 1e-6]
+            due = [place for place, track in enumerate(numbers) if self._is_due(track, time_s)]
             tasks.update(self._read(image, faces, [place for place in due if place not in tasks]))
             for place, task in tasks.items():
                 self._learn(numbers[place], task, time_s)
@@ -215,6 +218,11 @@ class Scan:
         except Exception:
             log.exception("reading faces failed")
             return {}
+
+    def _is_due(self, track: int, time_s: float) -> bool:
+        """Whether a track is to be read again."""
+        wait_s = READ_S if len(self.readings.get(track, [])) < ENOUGH else READ_LATER_S
+        return time_s - self._read_s.get(track, -np.inf) >= wait_s - 1e-6
 
     def _learn(self, number: int, task: FaceTask, time_s: float) -> None:
         """Adds a reading to a track."""

@@ -52,7 +52,8 @@ def fill(
     Found where a detection was; interpolated in gaps up to `GAP_S`; `EXTEND_S` further at both ends of a track, in a
     growing box; and a lost face is held, in that box, until somebody is found there, the same person is found
     elsewhere, or the shot ends. Before its first detection it is held for `GAP_S`, and what was never seen clearly
-    for as long as it was seen, up to `GAP_S`. Faces that left the picture are not held.
+    for as long as it was seen, up to `GAP_S`. Faces that left the picture are not held,
+    and what was never clear does not go on at the place of a face that is.
 
     Args:
         tracks: all of them.
@@ -73,6 +74,7 @@ def fill(
             if frame >= first:
                 frames[frame - first][track.number] = sighting
     found = [list(sightings.values()) for sightings in frames]
+    clear = {track.number for track in tracks if track.is_clear}
     for track in tracks:
         shot = shot_of(track.first, starts)
         end = starts[shot + 1] if shot + 1 < len(starts) else len(times_s)
@@ -86,7 +88,12 @@ def fill(
                 held = sighting is not None and sighting.origin is Origin.HELD
                 if track.number in frames[frame - first] or (held and told is not None):
                     break
-                if sighting is None or (held and _is_hit(sighting.face, found[frame - first], people)):
+                near = found[frame - first]
+                if (
+                    sighting is None
+                    or (held and _is_hit(sighting.face, near, people))
+                    or (not track.is_clear and _is_of(sighting.face, near, clear))
+                ):
                     track.released = track.released if back else frame
                     break
                 frames[frame - first][track.number] = sighting
@@ -148,6 +155,16 @@ def _is_hit(face: Face, found: Sequence[Sighting], people: Mapping[int, int] | N
         if (centre > face.box[:2]).all() and (centre < face.box[2:]).all():
             return True
         if people is not None and people[other.track_id] == people[face.track_id]:
+            return True
+    return False
+
+
+def _is_of(face: Face, found: Sequence[Sighting], clear: Collection[int]) -> bool:
+    """Whether a place where only an unclear track may go on is that of a clear face, which is treated anyway."""
+    centre = centre_of(face.box)
+    for other in (one.face for one in found if one.origin is Origin.FOUND and one.face.track_id in clear):
+        half = (other.box[2:] - other.box[:2]) / 2
+        if (np.abs(centre_of(other.box) - centre) < half).all() and (face.box[2:] - face.box[:2] < 3 * half).all():
             return True
     return False
 

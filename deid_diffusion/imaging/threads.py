@@ -16,7 +16,7 @@ def ahead(items: Iterable[_Item], size: int = 4) -> Iterator[_Item]:
     """The items, made in a thread while earlier ones are used.
 
     Args:
-        items: consumed in the thread; what they raise is raised here, in its place.
+        items: consumed in the thread.
         size: how many may wait.
 
     Raises:

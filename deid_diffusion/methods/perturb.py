@@ -80,7 +80,7 @@ def _attacked(task: FaceTask, context: Context, against: Sequence[Recogniser], p
     def guide(levels: torch.Tensor) -> torch.Tensor:
         return embed(id_encoder, (levels / 127.5 - 1).to(device)).to(levels)
 
-    recognisers = [guide, *(partial(one.embed, landmarks=task.crop.landmarks) for one in against)]
+    recognisers: list[attack.Embed] = [guide, *(partial(one.embed, landmarks=task.crop.landmarks) for one in against)]
     crop = _levels(task.crop.image)
     weight = torch.from_numpy(feather(task.crop)[0])[None, None]
     generator = torch.Generator().manual_seed(seed)

@@ -207,8 +207,10 @@ def check_pseudonyms(settings: Settings) -> None:
         settings: of the run.
 
     Raises:
-        ValueError: the method is such a one.
+        ValueError: the method is such a one, or this is no key.
     """
+    if not isinstance(settings.pseudonyms, Pseudonyms | None):
+        raise ValueError(f"pseudonyms must be a Pseudonyms, made of a key's file, got {brief(settings.pseudonyms)}")
     method = find_method(settings.method)
     if settings.pseudonyms is not None and (not method.uses_targets or hasattr(method, "policy")):
         raise ValueError(

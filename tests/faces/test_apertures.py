@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from deid_diffusion.faces.align import crop_faces
 from deid_diffusion.faces.apertures import OUTPUTS, SIDE, ApertureReader, close_ups
+from deid_diffusion.faces.detect import CenterFaceDetector
 from deid_diffusion.faces.estimator import FaceEstimator
 from deid_diffusion.faces.lids import move_lids
 from deid_diffusion.training.resnet import build_resnet
@@ -28,7 +30,8 @@ def test_close_ups_show_both_eyes_alike_and_the_mouth():
 
 def test_the_shipped_network_sees_a_blink(weights, astronaut):
     estimator = FaceEstimator.from_pretrained(weights / "face_estimator")
-    crop = np.ascontiguousarray(astronaut[0:256, 96:352])
+    (face,) = CenterFaceDetector().glance(astronaut)
+    crop = crop_faces(astronaut, [face], estimator)[0].image
     (analysis,) = estimator.analyze(crop[None])
     shut = move_lids(crop, analysis.landmarks, 0.0)
     opened, closed = (estimator.look_closer([one], [analysis])[0].attributes.eyes_open for one in (crop, shut))

@@ -164,7 +164,7 @@ def test_the_network_takes_as_many_threads_as_opencv_has(monkeypatch):
 @pytest.mark.parametrize("roll", [45, 60, 90, 135])
 def test_the_fast_detector_finds_small_lying_faces_in_large_pictures(roll):
     picture = np.full((3000, 4000, 3), 90, np.uint8)
-    face, points = head(28, roll)
+    face, points = head(32, roll)
     picture[1700 : 1700 + len(face), 2300 : 2300 + len(face)] = face
     found = nearest(detector_of("fast")(picture), points + [2300, 1700])
     assert eye_distances_off(found, points + [2300, 1700]) < 0.4

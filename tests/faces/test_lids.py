@@ -67,8 +67,9 @@ def test_what_is_asked_of_the_model_is_the_eyes_of_the_track():
     passed = blinking(task, 0.68)
     assert (passed.wanted.eyes_open, passed.wanted.smile) == (0.68, 0.5)
     assert passed.opening == pytest.approx(0.25)
-    # Left to the model, or eyes that never open: there is nothing to move.
+    # Eyes that never open are generated open, and shut.
+    shut = blinking(replace(task, wanted=Attributes(eyes_open=0.0)), 0.0)
+    assert (shut.wanted.eyes_open, shut.opening) == (0.68, 0)
     assert blinking(task, None) is task
-    assert blinking(task, 0.1) is task
     unset = replace(task, wanted=Attributes(smile=0.5))
     assert blinking(unset, 0.68) is unset

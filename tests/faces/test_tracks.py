@@ -133,6 +133,13 @@ def test_what_was_never_clear_is_held_for_as_long_as_it_was_seen(score, count, h
     assert told[46 + count :].count("h") == after
 
 
+@pytest.mark.parametrize(("score", "x", "seen"), [(0.3, 310, "f....."), (0.8, 310, "feeeee"), (0.3, 400, "feeeee")])
+def test_what_was_never_clear_does_not_go_on_at_the_place_of_a_clear_face(score, x, seen):
+    # Once, beside the face's middle or elsewhere.
+    frames = [[face(300, side=100), *([face(x, 190, 90, score=score)] if n == 0 else [])] for n in range(6)]
+    assert "".join(origins(filled(linked(frames)), 1)) == seen
+
+
 def test_a_stream_that_drops_the_clear_frame_goes_on_holding():
     linker = linked([[face(300, score=0.8 if n < 3 else 0.5)] for n in range(20)] + [[]] * 60)
     (track,) = linker.tracks.values()

@@ -176,13 +176,13 @@ def flipped(data: bytes, place: int) -> bytes:
         ("my.key", lambda data: b"hello", "got another file"),
         ("my.key", lambda data: data.replace(b"key 1", b"key 2"), "of another version"),
         ("my.key", lambda data: data[:30], "got a damaged one"),
-        ("my.key", lambda data: flipped(data, 20), "sealed with another key"),
+        ("my.key", lambda data: data[:11] + (b"B" if data[11:12] != b"B" else b"C") + data[12:], "with another key"),
         ("my.key.people", None, "found no file; restore a backup"),
         ("my.key.people", lambda data: b"", "got an empty file"),
         ("my.key.people", lambda data: b"nonsense", "got a damaged or another file"),
         ("my.key.people", lambda data: data[:60], "is damaged"),
         ("my.key.people", lambda data: flipped(data, len(data) - 5), "is damaged"),
-        ("my.key.people", lambda data: flipped(data, 20), "sealed with another key"),
+        ("my.key.people", lambda data: data[:14] + b"0" * 16 + data[30:], "sealed with another key"),
         ("my.key.people", lambda data: data.replace(b"people 1", b"people 2"), "another version"),
     ],
 )
@@ -312,6 +312,7 @@ def test_the_command_line(tmp_path, monkeypatch, capsys):
         photo(tmp_path / "in" / f"{name}.png", side=320)
     report = tmp_path / "report.json"
     words = ["run", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--steps", "1", "--report", str(report)]
+    words += ["--workers", "1"]
     assert cli.main([*words, "--key", path]) == 0
     text = report.read_text()
     assert text.count('"pseudonym": ') == 2

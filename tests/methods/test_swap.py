@@ -11,6 +11,7 @@ from deid_diffusion.cli import run as run_command
 from deid_diffusion.faces.attributes import Attributes
 from deid_diffusion.methods.swap import SwapTarget, same_target
 from deid_diffusion.methods.targets import TrackTargets
+from deid_diffusion.pipelines.face_inpaint import FaceInpaintPipeline
 from deid_diffusion.pipelines.id_encoder import embed
 from deid_diffusion.pipelines.repulsion import attract
 from deid_diffusion.settings import Settings
@@ -44,22 +45,16 @@ def test_attraction_brings_faces_nearer_to_their_target():
     assert reached[0] < reached[1] < reached[2]
 
 
-def watched(anonymize, calls: list):
-    real = anonymize.pipeline
+def test_the_source_repels_only_after_a_round_that_was_too_like_it(monkeypatch):
+    calls, real = [], FaceInpaintPipeline.__call__
 
-    def call(self, **given):
+    def watched(self, **given):
         calls.append((given["repulsion"].scale, len(given["energies"])))
-        return real(**given)
+        return real(self, **given)
 
-    kept = {"unet": real.unet, "id_encoder": real.id_encoder, "size": real.size}
-    anonymize.pipeline = type("Watched", (), {**kept, "__call__": call})()
-    return anonymize
-
-
-def test_the_source_repels_only_after_a_round_that_was_too_like_it():
-    calls: list = []
-    settings = replace(SWAP, repulsion={"scale": 30.0}, tries=3)
-    result = watched(build(ONE, ALWAYS), calls)(picture(), settings=settings)
+    monkeypatch.setattr(FaceInpaintPipeline, "__call__", watched)
+    settings = replace(SWAP, repulsion={"scale": 30.0}, tries=3, candidates=1)
+    result = build(ONE, ALWAYS)(picture(), settings=settings)
     assert calls == [(0.0, 1), (30.0, 1), (60.0, 1)]
     assert result.faces[0].outcome is Outcome.REDACTED
     assert "too similar" in result.faces[0].reason
@@ -157,5 +152,5 @@ def test_a_run_says_whom_it_drew_and_goes_on_with_them(tmp_path, monkeypatch, ca
     ("factor", "yaw", "age"), [(1.0, 7.5, 30.0), (2.0, 15.0, 40.0), (0.5, 11.25, 35.0), (0.0, 9.4, 34.0)]
 )
 def test_attributes_pass_as_fine_as_the_user_says(factor, yaw, age):
-    found = Attributes(yaw_deg=9.4, age=34.0).quantize(factor)
+    found = Attributes(yaw_deg=9.4, age=34.0).quantize(factor=factor)
     assert (found.yaw_deg, found.age) == pytest.approx((yaw, age))

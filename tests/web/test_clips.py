@@ -112,9 +112,11 @@ def test_one_way_through(visitor, source, tmp_path):
     page.mouse.up()
     page.locator("#clips").get_by_role("button", name="Add this box").click()
     page.locator(".lane", has_text="drawn").wait_for()
+    ready = page.locator("#clips .bar button:has-text('Make the clip'):enabled")
+    ready.wait_for()
     page.locator(".lane").first.get_by_text("Keep", exact=True).click()
     page.locator(".lane.kept").wait_for()
-    page.locator("#clips .bar button:has-text('Make the clip'):enabled").wait_for()
+    ready.wait_for()
 
     with page.expect_download(timeout=WAIT_MS) as download:
         page.locator("#clips").get_by_role("button", name="Save", exact=True).click()

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,9 @@ def ask(gate: Gate, path: str = "/", query: str = "", method: str = "GET", **hea
     async def send(message):
         sent.append(message)
 
-    asyncio.run(gate(scope, None, send))
+    # In a thread of its own: a browser's loop may run in this one.
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(lambda: asyncio.run(gate(scope, None, send))).result()
     return sent[0]["status"], {k.decode(): v.decode() for k, v in sent[0]["headers"]}, sent[1]["body"]
 
 

@@ -18,7 +18,7 @@ from deid_diffusion.imaging.pictures import PictureError, load_picture
 from .conftest import WAIT_MS
 
 CHECKOUT = Path(__file__).parents[2]
-DOWNLOAD = ".bar .primary:enabled"
+DOWNLOAD = "#photos .bar .primary:enabled"
 
 
 @pytest.fixture(scope="module")
@@ -71,11 +71,10 @@ def test_one_way_through(visitor, photo, two_people, outside):
     """Changes a face, keeps another, draws a box, moves a slider, downloads; then the file is looked at."""
     page = visitor(viewport={"width": 1280, "height": 900})
     bring(page, photo)
-    assert page.locator(".box").count() == 2
+    assert page.locator("#photos .box").count() == 2
     faces = page.locator(".face")
-    left = (
-        0 if page.locator(".box").nth(0).bounding_box()["x"] < page.locator(".box").nth(1).bounding_box()["x"] else 1
-    )
+    first, second = (page.locator("#photos .box").nth(place).bounding_box()["x"] for place in range(2))
+    left = 0 if first < second else 1
     one, other = faces.nth(left), faces.nth(1 - left)
     other.locator(".face-head").click()
     other.get_by_text("Keep", exact=True).click()
@@ -99,14 +98,14 @@ def test_one_way_through(visitor, photo, two_people, outside):
     assert one.locator(".face-head img").nth(1).get_attribute("src") != chosen
 
     # A box where there is no face: it is hidden, not painted.
-    page.click("text=Add a face")
-    area = page.locator(".canvas").bounding_box()
+    page.click("#photos >> text=Add a face")
+    area = page.locator("#photos .canvas").bounding_box()
     corner = [area["x"] + 0.85 * area["width"], area["y"] + 0.02 * area["height"]]
     page.mouse.move(*corner)
     page.mouse.down()
     page.mouse.move(corner[0] + 0.1 * area["width"], corner[1] + 0.2 * area["height"], steps=3)
     page.mouse.up()
-    page.click("text=Add this box")
+    page.click("#photos >> text=Add this box")
     page.wait_for_selector(".box >> nth=2")
     page.get_by_text("no face was found in this box").wait_for()
     page.wait_for_selector(DOWNLOAD)
@@ -125,7 +124,7 @@ def test_one_way_through(visitor, photo, two_people, outside):
     changed[:300, 90:350] = changed[:120, 760:] = False
     assert not changed.any()
 
-    report = json.loads(saved(page, "text=Save the report"))
+    report = json.loads(saved(page, "#photos >> text=Save the report"))
     assert sorted(face["outcome"] for face in report["faces"]) == ["kept", "redacted", "replaced"]
     assert report["files"][0]["file"] == "Anna _ Bo.png"
     assert "seed" not in report["files"][0]
@@ -143,8 +142,8 @@ def test_what_the_command_line_refuses_is_refused_in_the_same_words(visitor, tmp
         page.locator(".thumb", has_text=name).click()
         with pytest.raises(PictureError) as refused:
             load_picture(name, **limit)
-        page.locator(".stage-failed").get_by_text(str(refused.value), exact=True).wait_for()
-    assert page.locator(".bar .primary").is_disabled()
+        page.locator("#photos .stage-failed").get_by_text(str(refused.value), exact=True).wait_for()
+    assert page.locator("#photos .bar .primary").is_disabled()
 
 
 def test_a_file_above_the_limit_is_not_sent(visitor, tmp_path):
@@ -164,7 +163,7 @@ def test_nobody_sees_the_pictures_of_others(visitor, small):
     bring(one, small)
     pictures = [(url, headers) for url, headers in addresses if "/api/photos/" in url]
     assert pictures
-    assert other.locator(".empty").is_visible()
+    assert other.locator("#photos .empty").is_visible()
     secret = other.evaluate("() => sessionStorage.getItem('deid-visit')")
     for url, headers in pictures:
         mine, theirs = {"x-deid-visit": headers["x-deid-visit"]}, {"x-deid-visit": secret}
@@ -180,7 +179,7 @@ def test_nobody_sees_the_pictures_of_others(visitor, small):
         }""",
         [number],
     )
-    assert said.startswith("wanted something that is still open here")
+    assert said.startswith("wanted something that is still open")
 
 
 def test_a_lost_connection_is_said_and_what_was_asked_is_done_once_it_is_back(visitor, small):
@@ -201,7 +200,7 @@ def test_keys_alone_will_do_and_several_photos_come_as_a_zip(visitor, photo, tmp
     Image.new("RGB", (320, 200), (90, 140, 220)).save(plain)
     page = visitor(viewport={"width": 390, "height": 800}, color_scheme="dark")
     page.set_input_files("#first-photos", [plain, photo])
-    page.locator("h2", has_text="No face was found").wait_for()
+    page.locator("#photos h2", has_text="No face was found").wait_for()
     page.locator(".thumb", has_text="Anna").focus()
     page.keyboard.press("Enter")
     page.wait_for_selector(DOWNLOAD)
@@ -213,7 +212,7 @@ def test_keys_alone_will_do_and_several_photos_come_as_a_zip(visitor, photo, tmp
         page.keyboard.press("Space")
         page.locator(".face").nth(face).get_by_text("Kept as it is").wait_for()
         page.wait_for_selector(DOWNLOAD)
-    page.get_by_role("button", name="Add a face").focus()
+    page.locator("#photos").get_by_role("button", name="Add a face").focus()
     page.keyboard.press("Enter")
     for key in ("ArrowLeft", "Shift+ArrowRight"):
         page.keyboard.press(key)
