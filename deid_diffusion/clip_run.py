@@ -99,7 +99,8 @@ class ClipRun:
         self.anonymizer, self.seed, self.settings, self.timing = anonymizer, seed, settings, Timing()
         self.method = find_method(settings.method)
         reads = self.method.reads_faces or settings.keep is not None or settings.only is not None
-        glance, look = getattr(anonymizer.detect, "glance", anonymizer.detect), anonymizer.detect
+        look = anonymizer.detect
+        glance: Any = getattr(look, "glance", look)  # not every detector has it
         peek = self._timed(partial(glance, side=PEEK)) if glance is not look else None
         self.reading = ClipReading(anonymizer, settings, self.timing)
         read = self.reading if reads else None

@@ -120,6 +120,8 @@ class ClipTasks:
             return task.decided(Outcome.REDACTED, found.reason, redaction=blurred)
         if blurred and float(found.embedding @ role.embedding) < self.likely:
             return task.decided(Outcome.REDACTED, f"{sighting.origin.value}, and not seen there", redaction=blurred)
+        assert found.analysis is not None  # or it had failed
+        assert role.target is not None  # or it had been kept
         wanted = as_set(role.motion(found.analysis.attributes.to_dict()), self.settings)
         return replace(
             found, number=task.number, seed=task.seed, outcome=None, reason="", embedding=role.embedding,

@@ -267,11 +267,11 @@ def _check_keys(data: Mapping[str, Any], known: Iterable[str]) -> None:
 
 def _head(data: Mapping[str, Any]) -> FaceList:
     _check_keys(data, _HEAD)
-    whole = [_whole_number(data, name, 1) for name in ("width", "height", "frames")]
+    width, height, frames = (_whole_number(data, name, 1) for name in ("width", "height", "frames"))
     if not isinstance(data.get("sha256"), str) or len(data["sha256"]) not in (0, 64):
         raise ValueError(f"wanted the file's sha256, got {brief(data.get('sha256'))}")
     given = [(name, data.get(name)) for name in ("start_s", "stop_s")]
-    span = [None if value is None else float(_numbers(value, (), name)) for name, value in given]
+    start_s, stop_s = (None if value is None else float(_numbers(value, (), name)) for name, value in given)
     failed = data.get("failed", [])
     if not isinstance(failed, list) or any(type(frame) is not int for frame in failed):
         raise ValueError(f"wanted numbers of frames as failed, got {brief(failed)}")
@@ -283,7 +283,7 @@ def _head(data: Mapping[str, Any]) -> FaceList:
         )  # fmt: skip
     except (KeyError, TypeError) as error:
         raise ValueError(f"wanted tracks as `deid detect` wrote them, got others ({brief_error(error)})") from None
-    return FaceList(data["file"], data["sha256"], *whole, *span, tuple(failed), tracks)
+    return FaceList(data["file"], data["sha256"], width, height, frames, start_s, stop_s, tuple(failed), tracks)
 
 
 def _add_row(

@@ -244,7 +244,7 @@ class Scan:
         track, rows = self.linker.tracks[number], self.readings.get(number, [])
         track.embedding = self.mean_embedding(number)
         odd = [(row.ood_score, row.weight) for row in rows if row.ood_score]  # 0: nothing here can tell
-        track.ood_score = weighted_median(*zip(*odd, strict=True)) if odd else None
+        track.ood_score = weighted_median([score for score, _ in odd], [weight for _, weight in odd]) if odd else None
 
     def mean_embedding(self, number: int) -> np.ndarray | None:
         """(D,) float32 unit norm: of a track; None when nothing of it could be read."""

@@ -154,7 +154,7 @@ class Linker:
             box = self.predicted(track, time_s)
             # Detections come 1 / 60 to 1 / 10 s apart: until then nothing is lost, and a fast head moves this far.
             reach = 0.7 + 1.5 * max(lost_s - 0.1, 0.0)
-            for column in np.nonzero(free)[0]:
+            for column in np.nonzero(free)[0].tolist():
                 costs[row, column] = link_cost(box, faces[column].box, reach)
         return costs if embed is None else _told_apart(costs, tracks, embed)
 

@@ -33,7 +33,8 @@ class BeforeAfterWriter:
         self.path, self.info = path, info
         self._part = path.with_name(f".deid-{path.stem}.part{path.suffix}")
         self._start: int | None = None
-        av, self._stream = load_av(), None
+        av = load_av()
+        self._stream: Any = None  # its size is that of the first frame
         try:
             self._container = av.open(str(self._part), "w", format=muxer(path))
         except (av.FFmpegError, OSError) as error:

@@ -163,8 +163,10 @@ class _Spec:
 class _Actor:
     """Runs on some machine of the cluster, with a model of its own."""
 
+    work: Work  # once it is built
+
     def __init__(self, load: bytes, gpus: float):
-        self.load, self.gpus, self.work = load, gpus, None
+        self.load, self.gpus = load, gpus
 
     def build(self) -> Mapping[str, Any]:
         """Loads the model; what it is made of."""

@@ -11,7 +11,8 @@ from weakref import WeakKeyDictionary
 import torch
 
 log = logging.getLogger(__name__)
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 _CPU_WORDS = ("can't allocate memory", "not enough memory")  # torch's allocator of main memory has no class of its own
 _fits: WeakKeyDictionary[Any, int] = WeakKeyDictionary()  # by model: items that did not run out of memory
 

@@ -34,7 +34,8 @@ class Desk:
             sessions: the visitors.
         """
         self.sessions = sessions
-        self._load, self._loaded, self._lock = load, None, threading.Lock()
+        self._load, self._lock = load, threading.Lock()
+        self._loaded: FaceAnonymizer | None = None
 
     @property
     def anonymizer(self) -> FaceAnonymizer:

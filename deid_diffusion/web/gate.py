@@ -36,7 +36,8 @@ _LOCKED = (
     "<label>Token <input name='token' type='password' autocomplete='off' required autofocus></label>"
     "<button class='primary'>Open</button></form></main></html>"
 )
-Scope, Send = MutableMapping[str, Any], Callable[[Any], Awaitable[None]]
+Scope = MutableMapping[str, Any]
+Send = Callable[[Any], Awaitable[None]]
 
 
 def is_loopback(host: str) -> bool:

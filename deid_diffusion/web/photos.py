@@ -336,7 +336,7 @@ class Photo:
             face = moved(small, shown.roll, before.shape[1]) if shown.roll else small
             self.images[f"face-{task.number}"] = jpeg(cut(before, face), THUMB)
             for place, (made, _) in enumerate(self.choices[task.number].made):
-                if made.generated is not None:
+                if made.crop is not None and made.generated is not None:
                     self.images[f"face-{task.number}-{place}"] = jpeg(blended(made.crop, made.generated), THUMB)
 
 
