@@ -336,7 +336,7 @@ def test_attributes_are_listed(capsys):
 @pytest.mark.parametrize("words", [[], ["nonsense"]])
 def test_train_names_what_can_be_trained(words, capsys):
     assert cli.main(["train", *words]) == 2
-    assert "wanted one of blend, detail, detail_pairs, distill" in capsys.readouterr().err
+    assert "wanted one of apertures, blend, detail, detail_pairs, distill" in capsys.readouterr().err
 
 
 def test_train_lists_every_script_with_what_it_does(capsys):
@@ -577,7 +577,7 @@ class Slow(Inverter):
         time.sleep(0.1)
         return super().__call__(*given, **named)
 run._load = lambda options: Slow()
-sys.exit(cli.main(["run", {str(tmp_path / "in")!r}, "--report", {str(tmp_path / "report.json")!r}]))
+sys.exit(cli.main(["run", {str(tmp_path / "in")!r}, "--workers", "1", "--report", {str(tmp_path / "report.json")!r}]))
 """
     child, terminal = pty.fork()
     if not child:

@@ -6,11 +6,13 @@ from io import BytesIO
 from typing import Any
 
 import numpy as np
+import PIL
 from PIL import Image, ImageCms, JpegImagePlugin
 
 from .high_depth import RefusedPictureError, check_tiff, deep_png, deep_tiff, upright
 from .refusals import tiff_kind
 
+_FAX = (2, 3, 4)  # values of the tag Compression: CCITT RLE, group 3, group 4
 _NUMBERS = {"F": "32-bit float", "I": "32-bit integers"}
 
 
@@ -24,6 +26,7 @@ def upright_pixels(image: Image.Image, data: bytes) -> np.ndarray:
     Raises:
         RefusedPictureError: of a depth or layout that is not read, or that two decoders read differently.
     """
+    _check_fax(image)
     image.load()
     if image.format == "TIFF" and data and not _is_deep(image, data):
         check_tiff(image, data)
@@ -38,6 +41,15 @@ def upright_pixels(image: Image.Image, data: bytes) -> np.ndarray:
         array = np.asarray(_srgb_from_cmyk(image) if image.mode == "CMYK" else image.convert("RGB"))
     # TIFF has been turned by load(); the others have not.
     return upright(array, 1 if image.format == "TIFF" else orientation(image))
+
+
+def _check_fax(image: Image.Image) -> None:
+    """Refuses fax compression where Pillow leaves the lines of it that it cannot read as they were in memory."""
+    if image.format == "TIFF" and image.tag_v2.get(259) in _FAX and int(PIL.__version__.split(".")[0]) < 13:
+        raise RefusedPictureError(
+            "wanted a TIFF whose damaged lines do not show what was in memory, got fax compression, read by Pillow "
+            f"{PIL.__version__}; convert it to PNG, or install pillow>=13 (the extra web asks for an older one)"
+        )
 
 
 def upright_sides(image: Image.Image) -> tuple[int, int]:

@@ -71,7 +71,7 @@ def pick_photos(anonymize: FaceAnonymizer, faces: FaceSet, count: int) -> list[F
         wanted = (count + man) // 2
         for number in order.tolist() if wanted else ():
             image = faces.images[number].permute(1, 2, 0).numpy()
-            tasks = anonymize.choose_targets(anonymize.analyze(image, anonymize.detect(image)[:1]))
+            tasks = anonymize.choose_targets(anonymize.analyze(image, anonymize.detect(image)[:1]), seed=0)
             # Bare, or beards would be taken for furrows, and rims for scars.
             bare = [t for t in tasks if t.pending and max(t.wanted.glasses or 0, t.wanted.facial_hair or 0) < 0.5]
             picked += bare
