@@ -37,10 +37,7 @@ def publish(folder: str | PathLike, repo_id: str, out: str | PathLike, card: Car
     Raises:
         FileNotFoundError, ValueError: folder, name or token do not fit. Nothing is uploaded then.
     """
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError:
-        raise ValueError(f"repo_id must be a Hub name like org/name, got {brief(repo_id)}") from None
+    check_repo_id(repo_id)
     index = read_index(Path(folder))
     family = pick_family(index, model=str(folder))
     if index["_class_name"] != family.pipeline:
@@ -52,10 +49,46 @@ def publish(folder: str | PathLike, repo_id: str, out: str | PathLike, card: Car
     check_in_fresh_process(built, family.file)
     if dry_run:
         return built
-    api = HfApi(token=token)
+    return upload(built, repo_id, f"Publish {family.pipeline}", private, token)
+
+
+def check_repo_id(repo_id: str) -> None:
+    """Refuses what is no name of a repository.
+
+    Args:
+        repo_id: "org/name".
+
+    Raises:
+        ValueError: it is none.
+    """
     try:
-        api.create_repo(repo_id, private=private, exist_ok=True)
-        commit = api.upload_folder(repo_id=repo_id, folder_path=built, commit_message=f"Publish {family.pipeline}")
+        validate_repo_id(repo_id)
+    except HFValidationError:
+        raise ValueError(f"repo_id must be a Hub name like org/name, got {brief(repo_id)}") from None
+
+
+def upload(built: Path, repo_id: str, message: str, private: bool, token: str | None = None, **kind: str) -> str:
+    """Creates a repository where there is none, and uploads a folder to it.
+
+    Args:
+        built: the folder.
+        repo_id: "org/name".
+        message: of the commit.
+        private: create the repository as a private one.
+        token: of the Hub; by default the one of `hf auth login`.
+        kind: `repo_type` and `space_sdk`, where it is no model.
+
+    Returns:
+        The commit's address.
+
+    Raises:
+        ValueError: the Hub does not let one write there.
+    """
+    api = HfApi(token=token)
+    same = {name: value for name, value in kind.items() if name == "repo_type"}
+    try:
+        api.create_repo(repo_id, private=private, exist_ok=True, **kind)
+        commit = api.upload_folder(repo_id=repo_id, folder_path=built, commit_message=message, **same)
     except (RepositoryNotFoundError, LocalTokenNotFoundError) as error:
         raise ValueError(
             f"the Hub does not let you write to {repo_id}; run `hf auth login`, or check the name"

@@ -12,15 +12,11 @@ from importlib.metadata import PackageNotFoundError, version
 from os import PathLike
 from pathlib import Path
 
-from huggingface_hub import HfApi
-from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError, RepositoryNotFoundError
-from huggingface_hub.utils import validate_repo_id
-
 from .. import __version__
-from ..messages import brief
 from ..models.checkpoint import check_weights, read_index
 from ..weight_files import weights_dir
 from .folder import licence_text, pipeline_files
+from .publish import check_repo_id, upload
 
 log = logging.getLogger(__name__)
 SHIPPED = ("face256", "face_estimator", "centerface")
@@ -89,26 +85,13 @@ def publish_space(
     Raises:
         FileNotFoundError, ValueError: folder, name or token do not fit. Nothing is uploaded then.
     """
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError:
-        raise ValueError(f"repo_id must be a Hub name like org/name, got {brief(repo_id)}") from None
+    check_repo_id(repo_id)
     folder, out = Path(folder), Path(out)
     check_weights(folder, read_index(folder))
     built = build_space(folder, out)
     if dry_run:
         return built
-    api = HfApi()
-    try:
-        api.create_repo(repo_id, repo_type="space", space_sdk="gradio", private=private, exist_ok=True)
-        commit = api.upload_folder(
-            repo_id=repo_id, repo_type="space", folder_path=built, commit_message="Publish the page"
-        )
-    except (RepositoryNotFoundError, LocalTokenNotFoundError) as error:
-        raise ValueError(
-            f"the Hub does not let you write to {repo_id}; run `hf auth login`, or check the name"
-        ) from error
-    return commit.commit_url
+    return upload(built, repo_id, "Publish the page", private, repo_type="space", space_sdk="gradio")
 
 
 def build_space(folder: Path, out: Path) -> Path:
