@@ -29,10 +29,10 @@ from deid_diffusion.evaluation.warp import crop_box, square_box
 from deid_diffusion.faces.align import crop_faces
 from deid_diffusion.faces.estimator import HAPPY
 from deid_diffusion.faces.face_shape import angles_from_rotation, read_expression
+from deid_diffusion.faces.facemesh import FaceMesh
 from deid_diffusion.faces.masks import is_covered
 from deid_diffusion.imaging import clips
 from deid_diffusion.timing import Timing
-from deid_diffusion.training.facemesh import FaceMesh
 from deid_diffusion.video import ClipOptions, VideoAnonymizer
 
 MOTIONS = ("mouth_open", "eyes_open", "smile", "yaw_deg", "pitch_deg")
