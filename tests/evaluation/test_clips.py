@@ -13,6 +13,7 @@ from deid_diffusion.evaluation.clips import page
 from deid_diffusion.evaluation.clips import results as names
 from deid_diffusion.evaluation.clips.command import run_clip_eval
 from deid_diffusion.evaluation.clips.measure import clip_metrics
+from deid_diffusion.evaluation.clips.motion import MOTIONS
 from deid_diffusion.evaluation.clips.pixels import difference, encoder_noise, flicker, is_cut, is_exposed, thumbnail
 from deid_diffusion.evaluation.clips.plots import thinned
 from deid_diffusion.evaluation.clips.summary import clip_headline, clip_table
@@ -227,9 +228,10 @@ def test_flicker_is_what_the_sources_motion_does_not_explain():
 
 def track(before, after, start=0.0) -> EvalTrack:
     made = EvalTrack(0, FACE, 0, 0.0, start)
+    same = {"exposed": 0, "found": 1, "flicker_before": 1, "flicker_after": 2, "mouth_before": 0.1}
     for number, (one, two) in enumerate(zip(before, after, strict=True)):
-        made.rows.add(frame=number, time=number / 10, exposed=0, found=1, flicker_before=1, flicker_after=2,
-                      yaw_before=one, yaw_after=two, mouth_before=0.1, mouth_after=one)  # fmt: skip
+        moved = {"yaw_before": one, "yaw_after": two, "mouth_after": one, "uncovered": number == 0}
+        made.rows.add(frame=number, time=number / 10, **same, **moved)
     return made
 
 
@@ -245,6 +247,16 @@ def test_motion_is_compared_within_each_face():
     assert "hardly moves" in found[names.correlation_of("mouth")].reason
     assert "nothing reads it" in found[names.slope_of("smile")].reason
     assert found[names.FLICKER].value == pytest.approx(2)
+    assert found[names.UNCOVERED].value == pytest.approx(3 / 65)
+
+
+def test_masks_tell_what_was_left_where_pixels_cannot():
+    watch = ClipWatch(KnowingDetector(), (), lambda image, face: dict.fromkeys(MOTIONS, 0.0), ())
+    (frame,), covered = frames_of(1, 1), np.ones((112, 112), bool)
+    for number, mask in enumerate((covered, covered & (np.arange(112) > 45))):
+        watch(number / 10, frame, replaced([frame], 2)[0], mask)
+    assert [one.rows["uncovered"].tolist() for one in watch.tracks] == [[0, 1]]
+    assert watch.tracks[0].rows["exposed"].tolist() == [0, 0]
 
 
 def test_identities_are_summed_up_and_say_what_all_pairs_say():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,7 +91,7 @@ class ClipMeasurer:
         report = ClipReport(
             method, clip, watch.frames, times_s[0][0], times_s[0][-1],
             sum(len(track.rows["frame"]) for track in watch.tracks), len(watch.tracks),
-            "masks" if watch.exact else "pixels", clip_metrics(watch, self.motion.by), tuple(judged),
+            clip_metrics(watch, self.motion.by), tuple(judged),
             check_files(before, after, times_s, span == (None, None)), spans_to_look_at(watch.tracks),
         )  # fmt: skip
         return report, watch.tracks
@@ -126,15 +126,13 @@ def run_clip_eval(options: EvalOptions, progress: Progress | None = None) -> Cli
     """Judges every clip of every folder of outputs and writes `eval.json` and `report.html` into `options.out`.
 
     Args:
-        options: of pictures and clips; `originals` and `outputs` may be clips themselves. Parrots, floor, pool, groups
-            and `person_by` are for pictures and do not count.
+        options: of pictures and clips; `originals` and `outputs` may be clips themselves. Parrots, floor, pool and
+            groups are for pictures and do not count.
         progress: called after each frame.
 
     Raises:
         EvaluationError: before anything is written, when a right number cannot be given.
     """
-    from deid_diffusion.evaluation.clips.page import write_clip_page
-
     cases, problems = pair_up(options)
     measurer, setup = build(options)
     reports, tracks = [], []
@@ -160,14 +158,29 @@ def run_clip_eval(options: EvalOptions, progress: Progress | None = None) -> Cli
     if not reports:
         kinds = "; ".join(f"{problem.file}: {problem.kind} ({problem.detail})" for _, problem in problems[:3])
         raise EvaluationError(f"not one clip could be judged: {kinds}")
-    found = ClipEvaluation(
-        tuple(reports), tuple(problems), clip_notes(measurer.detector, measurer.motion, options), setup
-    )
-    options.out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(found.to_json(), indent=1, allow_nan=False)
-    (options.out / "eval.json").write_text(text + "\n", encoding="utf-8")
-    write_clip_page(options.out / "report.html", found, tracks, options.examples > 0)
+    notes = clip_notes(measurer.detector, measurer.motion, options)
+    found = ClipEvaluation(tuple(reports), tuple(problems), notes, setup)
+    write_evaluation(options.out, found, tracks, options.examples > 0)
     return found
+
+
+def write_evaluation(
+    out: Path, found: ClipEvaluation, tracks: Sequence[Sequence[EvalTrack]], shows_faces: bool = True
+) -> None:
+    """Writes `eval.json` and `report.html`.
+
+    Args:
+        out: folder, made when it is missing.
+        found: what was measured.
+        tracks: for each report, its faces.
+        shows_faces: whether the page shows filmstrips of outputs.
+    """
+    from deid_diffusion.evaluation.clips.page import write_clip_page
+
+    out.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(found.to_json(), indent=1, allow_nan=False)
+    (out / "eval.json").write_text(text + "\n", encoding="utf-8")
+    write_clip_page(out / "report.html", found, tracks, shows_faces)
 
 
 def pair_up(options: EvalOptions) -> tuple[list[tuple[str, str, tuple[Path, Path]]], list[tuple[str, Problem]]]:

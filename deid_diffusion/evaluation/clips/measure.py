@@ -44,8 +44,10 @@ def clip_metrics(watch: ClipWatch, by: dict[str, str]) -> tuple[Metric, ...]:
             Metric.missing(name, nobody) for name in (names.EXPOSED, names.FOUND, names.FLICKER, names.FLICKER_95)
         ]
     else:
-        found = [_mean(tracks, names.EXPOSED, "exposed", on_originals=1.0), _mean(tracks, names.FOUND, "found"),
-                 *_flicker(tracks)]  # fmt: skip
+        found = [_mean(tracks, names.EXPOSED, "exposed", on_originals=1.0), _mean(tracks, names.FOUND, "found")]
+        if np.isfinite(column(tracks, "uncovered")).all():
+            found.append(_mean(tracks, names.UNCOVERED, "uncovered", on_originals=1.0))
+        found += _flicker(tracks)
         for name in MOTIONS:
             found += _motion(tracks, name, by)
     if watch.noise[1]:
@@ -101,6 +103,7 @@ def spans_to_look_at(tracks: Sequence[EvalTrack]) -> tuple[tuple[float, float, s
     spans: list[list] = []
     kinds: tuple[tuple[str, Callable[[EvalTrack], np.ndarray]], ...] = (
         ("exposed", lambda track: track.rows["exposed"] > 0),
+        ("not covered by the mask", lambda track: track.rows["uncovered"] > 0),
         ("no face found in the output", lambda track: track.rows["found"] == 0),
     )
     for why, which in kinds:

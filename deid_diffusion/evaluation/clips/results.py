@@ -8,6 +8,7 @@ from typing import Any
 from deid_diffusion.evaluation.results import Metric, Problem, json_ready
 
 EXPOSED = "exposed face-frames"
+UNCOVERED = "face-frames that the masks do not cover"
 FOUND = "face detection rate in the outputs"
 FLICKER, FLICKER_95 = "flicker", "flicker, 95th percentile"
 OFF_FACES = "PSNR off the faces"
@@ -80,7 +81,6 @@ class ClipReport:
         start_s, stop_s: times of the first and the last, in the original.
         face_frames: faces found in the originals' frames, all together.
         tracks: how many faces were followed.
-        exposure: "pixels" where only the files tell what was left, "masks" where the anonymizer did.
         metrics: exposure, stability, motion, pixels.
         judges: by recogniser.
         files: what the file kept.
@@ -94,7 +94,6 @@ class ClipReport:
     stop_s: float
     face_frames: int
     tracks: int
-    exposure: str
     metrics: tuple[Metric, ...]
     judges: tuple[ClipJudge, ...]
     files: tuple[FileCheck, ...]

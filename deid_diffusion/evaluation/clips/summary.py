@@ -17,7 +17,7 @@ def clip_headline(report: ClipReport) -> list[str]:
         said = [f"No face was found in {report.frames} frames."]
     else:
         count = round(exposed.value * exposed.n)
-        said = [f"{count} of {exposed.n} face-frames are exposed (by {report.exposure})."]
+        said = [f"{count} of {exposed.n} face-frames are exposed."]
         said += [sentence for judge in report.judges for sentence in _recognised(judge)]
         if (flicker := find_metric(report.metrics, names.FLICKER)).value is not None:
             said.append(f"Flicker is {flicker.value:.2f} times the original's.")
@@ -69,8 +69,14 @@ def table_rows(reports: Sequence[ClipReport]) -> tuple[list[str], list[list[str]
 
 
 def _row(report: ClipReport, title: str) -> list[str]:
-    exposed = find_metric(report.metrics, names.EXPOSED)
-    row = [title, str(report.frames), str(report.face_frames), _count(exposed), _cell(report.metrics, names.FOUND)]
+    exposed, uncovered = (find_metric(report.metrics, name) for name in (names.EXPOSED, names.UNCOVERED))
+    row = [
+        title,
+        str(report.frames),
+        str(report.face_frames),
+        _counts(exposed, uncovered),
+        _cell(report.metrics, names.FOUND),
+    ]
     row.append(_two(report.metrics, names.FLICKER, names.FLICKER_95))
     for judge in report.judges:
         row += [
@@ -86,7 +92,6 @@ def _row(report: ClipReport, title: str) -> list[str]:
 def _all(reports: Sequence[ClipReport], title: str) -> list[str]:
     """Counts are added up; all else is the mean over what it rests on, and best frame and pooled are the highest."""
     row = [title, str(sum(report.frames for report in reports)), str(sum(report.face_frames for report in reports))]
-    row += [_count(mean_of([find_metric(report.metrics, names.EXPOSED) for report in reports]))]
 
     def over(name: str, judge: int | None = None) -> Metric:
         metrics = [report.metrics if judge is None else report.judges[judge].metrics for report in reports]
@@ -96,6 +101,7 @@ def _all(reports: Sequence[ClipReport], title: str) -> list[str]:
         values = [find_metric(report.judges[judge].metrics, name).value for report in reports]
         return f"{max((value for value in values if value is not None), default=float('nan')):.2f}"
 
+    row.append(_counts(over(names.EXPOSED), over(names.UNCOVERED)))
     row += [_text(over(names.FOUND)), f"{_text(over(names.FLICKER))}, {_text(over(names.FLICKER_95))}"]
     for number in range(len(reports[0].judges)):
         row.append(f"{_text(over(names.OWN, number))}, {highest(names.BEST, number)}, {highest(names.POOLED, number)}")
@@ -125,8 +131,9 @@ def mean_of(metrics: Sequence[Metric]) -> Metric:
     return Metric(metrics[0].name, value, n=total, unit=metrics[0].unit, on_originals=base)
 
 
-def _count(metric: Metric) -> str:
-    return "" if metric.value is None else str(round(metric.value * metric.n))
+def _counts(exposed: Metric, uncovered: Metric) -> str:
+    """Face-frames by pixels, and by masks where there were some."""
+    return ", ".join(str(round(one.value * one.n)) for one in (exposed, uncovered) if one.value is not None)
 
 
 def _text(metric: Metric) -> str:

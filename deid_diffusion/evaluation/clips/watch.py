@@ -26,15 +26,15 @@ AROUND = 4.0  # sides of a face that a close-up shows
 class ClipWatch:
     """Measures one clip; memory grows by some 150 bytes a face and frame, and by no pixels.
 
-    The columns of a track's rows: `frame`, `time`, `exposed`, `found` (in the output), `flicker_before` and
-    `flicker_after`; for each judge J `own_J` (similarity to the source's face of the same frame), `other_J` (the
-    highest to a stranger), `adjacent_before_J`, `adjacent_after_J`; for each motion M `M_before`, `M_after`.
+    The columns of a track's rows: `frame`, `time`, `exposed` (by pixels), `uncovered` (by masks; NaN without), `found`
+    (in the output), `flicker_before` and `flicker_after`; for each judge J `own_J` (similarity to the source's face of
+    the same frame), `other_J` (the highest to a stranger), `adjacent_before_J`, `adjacent_after_J`; for each motion M
+    `M_before`, `M_after`.
 
     Attributes:
         tracks: all faces so far.
         frames: how many frames.
         noise: squared error off the faces, a frame each; NaN where faces are everywhere.
-        exact: whether masks told what was replaced; else the pixels have to.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class ClipWatch:
         """
         self._detector, self._judges, self._motion, self.strangers = detector, judges, motion, strangers
         self.tracks: list[EvalTrack] = []
-        self.frames, self.noise, self.exact = 0, [0.0, 0], False
+        self.frames, self.noise = 0, [0.0, 0]
         self._before: tuple[np.ndarray, np.ndarray] | None = None
         self._thumbnail: np.ndarray | None = None
         self._shot = 0
@@ -72,7 +72,7 @@ class ClipWatch:
         thumb = thumbnail(source)
         if self._thumbnail is None or is_cut(self._thumbnail, thumb):
             self._before, self._shot = None, self.frames
-        self._thumbnail, self.exact = thumb, changed is not None
+        self._thumbnail = thumb
         faces = self._detector(source)
         changes = difference(source, output)
         noise, off = encoder_noise(changes, faces)
@@ -81,7 +81,10 @@ class ClipWatch:
         if faces:
             found = self._detector(output)
             for track, face in zip(self._linked(time_s, faces), faces, strict=True):
-                left = is_exposed(source, changes, face, noise) if changed is None else not is_covered(face, changed)
+                left = {
+                    "exposed": float(is_exposed(source, changes, face, noise)),
+                    "uncovered": NAN if changed is None else float(not is_covered(face, changed)),
+                }
                 self._measure(track, (source, output), match_face(face, found), left)
         self._before, self.frames = (source, output), self.frames + 1
 
@@ -100,15 +103,10 @@ class ClipWatch:
         return tracks
 
     def _measure(
-        self, track: EvalTrack, pair: tuple[np.ndarray, np.ndarray], seen: Face | None, exposed: bool
+        self, track: EvalTrack, pair: tuple[np.ndarray, np.ndarray], seen: Face | None, left: dict[str, float]
     ) -> None:
         face, follows = track.face, track.frame == self.frames - 1
-        row: dict[str, float] = {
-            "frame": self.frames,
-            "time": track.time_s,
-            "exposed": exposed,
-            "found": seen is not None,
-        }
+        row = {"frame": self.frames, "time": track.time_s, "found": float(seen is not None), **left}
         for number, judge in enumerate(self._judges):
             vectors = embed_pair(judge, pair, face, seen)
             near = track.identities[number].add(vectors, seen is not None, follows)
@@ -125,7 +123,7 @@ class ClipWatch:
             row |= {f"{name}_before": read[0][name], f"{name}_after": read[1][name] if len(read) > 1 else NAN}
         track.rows.add(**row)
         track.frame = self.frames
-        worst = {"most flicker": moved[1], "exposed": 1.0 if exposed else NAN}
+        worst = {"most flicker": moved[1]} | {name: 1.0 for name, value in left.items() if value == 1}
         if self._judges:
             worst["most like the source"] = row["own_0"]
         track.strip.add(track.time_s, pair[1], face, worst)
