@@ -120,8 +120,9 @@ class ClipRun:
         self.sequence = FacesInSequence(self.method, self.context, self.stride)
         self.unseen = Unseen(self.context)
         self.tasks = ClipTasks(
-            self.anonymizer, self.method, self.settings, self.scan, self.roles, self.reading, self.policy.threshold
-        )
+            self.anonymizer, self.method, self.settings, self.scan, self.roles, self.reading, self.policy.threshold,
+            {} if self.scan.listed is None else self.scan.listed.redact_with,
+        )  # fmt: skip
         self.reading.forget()
         self.result = ClipResult(None)
         self.settle()
