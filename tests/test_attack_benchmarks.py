@@ -15,7 +15,6 @@ import conditioning_attack
 import holdout
 import privacy
 
-from deid_diffusion.privacy import LEVELS
 from tests.test_anonymizer import TWO, build, picture
 
 
