@@ -3,9 +3,9 @@
     python benchmarks/privacy.py probe/ gallery/ --judge recogniser.onnx --detector yunet:yunet.onnx --out out/privacy
 
 Both folders hold photos of the same people under the same names. A photo is analyzed once, and every stop and seed is
-generated from that. What is done is not done again: stop it, and go on by the same command, also with more stops or
-seeds. It writes `table.md`, `utility.md` and `privacy.svg` into --out, the whole evaluations below it, and in
-`outcomes.csv` what became of each face. --out also holds crops and embeddings of the sources: delete it in the end.
+generated from that. What is done is not done again: stop it, and go on by the same command, also with other stops or
+more seeds. It writes `table.md`, `utility.md` and `privacy.svg` into --out, of all stops that were judged so far, the
+whole evaluations below it, and in `outcomes.csv` what became of each face. --out also holds crops and embeddings of the sources: delete it in the end.
 """
 
 from __future__ import annotations
@@ -132,7 +132,10 @@ def main(argv: list[str] | None = None) -> None:
     out: Path = options.out
     sources = chosen(options.probes, options.gallery, out / "sources", options.people, options.side)
     dial = Dial(FaceAnonymizer.from_pretrained, sources, out, options.candidates)
-    rows = {stop: _stop(dial, stop, options) for stop in options.stops}
+    for stop in options.stops:
+        _stop(dial, stop, options)
+    rows = {stop: json.loads(path.read_text()) for stop in LEVELS if (path := out / stop / "eval/eval.json").exists()}
+    rows = {stop: report["methods"][-1] for stop, report in rows.items()}
     text = "\n".join(table(rows, number) for number in range(len(options.judge)))
     (out / "table.md").write_text(text, encoding="utf-8")
     (out / "utility.md").write_text(utility_table(rows), encoding="utf-8")
@@ -169,8 +172,8 @@ def chosen(probes: Path, gallery: Path, out: Path, people: int | None, side: int
     return out / "probe", out / "gallery"
 
 
-def _stop(dial: Dial, stop: str, options: argparse.Namespace) -> dict[str, Any]:
-    """The pooled report of all seeds of one stop."""
+def _stop(dial: Dial, stop: str, options: argparse.Namespace) -> None:
+    """Generates and judges all seeds of one stop."""
     outputs, parrots, floor = [], [], dial.floor(stop)
     for seed in range(1, options.seeds + 1):
         outputs.append(dial.run(stop, "probe", seed))
@@ -183,8 +186,6 @@ def _stop(dial: Dial, stop: str, options: argparse.Namespace) -> dict[str, Any]:
         words += [word for value in values for word in (name, value)]
     if code := cli.main([str(word) for word in words]):
         raise SystemExit(code)
-    methods = json.loads((dial.out / stop / "eval" / "eval.json").read_text(encoding="utf-8"))["methods"]
-    return methods[-1]
 
 
 def table(rows: dict[str, dict[str, Any]], judge: int = 0) -> str:
@@ -196,15 +197,14 @@ def table(rows: dict[str, dict[str, Any]], judge: int = 0) -> str:
     """
     one = next(iter(rows.values()))
     lines = [
-        f"Judge: {one['judges'][judge]['judge']}; {one['people']} people, {one['faces']} faces a stop; 95 % intervals "
-        "by person.",
+        f"Judge: {one['judges'][judge]['judge']}; {one['people']} people; 95 % intervals by person.",
         "",
         "| stop | " + " | ".join(COLUMNS) + " |",
         "|---" * (len(COLUMNS) + 1) + "|",
     ]
     for stop, report in rows.items():
         metrics = [_by_name(report["judges"][judge]["metrics"]).get(name) or {} for name in COLUMNS]
-        lines.append(f"| {stop} | " + " | ".join(_cell(metric) for metric in metrics) + " |")
+        lines.append(f"| {stop}, {report['faces']} faces | " + " | ".join(_cell(metric) for metric in metrics) + " |")
         floors = [_number(metric.get("floor")) for metric in metrics]
         lines.append(f"| {stop}: surroundings alone | " + " | ".join(floors) + " |")
         over = [_excess(metric.get("excess")) for metric in metrics]
