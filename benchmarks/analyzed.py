@@ -14,6 +14,8 @@ from deid_diffusion.imaging.pictures import load_picture
 from deid_diffusion.timing import Timing
 from deid_diffusion.weight_files import sha256_of
 
+SMALLEST = 0.1  # of the largest face's side; smaller ones are left out
+
 
 class AnalyzedPhotos:
     """Looks a photo's faces up in a folder, and analyzes it where they are not there yet.
@@ -50,6 +52,10 @@ class AnalyzedPhotos:
             part = kept.with_suffix(".part")
             part.write_bytes(pickle.dumps(tasks))
             part.replace(kept)
+        # Photos of one person each: what is so much smaller is the pattern of a tie, and would take most of the time.
+        sides = [float(task.face.box[2] - task.face.box[0]) for task in tasks]
+        tasks = [task for task, side in zip(tasks, sides, strict=True) if side >= SMALLEST * max(sides)]
+        tasks = [replace(task, number=number) for number, task in enumerate(tasks)]
         analysis = ImageAnalysis(picture, picture.image, tuple(tasks), Timing())
         return replace(analysis, tasks=tuple(grown(analysis, task, growth) for task in tasks))
 
