@@ -4,9 +4,9 @@
 
 Both folders hold photos of the same people under the same names, one person each. A photo is analyzed once, and every
 stop and seed is generated from that. What is done is not done again: stop it, and go on by the same command, also with
-other stops or more seeds. It writes `table.md`, `utility.md` and `privacy.svg` into --out, of all stops that were judged so far, the
-whole evaluations below it, and in `outcomes.csv` what became of each face. --out also holds crops and embeddings of
-the sources: delete it in the end.
+other stops or more seeds. It writes `table.md`, `utility.md` and `privacy.svg` into --out, of all stops that were
+judged so far, the whole evaluations below it, and in `outcomes.csv` what became of each face. --out also holds crops
+and embeddings of the sources: delete it in the end.
 """
 
 from __future__ import annotations
