@@ -1,4 +1,4 @@
-"""The attacker on conditioning numbers knows a planted person, and no noise; held-out crops become a gallery."""
+"""Benchmarks of attacks: who is planted is found, held-out crops become a gallery, photos are analyzed once."""
 
 import io
 import sys
@@ -13,8 +13,12 @@ from deid_diffusion.evaluation.groups import read_groups
 from deid_diffusion.training.quotas import TRAITS
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+import analyzed
 import conditioning_attack
 import holdout
+import privacy
+
+from tests.test_anonymizer import TWO, build, picture
 
 
 @pytest.mark.parametrize(("person", "low", "high"), [(3.0, 0.9, 1.0), (0.0, 0.0, 0.1)])
@@ -67,3 +71,38 @@ def test_held_out_crops_become_originals_and_views(tmp_path, monkeypatch, capsys
     monkeypatch.setattr(sys, "argv", [*words[:5], "9", *words[6:]])
     with pytest.raises(SystemExit, match="wanted 9 held-out crops"):
         holdout.main()
+
+
+def test_a_mask_that_is_grown_afterwards_is_the_one_of_an_analysis(tmp_path):
+    anonymize = build(TWO)
+    Image.fromarray(picture()).save(tmp_path / "a.png")
+    photos = analyzed.AnalyzedPhotos(anonymize, tmp_path / "kept")
+    for stop in ("maximum", "standard"):
+        wanted = anonymize.analyze(tmp_path / "a.png", privacy=stop)
+        for one, other in zip(
+            photos(tmp_path / "a.png", privacy.LEVELS[stop].growth).tasks, wanted.tasks, strict=True
+        ):
+            assert np.array_equal(one.inpaint_mask, other.inpaint_mask)
+            assert np.array_equal(one.crop.mask, other.crop.mask)
+
+
+def test_the_dial_analyzes_each_photo_once_and_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
+    for name, seed in (("probes", 0), ("gallery", 1)):
+        (tmp_path / name).mkdir()
+        for key in "ab":
+            array = np.random.default_rng([seed, ord(key)]).integers(0, 256, (240, 320, 3), np.uint8)
+            Image.fromarray(array).save(tmp_path / name / f"{key}.png")
+    folders = privacy.chosen(tmp_path / "probes", tmp_path / "gallery", tmp_path / "sources", 2, None)
+    anonymize, analyses = build(TWO[:1]), []
+    analyze = anonymize.analyze
+    monkeypatch.setattr(anonymize, "analyze", lambda *a, **k: analyses.append(a) or analyze(*a, **k))
+    dial = privacy.Dial(lambda: anonymize, folders, tmp_path / "out", candidates=1)
+    first = {path.name: path.read_bytes() for path in dial.run("standard", "probe", 1).iterdir()}
+    assert len(analyses) == 2
+    (tmp_path / "out/standard/probe1/b.png").unlink()
+    before = (tmp_path / "out/standard/probe1/a.png").stat().st_mtime_ns
+    again = privacy.Dial(lambda: anonymize, folders, tmp_path / "out", candidates=1).run("standard", "probe", 1)
+    assert {path.name: path.read_bytes() for path in again.iterdir()} == first
+    assert (again / "a.png").stat().st_mtime_ns == before
+    assert len(analyses) == 2
+    assert len((tmp_path / "out/outcomes.csv").read_text().splitlines()) == 3
