@@ -87,7 +87,7 @@ class Motion:
         for name in DYNAMIC:
             part = QUANTIZATION_STEP[name] / self.parts
             if name == "eyes_open":  # lids close from wherever they are
-                part *= middle[name] / max(base[name], part)
+                part *= max(middle[name], part) / max(base[name], part)
             deviation, level = (now[name] - middle[name]) / part, self._levels.get(name)
             if level is None or abs(deviation - level) > HYSTERESIS:
                 level = self._levels[name] = round(deviation)
