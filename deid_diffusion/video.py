@@ -156,7 +156,8 @@ class VideoAnonymizer:
         part: dict[str, Any] = {"start_s": options.start_s, "stop_s": options.stop_s}
         run.begin()
         more = {"audio": options.audio, "coding": self._coding, "key": key}
-        with ClipReader(path, **part) as frames, ExitStack() as stack:
+        wants = run.needs if preview is None else None
+        with ClipReader(path, **part, wants=wants) as frames, ExitStack() as stack:
             # First in, last out: the preview appears once the clip is whole.
             both = None if preview is None else stack.enter_context(BeforeAfterWriter(preview, frames.info))
             writer = stack.enter_context(ClipWriter(out, frames.info, **more, **part))

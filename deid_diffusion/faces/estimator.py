@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 
 from ..pipelines.conditioning import FIELDS, POINTS
 from .apertures import FOLDER as APERTURES
+from .apertures import SIDE as APERTURE_SIDE
 from .apertures import ApertureReader
 from .attribute_classifiers import FILE as CLASSIFIERS
 from .attribute_classifiers import AttributeClassifiers
@@ -141,6 +143,18 @@ class FaceEstimator:
         shape = FaceShape.load(folder / "face_shape.safetensors")
         closer = ApertureReader.from_pretrained(folder / APERTURES, device) if (folder / APERTURES).is_dir() else None
         return cls(network.eval().to(device), shape, classifiers, ood, closer)
+
+    def run_by(self, run: Callable[[Any, int], Any]) -> FaceEstimator:
+        """The same with networks that something else runs.
+
+        Args:
+            run: a network, the side of the images that it is shown -> one that does the same.
+        """
+        other = copy.copy(self)
+        other.network = run(self.network, SIDE)
+        if self.apertures is not None:
+            other.apertures = ApertureReader(run(self.apertures.network, APERTURE_SIDE))
+        return other
 
     @torch.no_grad()
     def landmarks(self, crops: np.ndarray) -> np.ndarray:
