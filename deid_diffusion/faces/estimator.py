@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,13 +28,10 @@ from .face_shape import (
     rotation_from_angles,
 )
 from .geometry import FIVE, apply, crop_from_image
-from .network import load_resnet
+from .network import load_network
 from .ood_score import FILE as OOD
 from .ood_score import OODScore
 from .skin import LIGHT_NAMES, read_light
-
-if TYPE_CHECKING:
-    from transformers import ResNetForImageClassification
 
 SIDE = 128  # px, what the estimator sees
 LANDMARKS = 478
@@ -97,7 +94,7 @@ class FaceEstimator:
 
     def __init__(
         self,
-        network: ResNetForImageClassification,
+        network: Any,
         shape: FaceShape,
         classifiers: AttributeClassifiers | None = None,
         ood: OODScore | None = None,
@@ -132,7 +129,7 @@ class FaceEstimator:
             ValueError: a network of another width, from before an attribute was added or after.
         """
         folder = Path(folder)
-        network = load_resnet(folder / "network")
+        network = load_network(folder / "network")
         if network.config.num_labels != OUTPUTS:
             raise ValueError(
                 f"the estimator in {folder} gives {network.config.num_labels} numbers a face, wanted {OUTPUTS}; widen "

@@ -218,8 +218,9 @@ def sample(
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
         energies=energies,
         output_type="pt" if reads_words(pipeline) else "latent",
+        return_dict=False,
         **own,
-    ).images.float()
+    )[0].float()
     if not torch.isfinite(out).all():
         raise RuntimeError("the model gave values that are not finite")
     if reads_words(pipeline):
