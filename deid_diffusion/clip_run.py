@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from .faces.attributes import Attributes
 from .faces.face_list import FaceList
 from .faces.lids import blinking
 from .faces.motion import COARSE, FINE, smooth
-from .faces.scan import Find, Scan
+from .faces.scan import Scan
 from .faces.sightings import Sighting
 from .faces.task import FaceTask, ImageAnalysis
 from .imaging.pictures import Picture
@@ -39,7 +38,6 @@ from .types import Face, Outcome, Redaction
 
 log = logging.getLogger(__name__)
 STRIDE = 2  # frames
-PEEK = 320  # px, long side of a frame in which only large faces are looked for
 MOST_REPEATS = 30  # of a frame that share its result; they wait for it in memory
 
 
@@ -101,10 +99,10 @@ class ClipRun:
         reads = self.method.reads_faces or settings.keep is not None or settings.only is not None
         look = anonymizer.detect
         glance: Any = getattr(look, "glance", look)  # not every detector has it
-        peek = self._timed(partial(glance, side=PEEK)) if glance is not look else None
+        follow = self._timed(look.follow) if hasattr(look, "follow") else None
         self.reading = ClipReading(anonymizer, settings, self.timing)
         read = self.reading if reads else None
-        self.scan = Scan(self._timed(glance), self._timed(look), read, listed, anonymizer.look_at, peek)
+        self.scan = Scan(self._timed(glance), self._timed(look), read, listed, anonymizer.look_at, follow)
         own = anonymizer.default_policy(settings)
         people: Any = own if hasattr(own, "for_person") else None  # not every policy of somebody's own has it
         self.policy = TrackTargets(
@@ -122,8 +120,9 @@ class ClipRun:
         self.sequence = FacesInSequence(self.method, self.context, self.stride)
         self.unseen = Unseen(self.context)
         self.tasks = ClipTasks(
-            self.anonymizer, self.method, self.settings, self.scan, self.roles, self.reading, self.policy.threshold
-        )
+            self.anonymizer, self.method, self.settings, self.scan, self.roles, self.reading, self.policy.threshold,
+            {} if self.scan.listed is None else self.scan.listed.redact_with,
+        )  # fmt: skip
         self.reading.forget()
         self.result = ClipResult(None)
         self.settle()
@@ -254,10 +253,10 @@ class ClipRun:
             self.result.add_kept(self.scan.listed.removed)
         return self.result
 
-    def _timed(self, find: Find) -> Find:
-        def timed(image: np.ndarray) -> list[Face]:
+    def _timed(self, find: Callable[..., list[Face]]) -> Callable[..., list[Face]]:
+        def timed(*given: Any) -> list[Face]:
             with self.timing("detect"):
-                return find(image)
+                return find(*given)
 
         return timed
 

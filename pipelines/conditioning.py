@@ -71,15 +71,24 @@ def attribute_vector(attributes: Sequence[Mapping[str, float | None]]) -> torch.
         for name, value in values.items():
             if value is None:
                 continue
-            if name not in FIELDS:
-                raise ValueError(f"unknown attribute {shown(name)}; know {', '.join(FIELDS)}")
-            spec = FIELDS[name]
-            if not spec.low <= value <= spec.high:
-                raise ValueError(f"{name} must lie in [{spec.low}, {spec.high}] ({spec.unit}), got {shown(value)}")
-            column = ATTRIBUTE_NAMES.index(name)
+            check_value(name, value)
+            spec, column = FIELDS[name], ATTRIBUTE_NAMES.index(name)
             row[column] = (value - spec.centre) / spec.scale
             row[column + len(FIELDS)] = 1
     return rows
+
+
+def check_value(name: str, value: float) -> None:
+    """Refuses what no attribute is.
+
+    Raises:
+        ValueError: an unknown name, or a value outside its range.
+    """
+    if name not in FIELDS:
+        raise ValueError(f"unknown attribute {shown(name)}; know {', '.join(FIELDS)}")
+    spec = FIELDS[name]
+    if not spec.low <= value <= spec.high:
+        raise ValueError(f"{name} must lie in [{spec.low}, {spec.high}] ({spec.unit}), got {shown(value)}")
 
 
 def condition_vector(attributes: torch.Tensor, identity: torch.Tensor | None, identity_dim: int) -> torch.Tensor:

@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from deid_diffusion.evaluation.groups import read_groups
+from deid_diffusion.training.quotas import TRAITS
+
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import analyzed
 import conditioning_attack
@@ -50,7 +53,9 @@ def test_held_out_crops_become_originals_and_views(tmp_path, monkeypatch, capsys
             member.size = data.tell()
             data.seek(0)
             tar.addfile(member, data)
-    np.savez(tmp_path / "some.npz", key=np.array(keys), split=np.array(["holdout", "train"] * 3))
+    measured = np.zeros((6, len(TRAITS)), np.float32)
+    measured[2, [trait.name for trait in TRAITS].index("glasses")] = 1
+    np.savez(tmp_path / "some.npz", key=np.array(keys), split=np.array(["holdout", "train"] * 3), measured=measured)
     words = ["holdout.py", str(tmp_path), "--name", "some", "--people", "2", "--out", str(tmp_path / "out")]
     monkeypatch.setattr(sys, "argv", words)
     holdout.main()
@@ -60,6 +65,9 @@ def test_held_out_crops_become_originals_and_views(tmp_path, monkeypatch, capsys
     before, after = (np.asarray(Image.open(path)).astype(float) for path in (originals[0], views[0]))
     assert before.shape == after.shape == (256, 256, 3)
     assert np.abs(before - after).mean() > 20
+    attributes, groups = read_groups(tmp_path / "out" / "groups.csv")
+    worn = {person: row[attributes.index("glasses")] for person, row in groups.items()}
+    assert worn == {"00000": "bare", "00002": "glasses"}
     monkeypatch.setattr(sys, "argv", [*words[:5], "9", *words[6:]])
     with pytest.raises(SystemExit, match="wanted 9 held-out crops"):
         holdout.main()

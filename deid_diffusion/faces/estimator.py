@@ -187,6 +187,19 @@ class FaceEstimator:
             for place, one in enumerate(analyses)
         ]
 
+    def placed(self, analysis: FaceAnalysis, other_from_crop: np.ndarray, size: int) -> FaceAnalysis:
+        """What a crop said, as another square of the same picture would show it.
+
+        Args:
+            analysis: of the crop.
+            other_from_crop: (2, 3), a similarity.
+            size: side of the other square in pixels.
+        """
+        points = analysis.landmarks.copy()
+        points[:, :2] = apply(other_from_crop, points[:, :2].astype(float))
+        points[:, 2] *= float(np.sqrt(abs(np.linalg.det(other_from_crop[:, :2]))))
+        return self._analysis(points, analysis.attributes.to_dict(), size, analysis.ood_score)
+
     @torch.no_grad()
     def states(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """(B, 3, S, S) in [-1, 1] -> the network's hidden states, (B, C, h, w) each."""

@@ -16,11 +16,11 @@ from deid_diffusion.faces.centerface import CenterFace
 from deid_diffusion.faces.detect import merge
 from deid_diffusion.faces.estimator import FaceAnalysis, FaceEstimator, as_unit, shrink, split_outputs
 from deid_diffusion.faces.face_shape import angles_from_rotation, read_expression
+from deid_diffusion.faces.facemesh import SEEN, FaceMesh
 from deid_diffusion.faces.geometry import FIVE, OMZ_TEMPLATE, apply, compose, crop_from_image, fit_similarity, invert
 from deid_diffusion.faces.skin import individual_typology_angle, lab_from_rgb
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
 from deid_diffusion.pipelines.id_encoder import embed
-from deid_diffusion.training.facemesh import SEEN, FaceMesh
 from deid_diffusion.types import Face
 
 SIZE, SMALL = 512, 256  # px, the two crops; everything is in pixels of the smaller one

@@ -9,10 +9,10 @@ import torch
 from PIL import Image, ImageDraw
 
 from deid_diffusion.faces.estimator import FaceEstimator
+from deid_diffusion.faces.facemesh import FaceMesh
 from deid_diffusion.faces.geometry import FIVE
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
 from deid_diffusion.training.face_labels import MEASURED, Labeller, lens_shade, load_net
-from deid_diffusion.training.facemesh import FaceMesh
 
 
 @pytest.fixture(scope="module")
