@@ -21,7 +21,13 @@ from deid_diffusion.faces.attribute_classifiers import AttributeClassifiers
 from deid_diffusion.faces.estimator import OUTPUTS, FaceEstimator
 from deid_diffusion.faces.face_shape import Placement, rotation_from_angles
 from deid_diffusion.methods.identity_bank import IdentityBank
-from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, attribute_vector, condition_vector, fold
+from deid_diffusion.pipelines.conditioning import (
+    ATTRIBUTE_NAMES,
+    attribute_vector,
+    condition_vector,
+    first_attributes,
+    fold,
+)
 from deid_diffusion.pipelines.precondition import SIGMA_DATA
 from deid_diffusion.training import all as training_all
 from deid_diffusion.training import (
@@ -321,6 +327,24 @@ def test_the_whole_chain_makes_weights_that_the_anonymizer_loads(data, features,
     assert anonymize(astronaut(), seed=0).faces[0].outcome is not None
 
 
+def test_an_older_unet_learns_new_attributes_from_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(inpaint, "FIELDS", dict(list(inpaint.FIELDS.items())[:18]))
+    old = inpaint.build_unet((32, 32, 32, 32), 1).eval()
+    monkeypatch.undo()
+    old.save_pretrained(tmp_path)
+    new = inpaint.load_unet(tmp_path).eval()
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(2, old.config.in_channels, 16, 16, generator=generator)
+    vector = torch.randn(2, new.config.projection_class_embeddings_input_dim, generator=generator)
+    asked, rest = vector.split([2 * len(ATTRIBUTE_NAMES), vector.shape[1] - 2 * len(ATTRIBUTE_NAMES)], 1)
+    with torch.no_grad():
+        before = old(noise, 500, None, class_labels=torch.cat([first_attributes(asked, 18), rest], 1)).sample
+        after = new(noise, 500, None, class_labels=vector).sample
+    assert torch.allclose(before, after, atol=1e-5)
+    new.save_pretrained(tmp_path / "again")
+    assert inpaint.load_unet(tmp_path / "again").class_embedding.linear_1.in_features == vector.shape[1]
+
+
 def test_filtering_drops_exactly_the_identities_with_furrows(data, weights, tmp_path):
     shipped, weights, few = weights, tmp_path / "weights", 6
     for name in ("face256", "face_estimator"):
@@ -563,7 +587,7 @@ def test_an_emphasised_attribute_has_more_effect_when_there_and_as_before_when_n
 
 def test_an_emphasised_identity_has_more_effect_and_none_as_before():
     attributes, person = attribute_vector([{"age": 30}, {"age": 30}]), torch.randn(2, 8)
-    weight = torch.randn(5, 45, generator=torch.Generator().manual_seed(0))
+    weight = torch.randn(5, 2 * len(ATTRIBUTE_NAMES) + 9, generator=torch.Generator().manual_seed(0))
     named, nobody = condition_vector(attributes, person, 8), condition_vector(attributes, None, 8)
     louder = blend.emphasised(weight, "identity", 1.5)
     assert torch.allclose(nobody @ louder.T, nobody @ weight.T, atol=1e-5)
