@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from .methods.pseudonyms import Pseudonyms
 
 # What may be withheld from the model without breaking the geometry of the new face.
-DROPPABLE = ("age", "male", "skin_l", "skin_a", "skin_b", "light_x", "light_y", "glasses", "facial_hair")
+DROPPABLE = (
+    *("age", "male", "skin_l", "skin_a", "skin_b", "light_x", "light_y", "glasses", "facial_hair", "sunglasses"),
+)
 
 
 @dataclass(frozen=True, eq=False)

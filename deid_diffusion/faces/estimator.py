@@ -28,6 +28,7 @@ from .face_shape import (
     rotation_from_angles,
 )
 from .geometry import FIVE, apply, crop_from_image
+from .lenses import has_dark_lenses, lens_shade
 from .network import load_network
 from .ood_score import FILE as OOD
 from .ood_score import OODScore
@@ -178,10 +179,15 @@ class FaceEstimator:
         if self.classifiers is not None and not moving:
             looks |= self.classifiers(images, landmarks)
         rows = torch.stack([value.cpu() for value in looks.values()], -1).numpy()
-        return [
-            self._analysis(points, dict(zip((*looks, *LIGHT_NAMES), (*row, *lit), strict=True)), images.shape[-1], one)
-            for points, row, lit, one in zip(landmarks, rows, light, odd, strict=True)
+        known = [
+            dict(zip((*looks, *LIGHT_NAMES), (*row, *lit), strict=True)) for row, lit in zip(rows, light, strict=True)
         ]
+        if not moving:
+            for crop, points, values in zip(crops, landmarks, known, strict=True):
+                dark = has_dark_lenses(lens_shade(crop, points, values["skin_l"]), values["glasses"])
+                values |= {"sunglasses": 1.0, "glasses": 1.0} if dark else {"sunglasses": 0.0}
+        found = zip(landmarks, known, odd, strict=True)
+        return [self._analysis(points, values, images.shape[-1], one) for points, values, one in found]
 
     def look_closer(self, crops: Sequence[np.ndarray], analyses: Sequence[FaceAnalysis]) -> list[FaceAnalysis]:
         """The same with eyes and mouth read from close-ups, which see a blink.
