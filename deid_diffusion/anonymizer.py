@@ -29,9 +29,9 @@ from .faces.masks import is_covered
 from .faces.panorama import moved, rolled, seam_off_faces
 from .faces.references import Decision, References, decide, reference_face
 from .faces.task import FaceTask, ImageAnalysis
-from .imaging.ahead import ahead, behind
 from .imaging.alpha import View, look
 from .imaging.pictures import PIXEL_LIMIT, Picture, PictureError, load_picture
+from .imaging.threads import map_ahead, save_behind
 from .messages import brief, brief_error, brief_path
 from .methods.identity_bank import IdentityBank
 from .methods.k_same import Cohort, fit_cohort
@@ -277,9 +277,9 @@ class FaceAnonymizer:
             return image if isinstance(image, Picture) else load_picture(image, limit)
 
         with ThreadPoolExecutor(threads) as readers, ThreadPoolExecutor(threads) as writers:
-            pictures = ahead(readers, load, images, threads)
+            pictures = map_ahead(readers, load, images, threads)
             results = self._windows(pictures, seed, batch_size, settings, policy)
-            yield from results if save is None else behind(writers, save, results, threads)
+            yield from results if save is None else save_behind(writers, save, results, threads)
 
     def _windows(
         self,

@@ -107,8 +107,9 @@ class ClipRun:
         own = anonymizer.default_policy(settings)
         people: Any = own if hasattr(own, "for_person") else None  # not every policy of somebody's own has it
         self.policy = TrackTargets(
-            anonymizer.same_person(settings), anonymizer.bank, seed, settings.level.reach, people=people
-        )
+            anonymizer.same_person(settings), anonymizer.bank, seed, settings.level.reach, people=people,
+            looks=settings.looks,
+        )  # fmt: skip
         self.parts = FINE if options.motion == "fine" else COARSE
         self.context = anonymizer.context(settings, self.policy, self.timing)
         self.stride = (options.stride or STRIDE) if self.method.uses_targets else 1

@@ -24,6 +24,7 @@ DETECTION = ("fast", "thorough")
 BACKENDS = ("auto", "torch", "compile", "onnx")
 DROPPABLE = (
     *("age", "male", "skin_l", "skin_a", "skin_b", "light_x", "light_y", "glasses", "facial_hair", "sunglasses"),
+    "appearance",
 )
 KEEPABLE = ("copyright", "date", "dpi")
 BOX_FORMATS = ("xyxy", "xywh")

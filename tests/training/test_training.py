@@ -317,7 +317,7 @@ def test_the_whole_chain_makes_weights_that_the_anonymizer_loads(data, features,
     anonymize = FaceAnonymizer.from_pretrained(out / "face256", estimator=out / "face_estimator", backend="torch")
     assert anonymize.size == 512
     assert anonymize.hashes["identities.safetensors"]
-    assert len(anonymize.bank.embedding) == 6
+    assert len(anonymize.bank.embedding) == len(anonymize.bank.appearance) == 6
     assert set(anonymize.estimator.classifiers.weights) == {"glasses"}
     assert anonymize.estimator.apertures.network.config.num_labels == 2
     assert float(anonymize.estimator.ood.ood_score(anonymize.estimator.states(torch.zeros(1, 3, 256, 256)))) > 0
