@@ -90,11 +90,13 @@ class CenterFaceDetector:
 
         Args:
             image: (H, W, 3) uint8 RGB.
-            faces: of the frame before, some of them.
+            faces: of frames before, where they should be by now.
 
         Returns:
-            those that are still there, or within a third of their size, and clearly faces.
+            those that are there, or within a third of their size, and clearly faces; none that left the picture.
         """
+        inside = np.array(image.shape[1::-1])
+        faces = [f for f in faces if ((middle_of(f) > 0) & (middle_of(f) < inside)).all() and extent_of(f) >= 1]
         if not faces:
             return []
         rolls = [roll_deg(face.landmarks) for face in faces]
