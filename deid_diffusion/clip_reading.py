@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -68,7 +67,7 @@ class ClipReading:
                 self._before.pop(faces[place].track_id, None)
                 if task.crop is not None:
                     self._before[faces[place].track_id] = task
-            return self._closer(found)
+            return found
 
     def _start(self, face: Face) -> np.ndarray | None:
         """The (2, 3) crop_from_image of SIZE px, of the frame before; None where the face is elsewhere by now."""
@@ -78,11 +77,3 @@ class ClipReading:
         side, matrix = len(before.crop.mask), before.crop.crop_from_image
         now, then = (apply(matrix, one.box.reshape(2, 2).astype(float)) for one in (face, before.face))
         return matrix * (SIZE / side) if np.abs(now - then).max() <= NEAR * side else None
-
-    def _closer(self, found: dict[int, FaceTask]) -> dict[int, FaceTask]:
-        """With eyes and mouth read from close-ups."""
-        places = [place for place, task in found.items() if task.analysis is not None]
-        crops = [crop.image for place in places if (crop := found[place].crop) is not None]
-        analyses = [analysis for place in places if (analysis := found[place].analysis) is not None]
-        closer = zip(places, self.anonymizer.estimator.look_closer(crops, analyses), strict=True)
-        return found | {place: replace(found[place], analysis=one) for place, one in closer}

@@ -107,8 +107,9 @@ class ClipRun:
         own = anonymizer.default_policy(settings)
         people: Any = own if hasattr(own, "for_person") else None  # not every policy of somebody's own has it
         self.policy = TrackTargets(
-            anonymizer.same_person(settings), anonymizer.bank, seed, settings.level.reach, people=people
-        )
+            anonymizer.same_person(settings), anonymizer.bank, seed, settings.level.reach, people=people,
+            looks=settings.looks,
+        )  # fmt: skip
         self.parts = FINE if options.motion == "fine" else COARSE
         self.context = anonymizer.context(settings, self.policy, self.timing)
         self.stride = (options.stride or STRIDE) if self.method.uses_targets else 1
@@ -121,8 +122,9 @@ class ClipRun:
         self.sequence = FacesInSequence(self.method, self.context, self.stride)
         self.unseen = Unseen(self.context)
         self.tasks = ClipTasks(
-            self.anonymizer, self.method, self.settings, self.scan, self.roles, self.reading, self.policy.threshold
-        )
+            self.anonymizer, self.method, self.settings, self.scan, self.roles, self.reading, self.policy.threshold,
+            {} if self.scan.listed is None else self.scan.listed.redact_with,
+        )  # fmt: skip
         self.reading.forget()
         self.result = ClipResult(None)
         self.settle()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -30,6 +30,7 @@ class ClipTasks:
         roles: Roles,
         read: ClipReading,
         threshold: float,
+        redact_with: Mapping[int, Redaction],
     ) -> None:
         """Nothing is read yet.
 
@@ -41,8 +42,10 @@ class ClipTasks:
             roles: who they become.
             read: reads faces; those that were found need only be followed.
             threshold: cosine from which two faces are one person.
+            redact_with: by track, how it is hidden whatever the method.
         """
         self.method, self.settings, self.scan, self.roles = method, settings, scan, roles
+        self.redact_with = redact_with
         self._read = read
         self.likely = anonymizer.thresholds.get("far_0.05", threshold)
 
@@ -67,10 +70,10 @@ class ClipTasks:
             the tasks in order, and the tracks whose face could not be seen here: they are redacted unless it can be
             carried here from a frame that shows it.
         """
-        tasks = [FaceTask(one.face, one.face.track_id or 0, seed=seed) for one in sightings]
+        tasks = [self._as_named(FaceTask(one.face, one.face.track_id or 0, seed=seed)) for one in sightings]
         if self.scan.read is None:
             return tasks, set()
-        roles = [self.roles(task.number, people) for task in tasks]
+        roles = [self.roles(task.number, people) if task.pending else None for task in tasks]
         kept = [role is not None and role.kept for role in roles]
         tasks = [
             task.decided(Outcome.KEPT, role.reason) if keep and role is not None else task
@@ -95,6 +98,11 @@ class ClipTasks:
             tasks[place] = self._ready(tasks[place], found, role, sightings[place])
             unseen |= {tasks[place].number} if tasks[place].outcome is Outcome.REDACTED else set()
         return tasks, unseen
+
+    def _as_named(self, task: FaceTask) -> FaceTask:
+        """Redacted where somebody said how its track is hidden."""
+        how = self.redact_with.get(task.number)
+        return task if how is None else task.decided(Outcome.REDACTED, f"{how.value}, as named", redaction=how)
 
     def _hidden(self, task: FaceTask, role: Role | None, sighting: Sighting, hidden: Collection[int]) -> FaceTask:
         """Redacted where the track says that nothing can be generated."""

@@ -10,7 +10,8 @@ from deid_diffusion.clip_run import ClipOptions
 from deid_diffusion.faces.face_list import BY_HAND, FaceList, FaceListError, read_face_lists, summarized
 from deid_diffusion.faces.scan import Scan
 from deid_diffusion.faces.sightings import Origin, Sighting
-from deid_diffusion.types import Face, Outcome
+from deid_diffusion.methods.redact import GREY
+from deid_diffusion.types import Face, Outcome, Redaction
 from deid_diffusion.video import VideoAnonymizer
 from deid_diffusion.weight_files import sha256_of
 from tests.test_anonymizer import covered, face
@@ -35,12 +36,14 @@ def told(faces_of, count: int, **more) -> FaceList:
 def test_what_is_written_is_read_back(tmp_path):
     one = replace(face(40, 25, 12), score=0.5, track_id=4)
     rows = {2: (Sighting(one),), 3: (Sighting(one, Origin.HELD),)}
-    given = FaceList("a.mkv", "0" * 64, 96, 64, 7, 0.5, None, (5,), summarized([(), *rows.values()], [0, 1, 2]), rows)
+    tracks = summarized([(), *rows.values()], [0, 1, 2])
+    given = FaceList("a.mkv", "0" * 64, 96, 64, 7, 0.5, None, (5,), tracks, rows, {4: Redaction.BLUR})
     read = read_face_lists(write(tmp_path / "faces.jsonl", *given.lines({2: {"pts": 80, "time_s": 0.08}})))["a.mkv"]
     assert read.describe()[:3] == given.describe()[:3]
     assert read.tracks == given.tracks
     assert read.failed == (5,)
     assert read.removed == ()
+    assert read.redact_with == {4: Redaction.BLUR}
     for frame, (sighting,) in rows.items():
         (again,) = read.sightings[frame]
         assert again.face.box == pytest.approx(sighting.face.box, abs=0.01)
@@ -60,6 +63,9 @@ def test_what_is_written_is_read_back(tmp_path):
         ((HEAD | {"sha256": "abc"},), "wanted the file's sha256"),
         ((HEAD | {"tracks": [{}]},), "wanted tracks as"),
         ((HEAD | {"colour": 1},), "got 'colour'"),
+        ((HEAD | {"redact_with": {"1": "melt"}},), "redact_with must be one of blank, blur, pixelate, got 'melt'"),
+        ((HEAD | {"redact_with": ["blur"]},), "wanted {.*} as redact_with, got list"),
+        ((HEAD | {"redact_with": {"7": "blur"}},), r"wanted tracks of 'a.mkv' as redact_with, got \[7\]"),
         ((HEAD, ROW | {"orgin": "found"}), "line 2: wanted box, file, .*, got 'orgin'"),
         ((HEAD, ROW | {"frame": 7}), "wanted a frame from 0 to 6, got 7"),
         ((HEAD, ROW | {"frame": 1.5}), "as frame, got 1.5"),
@@ -156,6 +162,20 @@ def test_a_track_that_was_taken_out_stays_and_is_reported():
     kept = report.tracks[1].to_json()
     assert (kept["outcome"], kept["reason"], kept["frames"]["kept"]) == ("kept", f"{BY_HAND} (8 frames)", 8)
     assert "by hand: tracks 1" in report.notes[0]
+
+
+@pytest.mark.parametrize("method", ["inpaint", "pixelate"])
+def test_a_track_is_hidden_as_it_was_named_whatever_becomes_of_the_others(method):
+    listed = told(lambda number: [replace(face(70, 90), track_id=0), replace(face(200, 90), track_id=1)], 4)
+    listed = replace(listed, redact_with={1: Redaction.BLANK})
+    frames, results, run = anonymized(listed, 4, replace(QUICK, method=method))
+    for image, result in zip(frames, results, strict=True):
+        assert covered(image, result.image, face(70, 90))
+        assert not (result.image[70:110, 60:80] == GREY).all()
+        assert (result.image[75:105, 190:210] == GREY).all()
+    outcomes = {"inpaint": "replaced", "pixelate": "redacted"}[method], "redacted"
+    assert tuple(run.finish(None, ()).tracks[n].to_json()["outcome"] for n in (0, 1)) == outcomes
+    assert 1 not in run.roles.settled  # nobody asks who they are
 
 
 def test_a_box_that_was_added_is_treated():

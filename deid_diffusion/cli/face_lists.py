@@ -52,6 +52,8 @@ def _with(job: Job, listed: FaceList | None, start_s: float | None, stop_s: floa
     if job.is_clip:
         check_same(listed, job.in_path, start_s, stop_s)
         return replace(job, listed=listed)
+    if listed.redact_with:
+        raise FaceListError(f"{job.name}: wanted redact_with of clips only, got it of a picture; take it out")
     check_same(replace(listed, start_s=None, stop_s=None), job.in_path)
     return replace(job, listed=listed, boxes=listed.boxes, sha256=listed.sha256)
 

@@ -115,7 +115,7 @@ def _read(
 ) -> list[Read]:
     images = np.stack([crop.image for number in numbers if (crop := crops[number]) is not None])
     embeddings = [None] * len(images) if embed is None else embed(images)
-    analyses = estimator.analyze(images, moving=True) if embed is None else estimator.analyze(images)
+    analyses = estimator.look_closer(images, estimator.analyze(images, moving=embed is None))
     return list(zip(analyses, embeddings, strict=True))
 
 

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,13 +28,11 @@ from .face_shape import (
     rotation_from_angles,
 )
 from .geometry import FIVE, apply, crop_from_image
-from .network import load_resnet
+from .lenses import has_dark_lenses, lens_shade
+from .network import load_network
 from .ood_score import FILE as OOD
 from .ood_score import OODScore
 from .skin import LIGHT_NAMES, read_light
-
-if TYPE_CHECKING:
-    from transformers import ResNetForImageClassification
 
 SIDE = 128  # px, what the estimator sees
 LANDMARKS = 478
@@ -97,7 +95,7 @@ class FaceEstimator:
 
     def __init__(
         self,
-        network: ResNetForImageClassification,
+        network: Any,
         shape: FaceShape,
         classifiers: AttributeClassifiers | None = None,
         ood: OODScore | None = None,
@@ -132,7 +130,7 @@ class FaceEstimator:
             ValueError: a network of another width, from before an attribute was added or after.
         """
         folder = Path(folder)
-        network = load_resnet(folder / "network")
+        network = load_network(folder / "network")
         if network.config.num_labels != OUTPUTS:
             raise ValueError(
                 f"the estimator in {folder} gives {network.config.num_labels} numbers a face, wanted {OUTPUTS}; widen "
@@ -181,10 +179,15 @@ class FaceEstimator:
         if self.classifiers is not None and not moving:
             looks |= self.classifiers(images, landmarks)
         rows = torch.stack([value.cpu() for value in looks.values()], -1).numpy()
-        return [
-            self._analysis(points, dict(zip((*looks, *LIGHT_NAMES), (*row, *lit), strict=True)), images.shape[-1], one)
-            for points, row, lit, one in zip(landmarks, rows, light, odd, strict=True)
+        known = [
+            dict(zip((*looks, *LIGHT_NAMES), (*row, *lit), strict=True)) for row, lit in zip(rows, light, strict=True)
         ]
+        if not moving:
+            for crop, points, values in zip(crops, landmarks, known, strict=True):
+                dark = has_dark_lenses(lens_shade(crop, points, values["skin_l"]), values["glasses"])
+                values |= {"sunglasses": 1.0, "glasses": 1.0} if dark else {"sunglasses": 0.0}
+        found = zip(landmarks, known, odd, strict=True)
+        return [self._analysis(points, values, images.shape[-1], one) for points, values, one in found]
 
     def look_closer(self, crops: Sequence[np.ndarray], analyses: Sequence[FaceAnalysis]) -> list[FaceAnalysis]:
         """The same with eyes and mouth read from close-ups, which see a blink.

@@ -6,8 +6,9 @@ face and frame:
     {"file": "clip.mp4", "sha256": "...", "width": 1280, "height": 720, "frames": 250, "tracks": [...]}
     {"file": "clip.mp4", "frame": 0, "box": [x0, y0, x1, y1], "points": [[x, y], ...], "track_id": 0, ...}
 
-A line that a person writes needs `file`, `frame` and `box` only. What cannot be true is refused: a box of another
-clip, or in other units, hides a few pixels somewhere and leaves the face.
+A line that a person writes needs `file`, `frame` and `box` only; the first line of a clip may say how single tracks
+are hidden, `"redact_with": {"1": "blur"}`. What cannot be true is refused: a box of another clip, or in other units,
+hides a few pixels somewhere and leaves the face.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ import numpy as np
 
 from ..errors import DeidError
 from ..messages import brief, brief_error, brief_path, not_a_path
-from ..types import Face, FaceReport, Outcome
+from ..types import Face, FaceReport, Outcome, Redaction, member
 from ..weight_files import sha256_of
 from .detect import LEAST_SIDE, TEMPLATE
 from .sightings import Origin, Sighting
 
 _ROW = {"file", "frame", "pts", "time_s", "box", "points", "score", "track_id", "origin"}
-_HEAD = {"file", "sha256", "width", "height", "frames", "start_s", "stop_s", "failed", "tracks"}
+_HEAD = {"file", "sha256", "width", "height", "frames", "start_s", "stop_s", "failed", "tracks", "redact_with"}
 BY_HAND = "left as it is by hand"
 FORM = "the JSON lines that `deid detect` writes, a first line for each file and one for each face and frame"
 
@@ -76,6 +77,7 @@ class FaceList:
         tracks: what was found, before anybody edited it.
         sightings: by frame, from 0. A `track_id` is that of the file, or None; a score of 0 is a face that has to be
             looked at, for its landmarks are not known.
+        redact_with: by track, how it is hidden, whatever the method makes of the others. Of clips.
     """
 
     file: str
@@ -88,6 +90,7 @@ class FaceList:
     failed: tuple[int, ...] = ()
     tracks: tuple[TrackSummary, ...] = ()
     sightings: Mapping[int, Sequence[Sighting]] = field(default_factory=dict)
+    redact_with: Mapping[int, Redaction] = field(default_factory=dict)
 
     @property
     def removed(self) -> tuple[TrackSummary, ...]:
@@ -96,10 +99,15 @@ class FaceList:
         return tuple(track for track in self.tracks if track.track_id not in left)
 
     @property
+    def numbers(self) -> set[int]:
+        """Of all tracks, those that somebody took out among them."""
+        told = {one.face.track_id for row in self.sightings.values() for one in row}
+        return {number for number in told if number is not None} | {track.track_id for track in self.tracks}
+
+    @property
     def next_number(self) -> int:
         """A number from which on no track has one."""
-        numbers = [one.face.track_id for row in self.sightings.values() for one in row]
-        return max([n for n in numbers if n is not None] + [t.track_id for t in self.tracks], default=-1) + 1
+        return max(self.numbers, default=-1) + 1
 
     @property
     def boxes(self) -> tuple[tuple[float, float, float, float], ...]:
@@ -114,7 +122,8 @@ class FaceList:
             for frame, row in sorted(self.sightings.items())
             for one in row
         ]
-        return [self.sha256, self.start_s, self.stop_s, rows]
+        hidden = [[track, how.value] for track, how in sorted(self.redact_with.items())]
+        return [self.sha256, self.start_s, self.stop_s, rows, *([hidden] if hidden else [])]
 
     def lines(self, stamps: Mapping[int, Mapping[str, Any]] | None = None) -> Iterator[str]:
         """JSON lines, the first one about the file.
@@ -126,7 +135,9 @@ class FaceList:
         span = {name: getattr(self, name) for name in ("start_s", "stop_s") if getattr(self, name) is not None}
         failed = {"failed": list(self.failed)} if self.failed else {}
         tracks = [vars(track) | {"box": list(track.box)} for track in self.tracks]
-        yield json.dumps(head | {"frames": self.frames} | span | failed | {"tracks": tracks})
+        how = {str(track): one.value for track, one in self.redact_with.items()}
+        hidden = {"redact_with": how} if how else {}
+        yield json.dumps(head | {"frames": self.frames} | span | failed | hidden | {"tracks": tracks})
         for frame, row in sorted(self.sightings.items()):
             for one in row:
                 points = [[round(float(x), 2), round(float(y), 2)] for x, y in one.face.landmarks]
@@ -196,7 +207,14 @@ def read_face_lists(path: str | PathLike) -> dict[str, FaceList]:
             raise FaceListError(f"{name}, line {number}: {error}") from None
     if not heads:
         raise FaceListError(f"{name}: wanted {FORM}, got none; leave --boxes out to have the faces detected")
-    return {file: replace(head, sightings=_whole(rows[file])) for file, head in heads.items()}
+    return {file: _checked(replace(head, sightings=_whole(rows[file])), name) for file, head in heads.items()}
+
+
+def _checked(listed: FaceList, name: str) -> FaceList:
+    """The list itself; a number that no track has would leave a face as somebody did not mean it."""
+    if unknown := sorted(set(listed.redact_with) - listed.numbers):
+        raise FaceListError(f"{name}: wanted tracks of {brief(listed.file)} as redact_with, got {unknown[:5]}")
+    return listed
 
 
 def face_list_of(lists: Mapping[str, FaceList], path: Path) -> FaceList:
@@ -283,7 +301,15 @@ def _head(data: Mapping[str, Any]) -> FaceList:
         )  # fmt: skip
     except (KeyError, TypeError) as error:
         raise ValueError(f"wanted tracks as `deid detect` wrote them, got others ({brief_error(error)})") from None
-    return FaceList(data["file"], data["sha256"], width, height, frames, start_s, stop_s, tuple(failed), tracks)
+    span, hidden = (start_s, stop_s), _hidden(data.get("redact_with", {}))
+    return FaceList(data["file"], data["sha256"], width, height, frames, *span, tuple(failed), tracks, {}, hidden)
+
+
+def _hidden(data: Any) -> dict[int, Redaction]:
+    """How single tracks are hidden, by their numbers."""
+    if not isinstance(data, dict) or not all(track.isdecimal() for track in data):
+        raise ValueError(f'wanted {{"track_id": "blur"}} as redact_with, got {brief(data)}')
+    return {int(track): member(Redaction, how, "redact_with") for track, how in data.items()}
 
 
 def _add_row(

@@ -6,6 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +80,10 @@ class ClipReader:
             )
         self._layout = layout_of(self.info)
         self._orientation = Orientation.from_matrix(self.info.matrix)
-        self._stop_s, self._threads, self._first_index, self._wants = stop_s, threads, first_index, wants
+        self._stop_s = None if stop_s is None else _exact(stop_s)
+        self._threads, self._first_index, self._wants = threads, first_index, wants
         tick = self.info.time_base
-        begin = None if start_s is None else -int(-start_s // tick)  # rounded up
+        begin = None if start_s is None else -int(-_exact(start_s) // tick)  # rounded up
         later = None if after_pts is None else after_pts + 1
         self._begin = max((pts for pts in (begin, later) if pts is not None), default=None)
         self.notices = [f"{self._name}: dropped {', '.join(self.info.dropped)}"] if self.info.dropped else []
@@ -199,6 +201,11 @@ class ClipReader:
     def _check_open(self) -> None:
         if not self._is_open:
             raise ClipError(f"{self._name}: wanted an open clip, got one that was closed; open it again")
+
+
+def _exact(seconds: float) -> Fraction:
+    """As it was written down: of 0.1 a tenth. Divided as floats, 4 s lie a tick after a frame at 4 s."""
+    return Fraction(str(seconds))
 
 
 class _End:

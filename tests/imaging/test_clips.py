@@ -329,6 +329,17 @@ def test_frames_that_nobody_looks_at_are_written_without_their_picture(tmp_path)
         assert all(np.array_equal(a, b) for a, b in zip(planes(before), planes(after), strict=True))
 
 
+def test_a_frame_at_the_very_start_of_a_span_is_in_it_and_one_at_its_stop_is_not(tmp_path):
+    # Of floats, 4 / (1 / 15360) is a tick more than it is.
+    source = make_clip(tmp_path / "in.mkv", count=60, rate=10, time_base=Fraction(1, 1000))
+    phone = make_clip(tmp_path / "in.mp4", "libx264", count=60, rate=10, time_base=Fraction(1, 15360))
+    for path in (source, phone):
+        for start_s, stop_s in ((4.0, 5.0), (0.1, 0.7)):
+            with ClipReader(path, start_s, stop_s) as reader:
+                times = [round(frame.time_s, 3) for frame in reader]
+            assert times == [round(start_s + n / 10, 3) for n in range(round(10 * (stop_s - start_s)))]
+
+
 @pytest.mark.parametrize(("start_s", "stop_s", "count"), [(1.0, 2.0, 25), (None, 1.0, 25), (3.5, None, 12)])
 def test_a_span_of_time_begins_at_zero_and_takes_its_sound_along(tmp_path, start_s, stop_s, count):
     source = make_clip(tmp_path / "in.mp4", "libx264", count=100, time_base=FINE, sound="aac")
