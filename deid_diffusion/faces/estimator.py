@@ -35,6 +35,9 @@ from .ood_score import OODScore
 from .skin import LIGHT_NAMES, read_light
 
 SIDE = 128  # px, what the estimator sees
+# From the first of these on a close-up says more of a mouth than landmarks do, from the second on it says all. Of shut
+# mouths it says up to 0.33.
+WIDE_MOUTH = 0.33, 0.45
 LANDMARKS = 478
 UNIT = 64.0  # px: any eye distance will do, of faces that are then fitted to their crop
 _PARTS = (LANDMARKS * 3, 1, 1, 7, 1, 1)
@@ -189,16 +192,24 @@ class FaceEstimator:
         found = zip(landmarks, known, odd, strict=True)
         return [self._analysis(points, values, images.shape[-1], one) for points, values, one in found]
 
-    def look_closer(self, crops: Sequence[np.ndarray], analyses: Sequence[FaceAnalysis]) -> list[FaceAnalysis]:
-        """The same with eyes and mouth read from close-ups, which see a blink.
+    def look_closer(
+        self, crops: Sequence[np.ndarray], analyses: Sequence[FaceAnalysis], moving: bool = True
+    ) -> list[FaceAnalysis]:
+        """The same with eyes and mouth read from close-ups, which see a blink and a gaping mouth.
 
         Args:
             crops: (S, S, 3) uint8 each, of one size.
             analyses: of the same crops.
+            moving: whether only changes count. Full lips that are shut read as a little open; of a photo, the mouth is
+                read from the close-up where that sees it wide open, and from the landmarks elsewhere.
         """
         if self.apertures is None or not analyses:
             return list(analyses)
         found = self.apertures(as_unit(np.stack(crops)), np.stack([one.landmarks for one in analyses]))
+        if not moving:
+            closer, before = found["mouth_open"], torch.tensor([one.attributes.mouth_open for one in analyses])
+            low, high = WIDE_MOUTH
+            found["mouth_open"] = torch.lerp(before, closer, ((closer - low) / (high - low)).clamp(0, 1))
         return [
             replace(one, attributes=one.attributes.with_changes({n: float(row[place]) for n, row in found.items()}))
             for place, one in enumerate(analyses)
