@@ -178,7 +178,7 @@ def _stop(dial: Dial, stop: str, options: argparse.Namespace) -> None:
     outputs, parrots, floor = [], [], dial.floor(stop)
     for seed in range(1, options.seeds + 1):
         outputs.append(dial.run(stop, "probe", seed))
-        if not (options.one_parrot and parrots):
+        if seed <= (options.seeds if options.parrots is None else options.parrots):
             parrots.append(dial.run(stop, "gallery", seed))
     originals, gallery = dial.sources
     words: list[object] = ["eval", originals, *outputs, "--gallery", gallery, "-o", dial.out / stop / "eval", "--pool"]
@@ -293,7 +293,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, default=Path("out/privacy"), help="folder for all of it (out/privacy)")
     add("--stops", nargs="+", choices=tuple(LEVELS), default=list(LEVELS), help="of the dial (all)")
     add("--seeds", type=int, default=3, help="runs of each stop (3)")
-    add("--one-parrot", action="store_true", help="anonymize the gallery once and not with every seed")
+    add("--parrots", type=int, choices=(0, 1), help="anonymize the gallery so often (once for each seed)")
     add("--side", type=int, help="make larger photos smaller, to so many pixels (as they are)")
     add("--candidates", type=int, help="a face (as deid run has it)")
     add("--people", type=int, help="the first so many only (all)")

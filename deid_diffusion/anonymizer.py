@@ -29,9 +29,9 @@ from .faces.masks import is_covered
 from .faces.panorama import moved, rolled, seam_off_faces
 from .faces.references import Decision, References, decide, reference_face
 from .faces.task import FaceTask, ImageAnalysis
-from .imaging.ahead import ahead, behind
 from .imaging.alpha import View, look
 from .imaging.pictures import PIXEL_LIMIT, Picture, PictureError, load_picture
+from .imaging.threads import map_ahead, save_behind
 from .messages import brief, brief_error, brief_path
 from .methods.identity_bank import IdentityBank
 from .methods.k_same import Cohort, fit_cohort
@@ -44,6 +44,8 @@ from .methods.targets import default_policy
 from .models.backends import use_backend
 from .models.loading import IDENTITIES, THRESHOLDS, check_id_encoder, check_speed, load_with_identities, pick_device
 from .models.quick import load_quick
+from .models.resnet_graph import graphed
+from .pipelines.id_encoder import SIDE as ENCODER_SIDE
 from .pipelines.id_encoder import embed
 from .result import AnonymizedImage
 from .seeds import checked_seed
@@ -105,6 +107,8 @@ class FaceAnonymizer:
         self.size: int = pipeline.size
         self.detect: Detector = detector_of("fast") if detect is None else detect
         self._pipeline, self._turn = pipeline, RLock()
+        self._graphed: FaceAnonymizer | None = None
+        self._encoder: Any = None  # what runs the identity encoder of clips; None for itself
         self._box_reader = CenterFaceDetector()  # for detectors that cannot look at a box; loads at its first use
 
     @classmethod
@@ -273,9 +277,9 @@ class FaceAnonymizer:
             return image if isinstance(image, Picture) else load_picture(image, limit)
 
         with ThreadPoolExecutor(threads) as readers, ThreadPoolExecutor(threads) as writers:
-            pictures = ahead(readers, load, images, threads)
+            pictures = map_ahead(readers, load, images, threads)
             results = self._windows(pictures, seed, batch_size, settings, policy)
-            yield from results if save is None else behind(writers, save, results, threads)
+            yield from results if save is None else save_behind(writers, save, results, threads)
 
     def _windows(
         self,
@@ -566,6 +570,21 @@ class FaceAnonymizer:
         """
         return getattr(self.detect, "read_box", self._box_reader.read_box)(image, face)
 
+    def in_graphs(self) -> FaceAnonymizer:
+        """One that reads faces in a third of the time, for clips: ONNX Runtime runs its small networks, too.
+
+        It shares everything else. Where ONNX Runtime does not run the unet, it is this one.
+        """
+        if not self.origin.get("backend", "").startswith("onnxruntime"):
+            return self
+        if self._graphed is None:
+            other = object.__new__(type(self))
+            other.__dict__ |= self.__dict__
+            other.estimator = self.estimator.run_by(graphed)
+            other._encoder = graphed(self._pipeline.id_encoder, ENCODER_SIDE)
+            self._graphed = other
+        return self._graphed
+
     def versions(self) -> dict[str, Any]:
         """What made the pictures: package versions, checkpoint, and sha256 of every weight file, for the report."""
         from . import __version__
@@ -665,7 +684,7 @@ class FaceAnonymizer:
     @torch.no_grad()
     def _embed(self, crops: np.ndarray) -> np.ndarray:
         """(B, S, S, 3) uint8 -> (B, D) float32 unit norm by the identity encoder."""
-        id_encoder = self._pipeline.id_encoder
+        id_encoder = self._encoder or self._pipeline.id_encoder
         return embed(id_encoder, as_unit(crops).to(id_encoder.device)).cpu().numpy()
 
 

@@ -9,7 +9,18 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .conditioning import FIELDS, POINTS, attribute_vector, condition_vector, erase, fold, landmark_maps, unfold
+from .conditioning import (
+    FEWEST,
+    FIELDS,
+    POINTS,
+    attribute_vector,
+    condition_vector,
+    erase,
+    first_attributes,
+    fold,
+    landmark_maps,
+    unfold,
+)
 from .detail import FOLD, add_detail, lay
 from .guidance import with_cfg, with_energies, with_known
 from .id_encoder import embed, in_float32
@@ -50,7 +61,16 @@ class FaceInpainter(Sampler):
     @property
     def identity_dim(self) -> int:
         """Length of the identity vector."""
-        return self.unet.config.projection_class_embeddings_input_dim - 2 * len(FIELDS) - 1
+        return self.unet.config.projection_class_embeddings_input_dim - 2 * self.attribute_count - 1
+
+    @property
+    def attribute_count(self) -> int:
+        """How many attributes the unet reads, the first of `FIELDS`: fewer where it is older than the others."""
+        if self.id_encoder is not None:
+            rest = self.unet.config.projection_class_embeddings_input_dim - 1 - self.id_encoder.config.num_labels
+            if rest % 2 == 0 and FEWEST <= rest // 2 <= len(FIELDS):
+                return rest // 2
+        return len(FIELDS)
 
     @torch.no_grad()
     def __call__(
@@ -241,7 +261,8 @@ class FaceInpainter(Sampler):
             scaled = attribute_vector([one] * batch if isinstance(one, Mapping) else list(one))
         if scaled.shape != (batch, 2 * len(FIELDS)):
             raise ValueError(f"attributes must be ({batch}, {2 * len(FIELDS)}), got {tuple(scaled.shape)}")
-        vector = condition_vector(scaled.to(crop), identity, self.identity_dim)
+        scaled = first_attributes(scaled.to(crop), self.attribute_count)
+        vector = condition_vector(scaled, identity, self.identity_dim)
         maps = landmark_maps(points, self.base_size, factor)
         covered = F.avg_pool2d((mask > 0).to(crop), factor)
         context = torch.cat([fold(erase(crop, mask), factor), covered, maps], dim=1)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 
 from ..pipelines.conditioning import FIELDS, POINTS
 from .apertures import FOLDER as APERTURES
+from .apertures import SIDE as APERTURE_SIDE
 from .apertures import ApertureReader
 from .attribute_classifiers import FILE as CLASSIFIERS
 from .attribute_classifiers import AttributeClassifiers
@@ -26,6 +28,7 @@ from .face_shape import (
     rotation_from_angles,
 )
 from .geometry import FIVE, apply, crop_from_image
+from .lenses import has_dark_lenses, lens_shade
 from .network import load_network
 from .ood_score import FILE as OOD
 from .ood_score import OODScore
@@ -139,6 +142,18 @@ class FaceEstimator:
         closer = ApertureReader.from_pretrained(folder / APERTURES, device) if (folder / APERTURES).is_dir() else None
         return cls(network.eval().to(device), shape, classifiers, ood, closer)
 
+    def run_by(self, run: Callable[[Any, int], Any]) -> FaceEstimator:
+        """The same with networks that something else runs.
+
+        Args:
+            run: a network, the side of the images that it is shown -> one that does the same.
+        """
+        other = copy.copy(self)
+        other.network = run(self.network, SIDE)
+        if self.apertures is not None:
+            other.apertures = ApertureReader(run(self.apertures.network, APERTURE_SIDE))
+        return other
+
     @torch.no_grad()
     def landmarks(self, crops: np.ndarray) -> np.ndarray:
         """(B, S, S, 3) uint8 -> (B, 478, 3) float32 crop pixels."""
@@ -164,10 +179,15 @@ class FaceEstimator:
         if self.classifiers is not None and not moving:
             looks |= self.classifiers(images, landmarks)
         rows = torch.stack([value.cpu() for value in looks.values()], -1).numpy()
-        return [
-            self._analysis(points, dict(zip((*looks, *LIGHT_NAMES), (*row, *lit), strict=True)), images.shape[-1], one)
-            for points, row, lit, one in zip(landmarks, rows, light, odd, strict=True)
+        known = [
+            dict(zip((*looks, *LIGHT_NAMES), (*row, *lit), strict=True)) for row, lit in zip(rows, light, strict=True)
         ]
+        if not moving:
+            for crop, points, values in zip(crops, landmarks, known, strict=True):
+                dark = has_dark_lenses(lens_shade(crop, points, values["skin_l"]), values["glasses"])
+                values |= {"sunglasses": 1.0, "glasses": 1.0} if dark else {"sunglasses": 0.0}
+        found = zip(landmarks, known, odd, strict=True)
+        return [self._analysis(points, values, images.shape[-1], one) for points, values, one in found]
 
     def look_closer(self, crops: Sequence[np.ndarray], analyses: Sequence[FaceAnalysis]) -> list[FaceAnalysis]:
         """The same with eyes and mouth read from close-ups, which see a blink.
