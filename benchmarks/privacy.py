@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from analyzed import AnalyzedPhotos
 from PIL import Image
 
@@ -247,16 +248,16 @@ def draw(rows: dict[str, dict[str, Any]], path: Path) -> None:
 
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     axes = figure.subplots()
+    found = [_by_name([*report["judges"][0]["metrics"], *report["utility"]]) for report in rows.values()]
+    x = [metrics[LANDMARK_ERROR]["value"] for metrics in found]
     for name, colour in ((RANK_1, "C0"), (PARROT_1, "C3")):
-        points = []
-        for report in rows.values():
-            found = {metric["name"]: metric for metric in (*report["judges"][0]["metrics"], *report["utility"])}
-            points.append((found[LANDMARK_ERROR]["value"], *(found[name][key] for key in ("value", "low", "high")),
-                           found[name]["floor"]))  # fmt: skip
-        x, value, low, high, floor = zip(*points, strict=True)
-        bars = [[v - a for v, a in zip(value, low, strict=True)], [b - v for v, b in zip(value, high, strict=True)]]
-        axes.errorbar(x, value, bars, fmt="o-", color=colour, capsize=3, label=name)
-        if None not in floor:
+        if not all(name in metrics for metrics in found):
+            continue
+        value, low, high, floor = (
+            np.array([metrics[name][key] for metrics in found], float) for key in ("value", "low", "high", "floor")
+        )
+        axes.errorbar(x, value, [value - low, high - value], fmt="o-", color=colour, capsize=3, label=name)
+        if np.isfinite(floor).all():
             axes.plot(x, floor, "x", color=colour, label=f"{name}: surroundings alone")
     for stop, at in zip(rows, x, strict=True):
         axes.annotate(stop, (at, 0), xytext=(0, -4), textcoords="offset points", ha="center", va="top", fontsize=8)
