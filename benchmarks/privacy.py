@@ -198,21 +198,24 @@ def table(rows: dict[str, dict[str, Any]], judge: int = 0) -> str:
         judge: which of its judges.
     """
     one = next(iter(rows.values()))
+    found = {stop: _by_name(report["judges"][judge]["metrics"]) for stop, report in rows.items()}
+    columns = [name for name in COLUMNS if any(name in metrics for metrics in found.values())]
     lines = [
         f"Judge: {one['judges'][judge]['judge']}; {one['people']} people; 95 % intervals by person.",
         "",
-        "| stop | " + " | ".join(COLUMNS) + " |",
-        "|---" * (len(COLUMNS) + 1) + "|",
+        "| stop | " + " | ".join(columns) + " |",
+        "|---" * (len(columns) + 1) + "|",
     ]
     for stop, report in rows.items():
-        metrics = [_by_name(report["judges"][judge]["metrics"]).get(name) or {} for name in COLUMNS]
+        metrics = [found[stop].get(name) or {} for name in columns]
         lines.append(f"| {stop}, {report['faces']} faces | " + " | ".join(_cell(metric) for metric in metrics) + " |")
         floors = [_number(metric.get("floor")) for metric in metrics]
         lines.append(f"| {stop}: surroundings alone | " + " | ".join(floors) + " |")
         over = [_excess(metric.get("excess")) for metric in metrics]
         lines.append(f"| {stop}: over the surroundings | " + " | ".join(over) + " |")
-    lines.append("| *chance* | " + " | ".join(_number(metric.get("chance")) for metric in metrics) + " |")
-    lines.append("| *originals* | " + " | ".join(_number(metric.get("on_originals")) for metric in metrics) + " |")
+    known = {name: metric for metrics in found.values() for name, metric in metrics.items()}
+    for title, key in (("chance", "chance"), ("originals", "on_originals")):
+        lines.append(f"| *{title}* | " + " | ".join(_number(known[name].get(key)) for name in columns) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -280,7 +283,7 @@ def _excess(excess: list[float | None] | None) -> str:
 def _number(value: float | str | None) -> str:
     if isinstance(value, str):
         return value  # "inf"
-    return "" if value is None else f"{value:.3f}" if value < 1.5 else f"{value:.1f}"
+    return "" if value is None else f"{value:.3f}" if value < 1.05 else f"{value:.1f}"
 
 
 def _parser() -> argparse.ArgumentParser:
