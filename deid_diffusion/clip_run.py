@@ -94,9 +94,10 @@ class ClipRun:
             options: stride and motion count here.
             listed: where faces are, as somebody says, instead of looking for them.
         """
-        self.anonymizer, self.seed, self.settings, self.timing = anonymizer, seed, settings, Timing()
         self.method = find_method(settings.method)
         reads = self.method.reads_faces or settings.keep is not None or settings.only is not None
+        anonymizer = anonymizer.in_graphs() if reads else anonymizer
+        self.anonymizer, self.seed, self.settings, self.timing = anonymizer, seed, settings, Timing()
         look = anonymizer.detect
         glance: Any = getattr(look, "glance", look)  # not every detector has it
         follow = self._timed(look.follow) if hasattr(look, "follow") else None
@@ -106,8 +107,9 @@ class ClipRun:
         own = anonymizer.default_policy(settings)
         people: Any = own if hasattr(own, "for_person") else None  # not every policy of somebody's own has it
         self.policy = TrackTargets(
-            anonymizer.same_person(settings), anonymizer.bank, seed, settings.level.reach, people=people
-        )
+            anonymizer.same_person(settings), anonymizer.bank, seed, settings.level.reach, people=people,
+            looks=settings.looks,
+        )  # fmt: skip
         self.parts = FINE if options.motion == "fine" else COARSE
         self.context = anonymizer.context(settings, self.policy, self.timing)
         self.stride = (options.stride or STRIDE) if self.method.uses_targets else 1
@@ -132,6 +134,14 @@ class ClipRun:
         self._people = self.scan.people(self.anonymizer.thresholds["far_0.01"])
         self._starts = set(self.scan.linker.starts)
         self._first, self._sightings = first, self.scan.sightings(self._people, first)
+
+    def needs(self, number: int) -> bool:
+        """Whether the result of a frame depends on its picture: somebody is in it, or nobody knows.
+
+        Args:
+            number: of a frame that was looked at.
+        """
+        return bool(self._sightings[number - self._first]) or number in self.scan.failed
 
     def results(self, frames: Iterable[tuple[np.ndarray, Any]]) -> Iterator[tuple[Any, AnonymizedImage]]:
         """Anonymizes frames that were looked at.
@@ -216,6 +226,9 @@ class ClipRun:
     def _composited(self, frame: _Prepared, tasks: Sequence[FaceTask]) -> AnonymizedImage:
         if frame.failure:
             return self._blurred(frame, frame.failure)
+        if not frame.sightings:
+            self.result.add(frame.time_s, (), ())
+            return AnonymizedImage(frame.image, (), {}, np.zeros(frame.image.shape[:2], bool))
         try:
             tasks = self.unseen(frame.image, frame.time_s, tasks, frame.unseen)
             analysis = ImageAnalysis(Picture(frame.image), frame.image, tuple(tasks), self.timing)

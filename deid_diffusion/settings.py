@@ -21,7 +21,11 @@ if TYPE_CHECKING:
     from .methods.pseudonyms import Pseudonyms
 
 # What may be withheld from the model without breaking the geometry of the new face.
-DROPPABLE = ("age", "male", "skin_l", "skin_a", "skin_b", "light_x", "light_y", "glasses", "facial_hair")
+APPEARANCE = "appearance"  # no attribute: the group of looks from which the target is taken
+DROPPABLE = (
+    *("age", "male", "skin_l", "skin_a", "skin_b", "light_x", "light_y", "glasses", "facial_hair", "sunglasses"),
+    APPEARANCE,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +42,8 @@ class Settings:
         repulsion: identity-repulsion guidance off the source: a Repulsion, a mapping of its fields, or None for none.
         repulsion_factor: factor on the repulsion's scale; each retry doubles it again.
         attributes: values to set, by name, in real units; the rest is taken over from the source.
-        drop_attributes: attributes not to take over from the source (soft biometrics): any of DROPPABLE.
+        drop_attributes: attributes not to take over from the source (soft biometrics): any of DROPPABLE;
+            "appearance" for targets of any looks.
         privacy: "standard", "high" or "maximum": how little passes from the source, see `privacy.LEVELS`.
         redact_with: how a face is hidden that could not be replaced.
         method: what becomes of faces: a name of `methods.method_names()`, or an object shaped like `methods.Method`.
@@ -112,7 +117,12 @@ class Settings:
     @property
     def dropped(self) -> tuple[str, ...]:
         """Attributes that are not taken over: those named, and those of the dial."""
-        return tuple(sorted({*self.drop_attributes, *self.level.drop}))
+        return tuple(sorted({*self.drop_attributes, *self.level.drop} - {APPEARANCE}))
+
+    @property
+    def looks(self) -> bool:
+        """Whether targets are taken from the source's group of looks, where the identity bank has groups."""
+        return APPEARANCE not in (*self.drop_attributes, *self.level.drop)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "repulsion", as_repulsion(self.repulsion))

@@ -35,9 +35,14 @@ def main(argv: list[str]) -> int:
         )
     if problem := _unfit(options.host, options.port):
         return complain(problem, 2)
+    from deid_diffusion.methods.pseudonyms import PseudonymError, Pseudonyms
     from deid_diffusion.web.server import Place, serve
     from deid_diffusion.web.sessions import Limits
 
+    try:
+        pseudonyms = Pseudonyms(options.key) if options.key else None
+    except PseudonymError as error:
+        return complain(str(error), 2)
     limits = Limits(max_bytes=options.max_mb * 1_000_000, max_pixels=options.max_pixels)
     host = f"[{options.host}]" if ":" in options.host else options.host
     print(f"deid: http://{host}:{options.port}/ (Ctrl-C ends it)", file=sys.stderr, flush=True)
@@ -47,7 +52,7 @@ def main(argv: list[str]) -> int:
         import webbrowser
 
         webbrowser.open(f"http://{host}:{options.port}/")
-    serve(lambda: _load(options), limits, Place(options.host, options.port, options.token))
+    serve(lambda: _load(options), limits, Place(options.host, options.port, options.token), pseudonyms)
     return 0
 
 
@@ -81,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--open", action="store_true", help="open the page in this machine's browser")
     add("--max-pixels", type=natural, default=50_000_000, metavar="N", help="refuse photos of more (50 million)")
     add("--max-mb", type=natural, default=500, metavar="N", help="refuse files of more megabytes (500)")
+    add("--key", metavar="FILE", help="the same person becomes the same stranger in all that is brought here")
     add("--model", metavar="NAME", help="weights folder, or ORG/NAME on the Hub to download (the shipped one)")
     add("--device", default="cpu", help="cpu, cuda, cuda:1, mps (cpu)")
     add("--backend", choices=BACKENDS, default="auto", help="what runs the model, as for deid run (auto)")

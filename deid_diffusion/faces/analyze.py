@@ -115,7 +115,8 @@ def _read(
 ) -> list[Read]:
     images = np.stack([crop.image for number in numbers if (crop := crops[number]) is not None])
     embeddings = [None] * len(images) if embed is None else embed(images)
-    analyses = estimator.look_closer(images, estimator.analyze(images, moving=embed is None))
+    moving = embed is None
+    analyses = estimator.look_closer(images, estimator.analyze(images, moving=moving), moving)
     return list(zip(analyses, embeddings, strict=True))
 
 

@@ -6,9 +6,9 @@ face and frame:
     {"file": "clip.mp4", "sha256": "...", "width": 1280, "height": 720, "frames": 250, "tracks": [...]}
     {"file": "clip.mp4", "frame": 0, "box": [x0, y0, x1, y1], "points": [[x, y], ...], "track_id": 0, ...}
 
-A line that a person writes needs `file`, `frame` and `box` only; the first line of a clip may say how single tracks are
-hidden: `"redact_with": {"1": "blur"}`. What cannot be true is refused: a box of another
-clip, or in other units, hides a few pixels somewhere and leaves the face.
+A line that a person writes needs `file`, `frame` and `box` only; the first line of a clip may say how single tracks
+are hidden, `"redact_with": {"1": "blur"}`. What cannot be true is refused: a box of another clip, or in other units,
+hides a few pixels somewhere and leaves the face.
 """
 
 from __future__ import annotations
@@ -207,12 +207,14 @@ def read_face_lists(path: str | PathLike) -> dict[str, FaceList]:
             raise FaceListError(f"{name}, line {number}: {error}") from None
     if not heads:
         raise FaceListError(f"{name}: wanted {FORM}, got none; leave --boxes out to have the faces detected")
-    done = {file: replace(head, sightings=_whole(rows[file])) for file, head in heads.items()}
-    for listed in done.values():
-        # A number that is none leaves a face as it is not meant to be.
-        if unknown := sorted(set(listed.redact_with) - listed.numbers):
-            raise FaceListError(f"{name}: wanted tracks of {brief(listed.file)} as redact_with, got {unknown[:5]}")
-    return done
+    return {file: _checked(replace(head, sightings=_whole(rows[file])), name) for file, head in heads.items()}
+
+
+def _checked(listed: FaceList, name: str) -> FaceList:
+    """The list itself; a number that no track has would leave a face as somebody did not mean it."""
+    if unknown := sorted(set(listed.redact_with) - listed.numbers):
+        raise FaceListError(f"{name}: wanted tracks of {brief(listed.file)} as redact_with, got {unknown[:5]}")
+    return listed
 
 
 def face_list_of(lists: Mapping[str, FaceList], path: Path) -> FaceList:

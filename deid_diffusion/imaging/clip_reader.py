@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -49,6 +49,8 @@ class ClipReader:
         after_pts: only frames later than this: `ClipWriter.resume_at()`.
         first_index: the first frame's index: `ClipWriter.frames_done`.
         threads: of the decoder; 0 lets it choose.
+        wants: whether somebody will look at the frame of that index; the others come without their picture, which is
+            black. None for all.
 
     Attributes:
         info: what `probe` says.
@@ -68,6 +70,7 @@ class ClipReader:
         after_pts: int | None = None,
         first_index: int = 0,
         threads: int = 1,
+        wants: Callable[[int], bool] | None = None,
     ) -> None:
         self.path, self.info = Path(path), probe(path)
         self._name = brief_path(self.path)
@@ -78,7 +81,7 @@ class ClipReader:
         self._layout = layout_of(self.info)
         self._orientation = Orientation.from_matrix(self.info.matrix)
         self._stop_s = None if stop_s is None else _exact(stop_s)
-        self._threads, self._first_index = threads, first_index
+        self._threads, self._first_index, self._wants = threads, first_index, wants
         tick = self.info.time_base
         begin = None if start_s is None else -int(-_exact(start_s) // tick)  # rounded up
         later = None if after_pts is None else after_pts + 1
@@ -106,11 +109,19 @@ class ClipReader:
     def __iter__(self) -> Iterator[Frame]:
         self._check_open()
         before: Frame | None = None
+        shown = False  # whether the frame before has its picture
         for index, (pts, decoded) in enumerate(self._wanted(), self._first_index):
             repeated = before is not None and same(decoded, before.source)
-            image = before.image if before is not None and repeated else self._upright(decoded)
+            if before is None or not (repeated and shown):
+                shown = self._wants is None or self._wants(index)
+                image = self._upright(decoded) if shown else self._black()
+            else:
+                image = before.image
             before = Frame(index, pts, float(pts * self.info.time_base), image, repeated, decoded)
             yield before
+
+    def _black(self) -> np.ndarray:
+        return self._orientation.upright(np.broadcast_to(np.uint8(0), (self.info.height, self.info.width, 3)))
 
     def _upright(self, decoded: Any) -> np.ndarray:
         # In memory order: torch takes no mirrored views.

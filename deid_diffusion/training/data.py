@@ -27,7 +27,8 @@ log = logging.getLogger(__name__)
 # Rare sources are diverse and count more; plain studio portraits would drown them.
 SOURCE_WEIGHT = {"hmdghoul": 1.0, "hatatori": 1.0, "basemax": 2.5, "leafac": 3.0, "sfhq": 4.0, "faker": 4.0}
 
-RARE = ("glasses", "facial_hair")  # one crop in fifteen: drawn three times as often, or the model hardly meets them
+# One crop in fifteen or fewer: drawn three times as often, or the model hardly meets them.
+RARE = ("glasses", "facial_hair", "sunglasses")
 
 # Bounds of groups that are drawn more evenly than they are frequent: children, gaping mouths and side views are rare.
 BALANCED = {"age": (13, 30, 50, 65), "mouth_open": (0.15, 0.4), "yaw_deg": (-30, -12, 12, 30)}

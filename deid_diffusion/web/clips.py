@@ -1,4 +1,4 @@
-"""One clip on the page: its tracks, which of them are kept, and the clip that follows."""
+"""One clip on the page: its tracks, what was decided about each, and the clip that follows."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from ..jobs.run import JobResult
 from ..settings import Settings
 from ..types import Face, Redaction
 from ..video import ClipOptions, VideoAnonymizer
+from .choices import DECISIONS, KEEP, REDACTIONS, REPLACE
 from .follow import follow, small_grey
 from .sessions import VisitError
 from .shown import cut, jpeg, shrunk
@@ -28,7 +29,7 @@ STILL_S = 0.5  # between two frames that the page can show
 STILL = 960  # pixels, the long side of those
 FACES = 6  # thumbnails of a track
 AROUND_S = 10.0  # how far a drawn box is followed, in both directions
-METHODS = {"replace": "inpaint"} | {how.value: how.value for how in Redaction}
+METHODS = (REPLACE, *REDACTIONS)
 Tell = Callable[[float, str], None]  # a share in [0, 1] and a few words; raises where the visitor wants it to stop
 
 
@@ -37,7 +38,7 @@ class Clip:
 
     Attributes:
         name: as the visitor's file is called.
-        kept: numbers of the tracks that stay as they are.
+        decisions: what was decided about single tracks, of DECISIONS; the others become what all do.
         drawn: numbers of those that a visitor drew.
         images: what the page shows, as JPEG files by name.
         version: counts the changes.
@@ -50,12 +51,13 @@ class Clip:
             path: the file, in a folder of its own.
         """
         self.path, self.name = path, path.name
-        self.kept: set[int] = set()
+        self.decisions: dict[int, str] = {}
         self.drawn: set[int] = set()
         self.images: dict[str, bytes] = {}
         self.version = 0
         self.result: JobResult | None = None
         self._listed: FaceList | None = None
+        self._looked: FaceList | None = None
         self._stamps: dict[int, dict[str, Any]] = {}
         self._stills: list[tuple[int, float]] = []  # frame and time
 
@@ -96,7 +98,8 @@ class Clip:
                 self._stills.append((frame.index, frame.time_s))
             tell((frame.index + 1) / max(count or 0, frame.index + 1) if count else 0.0, "looking for faces")
 
-        self._listed, self._stamps = look_through(self.path, self.name, anonymizer.detect, seen=seen)
+        self._looked, self._stamps = look_through(self.path, self.name, anonymizer.detect, seen=seen)
+        self._listed = self._looked
         self._changed()
         self._thumbnails(self._tracks())
 
@@ -113,9 +116,13 @@ class Clip:
         check_same(listed, self.path)
         if listed.frames != self.listed.frames:
             raise VisitError(f"{path.name}: wanted {self.listed.frames} frames, got {listed.frames}; look again")
+        # What somebody took out is kept, and shown as such where it was found here, too.
+        assert self._looked is not None  # or there were no frames to compare
+        back = [track.track_id for track in listed.removed if track in self._looked.tracks]
         number, sightings = listed.next_number, {}
-        for frame, row in listed.sightings.items():
-            named = []
+        for frame in range(listed.frames):
+            row = listed.sightings.get(frame, ())
+            named = [one for one in self._looked.sightings.get(frame, ()) if one.face.track_id in back]
             for one in row:
                 # A box without a number is a face of its own, for one frame and what `fill` makes of it.
                 if one.face.track_id is None:
@@ -123,24 +130,27 @@ class Clip:
                 named.append(one)
             sightings[frame] = tuple(named)
         self._listed = replace(listed, sightings=sightings)
-        self.kept = {track.track_id for track in self._listed.removed}
+        self.decisions = {track: how.value for track, how in listed.redact_with.items()}
+        self.decisions |= {track.track_id: KEEP for track in listed.removed}
         self.drawn = set(self._tracks()) - {track.track_id for track in listed.tracks}
         self._changed()
         self._thumbnails(self._tracks())
 
-    def keep(self, number: int, kept: bool) -> None:
-        """Says whether a track stays as it is.
+    def decide(self, number: int, decision: str | None) -> None:
+        """Says what becomes of a track.
 
         Args:
             number: of the track.
-            kept: whether it does.
+            decision: one of DECISIONS; None for what becomes of all.
 
         Raises:
-            VisitError: there is no such track.
+            VisitError: there is no such track or decision.
         """
-        if number not in self._tracks():
-            raise VisitError("wanted a face of this clip, got another; load the page again")
-        self.kept = self.kept | {number} if kept else self.kept - {number}
+        if number not in self._tracks() or decision not in (None, *DECISIONS):
+            raise VisitError("wanted a face of this clip, and what becomes of it; got another; load the page again")
+        self.decisions.pop(number, None)
+        if decision is not None:
+            self.decisions[number] = decision
         self._changed()
 
     def remove(self, number: int) -> None:
@@ -156,7 +166,8 @@ class Clip:
             raise VisitError("wanted a box that was drawn here, got another face; keep it instead")
         rows = {f: tuple(s for s in row if s.face.track_id != number) for f, row in self.listed.sightings.items()}
         self._listed = replace(self.listed, sightings=rows)
-        self.drawn, self.kept = self.drawn - {number}, self.kept - {number}
+        self.drawn -= {number}
+        self.decisions.pop(number, None)
         self._changed()
 
     def draw(self, still: int, box: Sequence[float], tell: Tell) -> int:
@@ -209,14 +220,15 @@ class Clip:
         self._thumbnails([number])
         return number
 
-    def render(self, anonymizer: FaceAnonymizer, method: str, audio: str, tell: Tell) -> None:
+    def render(self, anonymizer: FaceAnonymizer, method: str, audio: str, tell: Tell, settings: Settings) -> None:
         """Writes the clip.
 
         Args:
             anonymizer: its models are used.
-            method: a key of METHODS.
+            method: one of METHODS: what becomes of tracks about which nothing else was decided.
             audio: "keep" or "drop".
             tell: how far it is.
+            settings: the privacy dial and the key.
 
         Raises:
             ClipError, ValueError: it cannot be written.
@@ -231,9 +243,10 @@ class Clip:
             tell(0.3 * share if stage == "look" else 0.3 + 0.7 * share, words)
 
         video = VideoAnonymizer(anonymizer, ClipOptions(audio=audio))
-        done = video(
-            self.path, self.out_path, settings=Settings(method=METHODS[method]), progress=progress, boxes=self.edited
-        )
+        listed = self.edited(method)
+        if all(number in listed.redact_with or self.decisions.get(number) == KEEP for number in self._tracks()):
+            settings = Settings(method="blank")  # nobody needs to be read
+        done = video(self.path, self.out_path, settings=settings, progress=progress, boxes=listed)
         # The page has a switch for the sound, and shows who is kept.
         notes = [note.partition("; --audio")[0] for note in done.notes if not note.startswith("left as they are")]
         about = {
@@ -249,7 +262,7 @@ class Clip:
     def write_list(self) -> None:
         """Writes the detections file, as edited: what `deid run --boxes` takes."""
         self.list_path.parent.mkdir(exist_ok=True)
-        self.list_path.write_text("\n".join(self.edited.lines(self._stamps)) + "\n", encoding="utf-8")
+        self.list_path.write_text("\n".join(self.edited().lines(self._stamps)) + "\n", encoding="utf-8")
 
     @property
     def listed(self) -> FaceList:
@@ -262,12 +275,18 @@ class Clip:
             raise VisitError("wanted a clip that was looked through, got one that was not; add it again")
         return self._listed
 
-    @property
-    def edited(self) -> FaceList:
-        """Likewise, without the tracks that are kept."""
+    def edited(self, method: str = "") -> FaceList:
+        """Likewise, without the tracks that are kept, and with how single ones are hidden.
+
+        Args:
+            method: what becomes of the others, spelled out; empty leaves that open.
+        """
         rows = self.listed.sightings.items()
-        left = {frame: tuple(one for one in row if one.face.track_id not in self.kept) for frame, row in rows}
-        return replace(self.listed, sightings=left)
+        kept = [number for number, how in self.decisions.items() if how == KEEP]
+        left = {frame: tuple(one for one in row if one.face.track_id not in kept) for frame, row in rows}
+        decided = {number: self.decisions.get(number, method) for number in self._tracks()}
+        hidden = {number: Redaction(how) for number, how in decided.items() if how in REDACTIONS}
+        return replace(self.listed, sightings=left, redact_with=hidden)
 
     def state(self) -> dict[str, Any]:
         """What the page needs to know."""
@@ -292,17 +311,22 @@ class Clip:
     def _track_state(self, number: int, rows: list[tuple[int, Sighting]]) -> dict[str, Any]:
         spans: list[dict[str, Any]] = []
         for frame, one in rows:
-            now = self._time(frame)
+            now, then = self._time(frame), self._time(frame + 1)
             if spans and spans[-1]["origin"] == one.origin.value and frame == spans[-1]["last"] + 1:
-                spans[-1] |= {"stop_s": now, "last": frame}
+                spans[-1] |= {"stop_s": then, "last": frame}
             else:
-                spans.append({"start_s": now, "stop_s": now, "origin": one.origin.value, "last": frame})
+                spans.append({"start_s": now, "stop_s": then, "origin": one.origin.value, "last": frame})
         thumbs = sum(f"track-{number}-{place}" in self.images for place in range(FACES))
-        return {"number": number, "kept": number in self.kept, "drawn": number in self.drawn, "thumbs": thumbs,
-                "spans": [{k: v for k, v in span.items() if k != "last"} for span in spans]}  # fmt: skip
+        told = {"number": number, "decision": self.decisions.get(number), "drawn": number in self.drawn}
+        shown = [{name: value for name, value in span.items() if name != "last"} for span in spans]
+        return {**told, "thumbs": thumbs, "spans": shown}
 
     def _time(self, frame: int) -> float:
-        return float(self._stamps[frame]["time_s"]) if frame in self._stamps else 0.0
+        """When a frame is shown; what is after the last one begins when that ends."""
+        if frame in self._stamps:
+            return float(self._stamps[frame]["time_s"])
+        last = len(self._stamps) - 1
+        return self._time(last) + (self._time(last) / last if last > 0 else 0.04)
 
     def _tracks(self) -> dict[int, list[tuple[int, Sighting]]]:
         """Frames and sightings of each track, by its number; of those that a list took out, nothing is known."""

@@ -6,14 +6,22 @@ import logging
 import threading
 import zipfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from ..anonymizer import FaceAnonymizer
 from ..errors import DeidError
 from ..imaging.pictures import picture_size
 from ..jobs.report import write_report
 from ..messages import brief_error
+from ..methods.k_same import Cohort, fit_cohort
+from ..methods.pseudonyms import Pseudonyms
+from ..methods.swap import same_target
+from ..seeds import derived_seed
+from ..settings import Settings
 from .choices import Options
 from .clips import Clip
 from .evaluations import Evaluation
@@ -26,14 +34,18 @@ log = logging.getLogger(__name__)
 class Desk:
     """The worker. `do` is called by one thread at a time: gradio's queue sees to that."""
 
-    def __init__(self, load: Callable[[], FaceAnonymizer], sessions: Sessions) -> None:
+    def __init__(
+        self, load: Callable[[], FaceAnonymizer], sessions: Sessions, pseudonyms: Pseudonyms | None = None
+    ) -> None:
         """Nothing is loaded yet.
 
         Args:
             load: makes the anonymizer.
             sessions: the visitors.
+            pseudonyms: a key by which everybody becomes the same stranger in all that is brought here.
         """
-        self.sessions = sessions
+        self.sessions, self.pseudonyms = sessions, pseudonyms
+        self._cohorts: WeakKeyDictionary[Session, tuple[Any, Cohort | str]] = WeakKeyDictionary()
         self._load, self._lock = load, threading.Lock()
         self._loaded: FaceAnonymizer | None = None
 
@@ -63,11 +75,11 @@ class Desk:
         folder = ""
         if action not in ACTIONS:
             return {"error": "wanted something that this page can do, got something else; load it again"}
-        if action not in ACTIONS:
-            return {"error": "wanted something that this page can do, got something else; load it again"}
         try:
             with self.sessions.working(secret) as session:
                 folder, session.cancelled = str(session.folder), False
+                session.job, session.working_on = str(values.get("job", "")), str(values.get("id", ""))
+                session.tell(0.0, "")
                 return ACTIONS[action](self, session, values)
         except Exception as error:
             return {"error": _sentence(error, folder)}
@@ -85,14 +97,38 @@ class Desk:
                 f"{photo.name}: wanted at most {limits.held_pixels:,} pixels in all open photos, got "
                 f"{held + size[0] * size[1]:,}; remove some, or use deid run for a whole folder"
             )
-        photo.look(anonymizer, limits.max_pixels, Options.from_json(values.get("options", {})))
+        photo.averaged = partial(self._averaged, session)
+        photo.look(anonymizer, limits.max_pixels, self._options(session, values))
         return photo.state()
 
     def _make(self, session: Session, values: Mapping[str, Any]) -> dict[str, Any]:
         photo = session.item(Photo, values["id"])
         session.tell(0.0, "making new faces")
-        photo.make(self.anonymizer, Options.from_json(values.get("options", {})))
+        photo.make(self.anonymizer, self._options(session, values))
         return photo.state()
+
+    def _options(self, session: Session, values: Mapping[str, Any]) -> Options:
+        """As the page says; whom swap makes of everybody follows from the visit where no seed was given."""
+        options = Options.from_json(values.get("options", {}), self.pseudonyms)
+        if options.making != "swap":
+            return options
+        seed = derived_seed(session.secret if options.seed is None else options.seed, options.draw, "swap")
+        return replace(options, target=same_target(Settings(), self.anonymizer.bank, seed).target)
+
+    def _averaged(self, session: Session, options: Options) -> Cohort | str:
+        """The people of all open photos who are to be averaged; or why nobody can be."""
+        photos = [one for one in session.items.values() if isinstance(one, Photo)]
+        tasks = [task for photo in photos for task in photo.averaging]
+        key = options.k, *tasks
+        known = self._cohorts.get(session)
+        if known is None or known[0] != key:
+            faces = [(task.crop, task.embedding) for task in tasks]
+            try:
+                found = fit_cohort(faces, options.k, self.anonymizer.same_person(options.settings()))
+            except ValueError as error:
+                found = str(error)
+            known = self._cohorts[session] = key, found
+        return known[1]
 
     def _decide(self, session: Session, values: Mapping[str, Any]) -> dict[str, Any]:
         photo = session.item(Photo, values["id"])
@@ -149,9 +185,9 @@ class Desk:
         clip.look(self.anonymizer, self.sessions.limits.max_pixels, tell)
         return clip.state()
 
-    def _clip_keep(self, session: Session, values: Mapping[str, Any]) -> dict[str, Any]:
+    def _clip_decide(self, session: Session, values: Mapping[str, Any]) -> dict[str, Any]:
         clip = session.item(Clip, values["id"])
-        clip.keep(values["track"], bool(values["kept"]))
+        clip.decide(values["track"], values["decision"])
         return clip.state()
 
     def _clip_draw(self, session: Session, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,7 +210,8 @@ class Desk:
 
     def _clip_render(self, session: Session, values: Mapping[str, Any]) -> dict[str, Any]:
         clip = session.item(Clip, values["id"])
-        clip.render(self.anonymizer, values["method"], values["audio"], session.tell)
+        settings = Settings(privacy=values["privacy"], pseudonyms=self.pseudonyms)
+        clip.render(self.anonymizer, values["method"], values["audio"], session.tell, settings)
         about = {"versions": self.anonymizer.versions(), "page": True, "complete": True}
         write_report(session.folder / "report.json", [clip.result], about)
         return clip.state()
@@ -189,7 +226,7 @@ ACTIONS: dict[str, Callable[[Desk, Session, Mapping[str, Any]], dict[str, Any]]]
     "look": Desk._look, "make": Desk._make, "decide": Desk._decide, "more": Desk._more, "take": Desk._take,
     "adjust": Desk._adjust, "draw": Desk._draw, "remove": Desk._remove, "finish": Desk._finish,
     "evaluate": Desk._evaluate,
-    "clip.look": Desk._clip_look, "clip.keep": Desk._clip_keep, "clip.draw": Desk._clip_draw,
+    "clip.look": Desk._clip_look, "clip.decide": Desk._clip_decide, "clip.draw": Desk._clip_draw,
     "clip.remove": Desk._clip_remove, "clip.list": Desk._clip_list, "clip.render": Desk._clip_render,
 }  # fmt: skip
 

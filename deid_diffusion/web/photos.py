@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,10 @@ from ..faces.task import FaceTask, ImageAnalysis
 from ..imaging.pictures import FORMATS, load_picture
 from ..jobs.plan import Job
 from ..jobs.run import JobResult
+from ..methods.k_same import Cohort
+from ..result import AnonymizedImage
 from ..seeds import checked_seed
-from ..types import Face, Outcome, Redaction
+from ..types import Face, FaceReport, Outcome, Redaction
 from ..weight_files import sha256_of
 from .choices import CANDIDATES, DECISIONS, KEEP, REPLACE, Choice, Options
 from .sessions import VisitError
@@ -32,6 +34,7 @@ class Photo:
         choices: by the face's number.
         images: what the page shows, as JPEG files by name.
         version: counts the changes.
+        averaged: the people that k-same averages, of all open photos; or why there are none.
     """
 
     def __init__(self, path: Path) -> None:
@@ -46,7 +49,9 @@ class Photo:
         self.version = 0
         self.pixels = 0
         self.result: JobResult | None = None
-        self._seed = 0
+        self.averaged: Callable[[Options], Cohort | str] = lambda options: "there is nobody to average"
+        self._seed, self._averages = 0, ""
+        self._outcomes: dict[int, FaceReport] = {}
         self._analysis: ImageAnalysis | None = None
         self._shown: ImageAnalysis | None = None
 
@@ -72,9 +77,9 @@ class Photo:
         """
         picture = load_picture(self.path, max_pixels)
         self.options, self._seed = options, checked_seed(options.seed)
-        self._analysis = anonymizer.analyze(picture)
+        self._analysis = anonymizer.analyze(picture, settings=options.settings())
         self.pixels = picture.image.shape[0] * picture.image.shape[1]
-        self.choices = {task.number: Choice(self.options.method) for task in self._analysis.tasks}
+        self.choices = {task.number: Choice(self.options.decision) for task in self._analysis.tasks}
         self._changed()
 
     def make(self, anonymizer: FaceAnonymizer, options: Options | None = None) -> None:
@@ -85,23 +90,14 @@ class Photo:
             options: other ones than before; all faces are generated anew.
         """
         if options is not None and options != self.options:
-            for choice in self.choices.values():
-                choice.made, choice.taken = [], 0
-                if choice.decision == self.options.method:
-                    choice.decision = options.method
-            if (options.draw, options.seed) != (self.options.draw, self.options.seed):
-                self._seed = checked_seed(options.seed)
-            self.options = options
+            self._take_over(anonymizer, options)
+        cohort = self._cohort() if self.options.making == "k-same" else None
         waiting = [number for number, one in self.choices.items() if one.decision == REPLACE and not one.made]
-        if waiting:
-            tasks = anonymizer.choose_targets(self.analysis, seed=self._seed, settings=self.options.settings())
-            tasks = [task for task in tasks if task.number in waiting]
-            groups: dict[tuple, list[FaceTask]] = {}
-            for task in tasks:
-                groups.setdefault(tuple(self.choices[task.number].attributes.items()), []).append(task)
-            for attributes, group in groups.items():
-                for task in anonymizer.generate(group, self.options.settings(dict(attributes))):
-                    self.choices[task.number].made = [(task, dict(attributes))]
+        if isinstance(cohort, str):
+            for number in waiting:
+                self.choices[number].made = [(self._task(number).decided(Outcome.REDACTED, cohort), {})]
+        elif waiting:
+            self._generate(anonymizer, waiting, cohort)
         self._preview(anonymizer)
 
     def decide(self, anonymizer: FaceAnonymizer, number: int, decision: str) -> None:
@@ -129,7 +125,7 @@ class Photo:
         """
         choice, task = self._choice(number), self._task(number)
         wanted = range(len(choice.made), CANDIDATES)
-        if not task.pending or not choice.made or not wanted:
+        if not (task.pending and choice.made and wanted and self.options.is_choice):
             return
         alone = replace(self.analysis, tasks=(task,))
         settings = self.options.settings(choice.attributes, candidates=1)
@@ -202,15 +198,8 @@ class Photo:
         face, number = named.tasks[0].face, max(self.choices, default=-1) + 1
         faces = [*(task.face for task in analysis.tasks), face]
         numbers = [*(task.number for task in analysis.tasks), number]
-        # Neighbours hide each other's pixels from the model, so that all are read again.
-        open_places = [place for place, one in enumerate(faces) if one.score]
-        read = anonymizer.read(analysis.image, faces, self.options.settings(), open_places)
-        tasks = [
-            replace(read[place], number=own) if place in read else _nobody(one, own)
-            for place, (one, own) in enumerate(zip(faces, numbers, strict=True))
-        ]
-        self._analysis, self._shown = replace(analysis, tasks=tuple(tasks)), None
-        self.choices[number] = Choice(self.options.method, drawn=True)
+        self._read(anonymizer, faces, numbers)
+        self.choices[number] = Choice(self.options.decision, drawn=True)
         self.make(anonymizer)
         return number
 
@@ -236,8 +225,11 @@ class Photo:
         Raises:
             PictureError: it cannot be written.
         """
+        if self.options.making == "k-same":
+            self.make(anonymizer)  # other photos, whose people are averaged too, may have changed
         if self.result is None:
             result = anonymizer.composite(self.analysis, self._tasks(), self.options.settings())
+            self._note(result)
             self.out_path.parent.mkdir(exist_ok=True)
             result.save(self.out_path)
             height, width = result.image.shape[:2]
@@ -256,6 +248,12 @@ class Photo:
         return {**about, "version": self.version, "faces": faces, "notices": notices, "ready": "after" in self.images}
 
     @property
+    def averaging(self) -> list[FaceTask]:
+        """The faces that k-same averages with those of the other photos: those that are not kept or hidden."""
+        tasks = () if self._analysis is None else self._analysis.tasks
+        return [task for task in tasks if task.pending and self.choices[task.number].decision == REPLACE]
+
+    @property
     def analysis(self) -> ImageAnalysis:
         """What was found.
 
@@ -267,7 +265,7 @@ class Photo:
         return self._analysis
 
     def _face_state(self, task: FaceTask, width: int, height: int) -> dict[str, Any]:
-        choice, done = self.choices[task.number], self._done(task)
+        choice, done = self.choices[task.number], self._outcomes.get(task.number, self._done(task))
         face = moved(task.face, self.analysis.roll, width) if self.analysis.roll else task.face
         own = task.analysis.attributes.quantize().to_dict() if task.analysis is not None else {}
         return {
@@ -281,9 +279,57 @@ class Photo:
             "similarity": None if done.similarity is None else round(float(done.similarity), 2),
             "own": own,
             "attributes": choice.attributes,
+            "steered": bool(choice.made and choice.made[choice.taken][0].targets),
+            "chosen": self.options.is_choice,
             "candidates": sum(one.generated is not None for one, _ in choice.made),
             "taken": choice.taken,
         }
+
+    def _take_over(self, anonymizer: FaceAnonymizer, options: Options) -> None:
+        """Other options than before: what was generated goes, and what was not decided otherwise follows them."""
+        before, self.options = self.options, options
+        for choice in self.choices.values():
+            choice.made, choice.taken = [], 0
+            if choice.decision == before.decision:
+                choice.decision = options.decision
+        if (options.draw, options.seed) != (before.draw, before.seed):
+            self._seed = checked_seed(options.seed)
+        if options.privacy != before.privacy:  # masks reach further
+            self._read(anonymizer, *zip(*((task.face, task.number) for task in self.analysis.tasks), strict=True))
+
+    def _read(self, anonymizer: FaceAnonymizer, faces: Sequence[Face] = (), numbers: Sequence[int] = ()) -> None:
+        """Reads all faces: neighbours hide each other's pixels from the model."""
+        places = [place for place, one in enumerate(faces) if one.score]
+        read = anonymizer.read(self.analysis.image, faces, self.options.settings(), places)
+        tasks = [
+            replace(read[place], number=own) if place in read else _nobody(one, own)
+            for place, (one, own) in enumerate(zip(faces, numbers, strict=True))
+        ]
+        self._analysis, self._shown = replace(self.analysis, tasks=tuple(tasks)), None
+
+    def _cohort(self) -> Cohort | str:
+        """Who is averaged; what was made of others goes."""
+        people = self.averaged(self.options)
+        if str(people) != self._averages:
+            self._averages = str(people)
+            for choice in self.choices.values():
+                choice.made, choice.taken = [], 0
+        return people
+
+    def _generate(self, anonymizer: FaceAnonymizer, waiting: Sequence[int], cohort: Cohort | None) -> None:
+        tasks = anonymizer.choose_targets(self.analysis, seed=self._seed, settings=self.options.settings())
+        groups: dict[tuple, list[FaceTask]] = {}
+        for task in tasks:
+            if task.number in waiting:
+                groups.setdefault(tuple(self.choices[task.number].attributes.items()), []).append(task)
+        for attributes, group in groups.items():
+            settings = self.options.settings(dict(attributes), cohort=cohort)
+            for task in anonymizer.generate(group, settings):
+                self.choices[task.number].made = [(task, dict(attributes))]
+
+    def _note(self, result: AnonymizedImage) -> None:
+        """What became of the faces: compositing has the last word."""
+        self._outcomes = dict(zip((task.number for task in self.analysis.tasks), result.faces, strict=True))
 
     def _choice(self, number: int) -> Choice:
         if number not in self.choices:
@@ -317,7 +363,9 @@ class Photo:
         shown = self._at_page_size()
         scale = shown.image.shape[1] / self.analysis.image.shape[1]
         tasks = [scaled(task, scale) for task in self._tasks()]
-        after = anonymizer.composite(shown, tasks, self.options.settings()).image
+        result = anonymizer.composite(shown, tasks, self.options.settings())
+        self._note(result)
+        after = result.image
         self.images["after"] = jpeg(after)
         for task in shown.tasks:
             face = moved(task.face, shown.roll, after.shape[1]) if shown.roll else task.face

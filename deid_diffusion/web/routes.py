@@ -7,6 +7,7 @@ import mimetypes
 import secrets
 import shutil
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from .choices import CANDIDATES, DECISIONS, ranges
-from .clips import METHODS, Clip
+from .choices import CANDIDATES, ranges
+from .clips import Clip
 from .evaluations import Evaluation
 from .photos import Photo
 from .sessions import Session, Sessions, VisitError, safe_name
@@ -28,13 +29,14 @@ _NOTHING = Response(status_code=204)
 class Routes:
     """Answers requests that need no model. Whoever asks says who they are in a header, never in an address."""
 
-    def __init__(self, sessions: Sessions) -> None:
+    def __init__(self, sessions: Sessions, has_key: bool = False) -> None:
         """Nothing is served yet.
 
         Args:
             sessions: the visitors.
+            has_key: whether everybody becomes the same stranger each time.
         """
-        self.sessions = sessions
+        self.sessions, self.has_key = sessions, has_key
 
     def all(self) -> list[Route]:
         """Every address and what answers."""
@@ -79,7 +81,8 @@ class Routes:
         except VisitError as error:
             return _refused(str(error), 503)
         about = {"secret": session.secret, "key": session.key, "new": found is None, "limits": asdict(limits)}
-        about |= {"decisions": DECISIONS, "methods": list(METHODS), "candidates": CANDIDATES, "ranges": ranges()}
+        heic = find_spec("pillow_heif") is not None
+        about |= {"candidates": CANDIDATES, "ranges": ranges(), "has_key": self.has_key, "heic": heic}
         return JSONResponse(about)
 
     async def leave(self, request: Request) -> Response:
@@ -102,13 +105,13 @@ class Routes:
         return _NOTHING
 
     async def cancel(self, request: Request) -> Response:
-        """Stops what is being worked on.
+        """Stops a job.
 
         Args:
-            request: of the visitor.
+            request: of the visitor, with the job's name in its query.
         """
         if session := self._visitor(request):
-            session.cancelled = True
+            session.stop(request.query_params.get("job", ""))
         return _NOTHING
 
     async def progress(self, request: Request) -> Response:
@@ -166,7 +169,7 @@ class Routes:
         """
         session, number = self._visitor(request), request.path_params["number"]
         if session is not None and session.items.pop(number, None) is not None:
-            session.cancelled = True
+            session.cancelled |= session.working_on == number
             await asyncio.to_thread(shutil.rmtree, session.folder / number, ignore_errors=True)
         return _NOTHING
 

@@ -15,6 +15,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from ..anonymizer import FaceAnonymizer
+from ..methods.pseudonyms import Pseudonyms
 from .desk import Desk
 from .gate import Gate
 from .routes import Routes
@@ -42,16 +43,19 @@ class Place:
     any_host: bool = False
 
 
-def build(load: Callable[[], FaceAnonymizer], limits: Limits, place: Place) -> Any:
+def build(
+    load: Callable[[], FaceAnonymizer], limits: Limits, place: Place, pseudonyms: Pseudonyms | None = None
+) -> Any:
     """The ASGI application.
 
     Args:
         load: makes the anonymizer; called once, in the background.
         limits: of each visitor.
         place: whom it lets in.
+        pseudonyms: a key by which everybody becomes the same stranger in all that is brought here.
     """
     sessions = Sessions(limits)
-    desk = Desk(load, sessions)
+    desk = Desk(load, sessions, pseudonyms)
 
     @asynccontextmanager
     async def life(_app: FastAPI) -> AsyncIterator[None]:
@@ -64,20 +68,23 @@ def build(load: Callable[[], FaceAnonymizer], limits: Limits, place: Place) -> A
             sessions.close()
 
     app = FastAPI(lifespan=life, openapi_url=None, docs_url=None, redoc_url=None)
-    app.router.routes.extend(Routes(sessions).all())
+    app.router.routes.extend(Routes(sessions, pseudonyms is not None).all())
     engine = gradio.mount_gradio_app(app, _queue(desk), path="/engine", ssr_mode=False, mcp_server=False)
     return Gate(engine, place.token, place.framed_by, place.any_host)
 
 
-def serve(load: Callable[[], FaceAnonymizer], limits: Limits, place: Place) -> None:
+def serve(
+    load: Callable[[], FaceAnonymizer], limits: Limits, place: Place, pseudonyms: Pseudonyms | None = None
+) -> None:
     """Serves until the process is asked to end; then everything that visitors brought is removed.
 
     Args:
         load: makes the anonymizer.
         limits: of each visitor.
         place: where, and to whom.
+        pseudonyms: as for `build`.
     """
-    app = build(load, limits, place)
+    app = build(load, limits, place, pseudonyms)
     config = uvicorn.Config(
         app, place.host, place.port, log_level="warning", access_log=False, timeout_graceful_shutdown=1,
         server_header=False,

@@ -65,7 +65,10 @@ class Session:
         left_s: of when the page was closed; None while it is open.
         busy: how much is being worked on.
         progress: of what is being worked on: a share in [0, 1] and a few words.
-        cancelled: whether the visitor wants what is being worked on to stop.
+        job: the name that the page gave to what is being worked on.
+        stopped: jobs that are to stop, also before they begin.
+        working_on: the id of the photo, clip or evaluation that is being worked on.
+        cancelled: whether the visitor has gone, or what is being worked on has.
     """
 
     folder: Path
@@ -76,6 +79,9 @@ class Session:
     left_s: float | None = None
     busy: int = 0
     progress: tuple[float, str] = (0.0, "")
+    job: str = ""
+    stopped: set[str] = field(default_factory=set)
+    working_on: str = ""
     cancelled: bool = False
 
     def tell(self, share: float, text: str) -> None:
@@ -88,9 +94,19 @@ class Session:
         Raises:
             CancelledError: the visitor wants it to stop.
         """
-        if self.cancelled:
+        if self.cancelled or self.job in self.stopped:
             raise CancelledError("cancelled")
         self.progress = (share, text)
+
+    def stop(self, job: str) -> None:
+        """Stops a job, now or before it begins.
+
+        Args:
+            job: its name.
+        """
+        if len(self.stopped) > 100:
+            self.stopped.clear()
+        self.stopped |= {job} - {""}
 
     def item(self, kind: type, number: str) -> Any:
         """A photo, clip or evaluation of this visitor.
@@ -173,10 +189,14 @@ class Sessions:
         Raises:
             VisitError: the visitor has gone, or was away for too long.
         """
-        session = self.find(secret)
-        if session is None:
-            raise VisitError("wanted an open page, got one whose pictures were removed meanwhile; load the page again")
-        session.busy += 1
+        with self._lock:
+            session = self._of_secret.get(secret)
+            # Work that waited while its page was closed must not bring the visit back.
+            if session is None or session.left_s is not None:
+                raise VisitError(
+                    "wanted an open page, got one whose pictures were removed meanwhile; load the page again"
+                )
+            session.seen_s, session.busy = time.monotonic(), session.busy + 1
         try:
             yield session
         finally:

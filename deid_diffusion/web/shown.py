@@ -14,6 +14,7 @@ from ..imaging.pictures import Picture
 from ..types import Face
 
 SHOWN = 1600  # pixels, the long side of a photo on the page
+AREA = SHOWN * SHOWN // 2  # likewise, pixels that a panorama has at least, which is wider
 THUMB = 192  # pixels
 
 
@@ -73,7 +74,8 @@ def at_page_size(analysis: ImageAnalysis) -> ImageAnalysis:
     Args:
         analysis: at full size.
     """
-    scale = min(1.0, SHOWN / max(analysis.image.shape[:2]))
+    height, width = analysis.image.shape[:2]
+    scale = min(1.0, max(SHOWN / max(height, width), (AREA / (height * width)) ** 0.5))
     picture = Picture(resized(analysis.picture.image, scale))
     same = analysis.image is analysis.picture.image
     image = picture.image if same else resized(analysis.image, scale)

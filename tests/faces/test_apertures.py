@@ -1,5 +1,7 @@
 """Close-ups of eyes and mouth, what the shipped network reads in them, and what becomes of it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -60,6 +62,19 @@ def test_shut_eyes_of_a_photo_come_out_shut(weights, astronaut):
     assert shut_face < 0.75 * open_face
     asked = with_open_eyes(tasks[0])
     assert (asked.wanted.eyes_open, asked.opening) == (DRAWN, tasks[0].wanted.eyes_open / DRAWN)
+
+
+def test_of_a_photo_only_wide_mouths_are_read_from_the_close_up():
+    estimator, crop = tiny_estimator(), np.zeros((256, 256, 3), np.uint8)
+    (analysis,) = estimator.analyze(crop[None])
+    shut = replace(analysis, attributes=analysis.attributes.with_changes({"mouth_open": 0.05}))
+    came = []
+    for closer in (0.3, 0.39, 0.6):
+        estimator.apertures = lambda *_, seen=closer: {"mouth_open": torch.tensor([seen])}
+        came.append(
+            [estimator.look_closer([crop], [shut], moving)[0].attributes.mouth_open for moving in (True, False)]
+        )
+    assert np.allclose(came, [[0.3, 0.05], [0.39, 0.22], [0.6, 0.6]], atol=1e-6)
 
 
 def test_lids_behind_glasses_are_left_to_the_model():

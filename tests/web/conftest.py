@@ -58,7 +58,7 @@ def page_url(anonymizer, outside):
     socket.socket.connect = connect
 
 
-@pytest.fixture(scope="module")  # while it is open, nobody else can run asyncio in this thread
+@pytest.fixture(scope="package")  # while it is open, nobody else can run asyncio in this thread
 def browser():
     sync_api = pytest.importorskip(
         "playwright.sync_api", reason="needs playwright; pip install 'deid-diffusion[test]'"

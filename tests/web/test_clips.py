@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from deid_diffusion.faces.face_list import read_face_lists
+from deid_diffusion.types import Redaction
 from deid_diffusion.web.clips import Clip
 from deid_diffusion.web.desk import Desk
 from deid_diffusion.web.follow import follow, small_grey
@@ -45,6 +46,11 @@ def source(frames, tmp_path_factory) -> Path:
     return path
 
 
+def write(folder: Path, text: str) -> str:
+    (folder / "faces.jsonl").write_text(text)
+    return "faces.jsonl"
+
+
 def images(path: Path) -> list[np.ndarray]:
     with clips.ClipReader(path) as reader:
         return [frame.image for frame in reader]
@@ -66,6 +72,8 @@ def test_what_is_looked_through_can_be_stopped(source, anonymizer, tmp_path):
     sessions = Sessions(Limits())
     try:
         desk, session = Desk(lambda: anonymizer, sessions), sessions.open()
+        session.stop("first")  # while it still waits
+        assert desk.do(session.secret, "clip.look", {"id": "one", "job": "first"}) == {"error": "cancelled"}
         folder = session.folder / "one"
         folder.mkdir()
         (folder / "walk.mkv").write_bytes(source.read_bytes())
@@ -75,15 +83,15 @@ def test_what_is_looked_through_can_be_stopped(source, anonymizer, tmp_path):
         def tell(share: float, text: str) -> None:
             told.append(share)
             if len(told) == 4:
-                session.cancelled = True
+                session.stop("second")
             type(session).tell(session, share, text)
 
+        session.job = "second"
         with pytest.raises(CancelledError):
             clip.look(anonymizer, 10**6, tell)
         assert len(told) == 4
-        assert desk.do(session.secret, "clip.keep", {"id": "one", "track": 0, "kept": True})["error"].startswith(
-            "wanted a clip that was looked through"
-        )
+        said = desk.do(session.secret, "clip.decide", {"id": "one", "track": 0, "decision": "keep"})["error"]
+        assert said.startswith("wanted a clip that was looked through")
         assert desk.do(session.secret, "clip.look", {"id": "two"})["error"].startswith("wanted something")
         assert desk.do("nobody", "clip.look", {"id": "one"})["error"].startswith("wanted an open page")
         assert desk.do(session.secret, "__init__", {})["error"].startswith("wanted something that this page can do")
@@ -92,7 +100,7 @@ def test_what_is_looked_through_can_be_stopped(source, anonymizer, tmp_path):
 
 
 def test_one_way_through(visitor, source, tmp_path):
-    """A box is drawn and followed, the face is kept, the clip is made, and what comes out is looked at."""
+    """A box is drawn, followed and pixelated, the face is kept, and what comes out is looked at."""
     page = visitor(viewport={"width": 1280, "height": 900})
     page.click("#tab-clips")
     page.set_input_files("#clip-file", source)
@@ -101,8 +109,6 @@ def test_one_way_through(visitor, source, tmp_path):
     page.locator("#clips .bar button:has-text('Make the clip'):enabled").wait_for()
     assert page.locator(".lane").count() == 1
 
-    page.locator("#clips .panel summary").click()
-    page.locator("#clips").get_by_text("Pixelate", exact=True).click()
     page.locator("#clips").get_by_role("button", name="Add a face").click()
     area = page.locator("#clips .canvas").bounding_box()
     start = area["x"] + 0.8 * area["width"], area["y"] + 0.3 * area["height"]
@@ -114,19 +120,37 @@ def test_one_way_through(visitor, source, tmp_path):
     page.locator(".lane", has_text="drawn").wait_for()
     ready = page.locator("#clips .bar button:has-text('Make the clip'):enabled")
     ready.wait_for()
+    page.locator(".lane", has_text="drawn").get_by_text("Pixelate", exact=True).click()
+    ready.wait_for()
     page.locator(".lane").first.get_by_text("Keep", exact=True).click()
     page.locator(".lane.kept").wait_for()
     ready.wait_for()
 
+    page.locator("#clips .panel summary").click()
     with page.expect_download(timeout=WAIT_MS) as download:
         page.locator("#clips").get_by_role("button", name="Save", exact=True).click()
+    written = Path(download.value.path()).read_text()
     listed = read_face_lists(download.value.path())["walk.mkv"]
     drawn = {frame: row for frame, row in listed.sightings.items() if row}
     assert sorted(drawn) == list(range(FRAMES))  # followed to the end
     assert [track.track_id for track in listed.removed] == [0]  # the face, which is kept
+    assert listed.redact_with == {1: Redaction.PIXELATE}
+
+    # The same file again, after somebody edited it: what it says counts.
+    page.set_input_files("#faces-list", tmp_path / write(tmp_path, written.replace('"pixelate"', '"blank"')))
+    page.locator(".lane input[value=blank]:checked").wait_for(state="attached")
+    ready.wait_for()
+    page.set_input_files("#faces-list", tmp_path / write(tmp_path, written.replace('"pixelate"', '"melt"')))
+    page.get_by_text("redact_with must be one of blank, blur, pixelate").wait_for()
+    page.set_input_files("#faces-list", tmp_path / write(tmp_path, written))
+    page.locator(".lane input[value=pixelate]:checked").wait_for(state="attached")
+    ready.wait_for()
+    assert page.locator(".lane").count() == 2
+    assert page.locator(".lane.kept").count() == 1
 
     make.click()
     page.get_by_text("The clip is done").first.wait_for()
+    page.get_by_text("This browser cannot play this kind of clip").wait_for()
     with page.expect_download(timeout=WAIT_MS) as download:
         page.locator("#clips").get_by_role("button", name="Download").click()
     out = tmp_path / "out.mkv"
@@ -141,6 +165,44 @@ def test_one_way_through(visitor, source, tmp_path):
         page.locator("#clips").get_by_role("button", name="Save the report").click()
     report = json.loads(Path(download.value.path()).read_text())
     assert sorted(face["outcome"] for face in report["faces"]) == ["kept", "redacted"]
+
+
+def test_a_clip_is_stopped_begun_again_and_played_beside_its_source(visitor, frames, tmp_path):
+    """A clip as browsers play it, long enough to be stopped."""
+    path = tmp_path / "walk.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 240, 184, "yuv420p"
+        for image in [*frames, *frames[::-1]] * 4:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
+        container.mux(stream.encode(None))
+    page = visitor(viewport={"width": 800, "height": 600})
+    page.click("#tab-clips")
+    page.set_input_files("#clip-file", path)
+    ready = page.locator("#clips .bar button:has-text('Make the clip'):enabled")
+    page.locator("#clips .going button").click()
+    page.locator("#clips .empty").wait_for()  # stopped
+    page.set_input_files("#clip-file", path)
+    ready.wait_for()
+    page.locator("#clips .panel summary").click()
+    page.locator("#clip-settings").get_by_text("Blank", exact=True).click()
+    assert page.locator(".lane input[value=blank]").is_checked()
+    ready.click()
+    page.locator("#clips .going button").click()
+    ready.wait_for()  # stopped, and everything is as it was
+    assert page.locator(".players").is_hidden()
+    ready.click()
+    both = page.locator(".players video")
+    both.nth(1).wait_for()
+    times = "() => [...document.querySelectorAll('video')].map((one) => one.currentTime)"
+    assert page.evaluate(times) == [0, 0]
+    page.get_by_role("button", name="Play both").click()
+    page.wait_for_function(f"Math.min(...({times})()) > 0.3")
+    page.get_by_role("button", name="Pause").click()
+    before, after = page.evaluate(times)
+    assert abs(before - after) < 0.25
+    page.get_by_role("button", name="Back to the faces").click()
+    page.locator(".lane").first.wait_for()
 
 
 def test_what_is_no_clip_is_refused_as_by_the_command_line(visitor, tmp_path, monkeypatch):

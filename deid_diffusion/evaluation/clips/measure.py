@@ -40,9 +40,7 @@ def clip_metrics(watch: ClipWatch, by: dict[str, str]) -> tuple[Metric, ...]:
     tracks, count = watch.tracks, len(column(watch.tracks, "frame"))
     if not count:
         nobody = "no face was found in the original"
-        found = [
-            Metric.missing(name, nobody) for name in (names.EXPOSED, names.FOUND, names.FLICKER, names.FLICKER_95)
-        ]
+        found = [Metric.missing(name, nobody) for name in (names.EXPOSED, names.FOUND)]
     else:
         found = [_mean(tracks, names.EXPOSED, "exposed", on_originals=1.0), _mean(tracks, names.FOUND, "found")]
         if np.isfinite(column(tracks, "uncovered")).all():

@@ -80,7 +80,7 @@ def _row(report: ClipReport, title: str) -> list[str]:
     row.append(_two(report.metrics, names.FLICKER, names.FLICKER_95))
     for judge in report.judges:
         row += [
-            ", ".join(_cell(judge.metrics, name) for name in (names.OWN, names.BEST, names.POOLED)),
+            ", ".join(filter(None, (_cell(judge.metrics, name) for name in (names.OWN, names.BEST, names.POOLED)))),
             _cell(judge.metrics, names.FRAME_HITS),
             *(_beside(find_metric(judge.metrics, name)) for name in (names.ADJACENT, names.SPREAD)),
         ]

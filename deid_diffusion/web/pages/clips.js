@@ -1,30 +1,34 @@
 // The clips tab: drop a clip, look at who is in it, decide, make it, play both, download.
 
 import { dropZone, failure, h, icon, pills, say } from "./dom.js";
-import { cancel, follow, Lost, picture, remove, save, upload, visit, work } from "./net.js";
+import { cancel, follow, Lost, newJob, picture, remove, save, upload, visit, work } from "./net.js";
+import { privacyDial } from "./settings.js";
 import { Stage } from "./stage.js";
 
 const ACCEPT = "video/*,.mp4,.mov,.m4v,.avi,.mkv,.webm,.mpg,.mpeg,.wmv,.3gp";
 const METHODS = [["replace", "New face"], ["blank", "Blank"], ["blur", "Blur"], ["pixelate", "Pixelate"]];
+const DECISIONS = [METHODS[0], ["keep", "Keep"], ...METHODS.slice(1)];
 const SOUND = [["keep", "Keep"], ["drop", "Leave out"]];
-const DECISIONS = [["change", "Change"], ["keep", "Keep"]];
 const ORIGINS = { found: "seen", interpolated: "not seen, between two sightings", extended: "not seen, just before or after", held: "lost; it may still be there" };
 
 export function startClips(root, onLost) {
   let clip = null;
-  const options = { method: "replace", audio: "keep" };
+  let job = "";
+  let halt = () => {};  // an upload
+  const options = { method: "replace", audio: "keep", privacy: "standard" };
   const stage = new Stage({ modes: false, onselect: (number) => select(number),
     ondraw: (box) => act("clip.draw", { still: clip.still, box }, "Following the box").then((said) => said && select(said.drawn_now)) });
   const scrub = h("input", { type: "range", class: "scrub", min: "0", value: "0", step: "1", "aria-label": "Time in the clip" });
   scrub.addEventListener("input", () => { clip.still = Number(scrub.value); still(); });
   const clock = h("output", { class: "muted small clock" });
   const lanes = h("div", { class: "lanes", role: "list", "aria-label": "Faces in the clip" });
+  const legend = h("p", { class: "muted small legend", hidden: true }, h("i", {}), "Hatched: no frame shows the face there. It is changed or hidden all the same; look at it.");
   const heading = h("h2", {});
   const note = h("p", { class: "muted" });
   const problem = h("div", {});
   const bar = h("progress", { max: "1", "aria-label": "Progress" });
   const words = h("span", { role: "status" });
-  const stop = h("button", { onclick: () => { stop.disabled = true; words.textContent = "Stopping"; cancel().catch(() => {}); } }, "Stop");
+  const stop = h("button", { onclick: () => { stop.disabled = true; words.textContent = "Stopping"; if (job) cancel(job).catch(() => {}); else halt(); } }, "Stop");
   const working = h("div", { class: "going", hidden: true }, words, bar, stop);
   const players = h("div", { class: "players", hidden: true });
   const review = h("div", {});
@@ -42,7 +46,9 @@ export function startClips(root, onLost) {
     try { const { id } = await upload("list", file); await act("clip.list", { list: id }, "Reading the file"); } catch (error) { fail(error); }
   });
   const fold = h("details", { class: "fold settings" }, h("summary", {}, "Settings"), h("fieldset", { class: "plain", id: "clip-settings" },
-    h("div", { class: "row" }, h("span", { class: "label" }, "Faces become"), pills("clip-method", "Faces become", METHODS, "replace", (method) => { options.method = method; again(); })),
+    h("div", { class: "row" }, h("span", { class: "label" }, "Faces become"), pills("clip-method", "Faces become", METHODS, "replace", (method) => { options.method = method; again(); }),
+      h("p", { class: "muted small" }, "Where nothing else was decided about a face. Averages and cloaks are for photos alone.")),
+    privacyDial("clip-privacy", (privacy) => { options.privacy = privacy; again(); }),
     h("div", { class: "row" }, h("span", { class: "label" }, "Sound"), pills("clip-sound", "Sound", SOUND, "keep", (audio) => { options.audio = audio; again(); }),
       h("p", { class: "muted small" }, "A voice says who somebody is.")),
     h("div", { class: "row" }, h("span", { class: "label" }, "Detections file"),
@@ -56,7 +62,7 @@ export function startClips(root, onLost) {
       text: "MP4, MOV, MKV, WebM, AVI. On a processor alone a minute takes many minutes.", onfiles: ([file]) => take(file) }));
   const bench = h("div", { class: "bench", hidden: true },
     h("div", { class: "left" }, stage.element, h("div", { class: "scrub-row" }, scrub, clock), players),
-    h("aside", { class: "panel", "aria-label": "Faces in the clip" }, heading, note, lanes, problem, review, fold),
+    h("aside", { class: "panel", "aria-label": "Faces in the clip" }, heading, note, lanes, legend, problem, review, fold),
     h("div", { class: "bar" }, h("div", { class: "actions" }, summary, away), working, h("div", { class: "actions" }, look, report, get, make)));
   root.replaceChildren(empty, bench);
 
@@ -74,7 +80,8 @@ export function startClips(root, onLost) {
   async function begin(mine) {
     problem.replaceChildren();
     try {
-      if (!mine.id) mine.id = (await upload("clip", mine.file, (share) => tell(`Reading the file: ${Math.round(100 * share)} %`, share))).id;
+      stop.disabled = false;
+      if (!mine.id) mine.id = (await upload("clip", mine.file, (share) => tell(`Reading the file: ${Math.round(100 * share)} %`, share), "", (stopper) => { halt = stopper; })).id;
       await update(await long("clip.look", {}, "Looking for faces"));
     } catch (error) {
       if (clip !== mine) return;
@@ -88,14 +95,15 @@ export function startClips(root, onLost) {
   async function long(action, values, text) {
     let unfollow = () => {};
     stop.disabled = false;
+    job = newJob();
     tell(text);
     try {
       return await work(action, { id: clip.id, ...values }, (place) => {
         unfollow();
         if (place) tell(place === 1 ? "Waiting: you are next" : `Waiting: ${place - 1} before you`);
-        else { tell(text); unfollow = follow((share, said) => tell(said[0].toUpperCase() + said.slice(1), share)); }
-      });
-    } finally { unfollow(); }
+        else { tell(text); unfollow = follow((share, said) => stop.disabled || tell(said[0].toUpperCase() + said.slice(1), share)); }
+      }, job);
+    } finally { unfollow(); job = ""; }
   }
 
   async function act(action, values, text) {
@@ -162,7 +170,7 @@ export function startClips(root, onLost) {
     const labels = new Map(data ? data.tracks.map((track, place) => [track.number, String(place + 1)]) : []);
     const now = data ? data.stills[clip.still] : null;
     const faces = now ? now.boxes.filter(({ track }) => labels.has(track)).map(({ track, box }) => ({ number: track, box, label: labels.get(track),
-      outcome: data.tracks.find(({ number }) => number === track).kept ? "kept" : "found" })) : [];
+      outcome: becomes(data.tracks.find(({ number }) => number === track)) === "keep" ? "kept" : "found" })) : [];
     stage.show({ data: data && { name: data.name, width: data.width, height: data.height, faces }, urls: { before: urls[`still-${clip.still}`] },
       status: "", error: "", ready: Boolean(data), selected: clip.selected });
     stage.add.disabled = Boolean(busy);
@@ -171,6 +179,7 @@ export function startClips(root, onLost) {
     heading.textContent = !data ? "Faces" : count === 1 ? "1 face" : count ? `${count} faces` : "No face was found";
     note.textContent = data ? "Move through the clip: is every face boxed? A face without a box stays as it is; add it." : busy ? "They are listed here as soon as the clip was looked through." : "";
     if (data) data.tracks.forEach((track, place) => lane(track, place));
+    legend.hidden = !data || !data.tracks.some((track) => becomes(track) !== "keep" && track.spans.some(({ origin }) => origin !== "found"));
     for (const [number, one] of clip.lanes) if (!labels.has(number)) { one.remove(); clip.lanes.delete(number); }
     const done = data && data.result.frames;
     if (!done) { players.hidden = true; players.replaceChildren(); }
@@ -186,11 +195,13 @@ export function startClips(root, onLost) {
     reviews(done ? data.result : null);
   }
 
+  const becomes = (track) => track.decision || options.method;
+
   function lane(track, place) {
     let one = clip.lanes.get(track.number);
     if (!one) {
-      const decision = pills(`track-${track.number}`, `What becomes of face ${place + 1}`, DECISIONS, "change",
-        (value) => act("clip.keep", { track: track.number, kept: value === "keep" }, "Noting it"));
+      const decision = pills(`track-${track.number}`, `What becomes of face ${place + 1}`, DECISIONS, options.method,
+        (decision) => act("clip.decide", { track: track.number, decision }, "Noting it"));
       one = h("section", { class: "lane", role: "listitem" },
         h("button", { class: "lane-head", onclick: () => select(track.number) }, h("strong", {}), h("span", { class: "film" })),
         h("div", { class: "time", role: "img" }), h("div", { class: "lane-tools" }, decision,
@@ -201,7 +212,7 @@ export function startClips(root, onLost) {
     }
     const { data, urls } = clip;
     one.classList.toggle("open", clip.selected === track.number);
-    one.classList.toggle("kept", track.kept);
+    one.classList.toggle("kept", becomes(track) === "keep");
     one.querySelector("strong").textContent = `Face ${place + 1}${track.drawn ? ", drawn" : ""}`;
     const film = one.querySelector(".film");
     if (film.children.length !== track.thumbs) film.replaceChildren(...Array.from({ length: track.thumbs }, (_, at) => h("img", { alt: "", src: urls[`track-${track.number}-${at}`] })));
@@ -219,15 +230,16 @@ export function startClips(root, onLost) {
     line.append(at);
     const gaps = track.spans.filter(({ origin }) => origin !== "found");
     line.setAttribute("aria-label", `From ${stamp(track.spans[0].start_s)} to ${stamp(track.spans[track.spans.length - 1].stop_s)}${gaps.length ? `; to be looked at: ${gaps.map((gap) => `${stamp(gap.start_s)} to ${stamp(gap.stop_s)}, ${ORIGINS[gap.origin]}`).join("; ")}` : ""}`);
-    one.decision.choose(track.kept ? "keep" : "change");
+    one.decision.choose(becomes(track));
     for (const input of one.decision.querySelectorAll("input")) input.disabled = Boolean(clip.busy);
     one.querySelector(".lane-tools .danger").hidden = !track.drawn;
   }
 
   function reviews(result) {
     if (!result) { review.replaceChildren(); return; }
-    const rows = result.review.map((span) => h("li", {}, h("button", { class: "quiet", onclick: () => seek(span.start_s) }, `${stamp(span.start_s)} to ${stamp(span.stop_s)}`),
-      ` ${span.track_id === null ? "" : "one face: "}${span.reason}`));
+    const name = (track) => { const place = clip.data.tracks.findIndex(({ number }) => number === track); return place < 0 ? "" : `Face ${place + 1}: `; };
+    const rows = result.review.map((span) => h("li", {}, h("button", { class: "quiet", onclick: () => seek(span.start_s) }, span.stop_s - span.start_s < 0.05 ? stamp(span.start_s) : `${stamp(span.start_s)} to ${stamp(span.stop_s)}`),
+      h("span", {}, `${name(span.track_id)}${span.reason}`)));
     review.replaceChildren(...(rows.length ? [h("h2", {}, "Look at these"), h("ul", { class: "review" }, rows)] : []),
       ...result.notes.map((text) => h("p", { class: "muted small" }, text)));
   }

@@ -29,7 +29,7 @@ const MORE = [
 // Of these the whole range is no face.
 const NARROW = { yaw_deg: [-45, 45], pitch_deg: [-30, 30], skin_l: [15, 95], skin_a: [0, 40], skin_b: [-10, 50] };
 const WAIT_MS = 180;
-const WORDS = { replaced: "New face", kept: "Kept as it is", redacted: "Hidden", failed: "Hidden" };
+const WORDS = { replaced: "New face", kept: "Kept as it is", redacted: "Hidden", failed: "Hidden", cloaked: "Cloaked" };
 
 export class FaceCard {
   constructor(face, { onselect, ondecide, onmore, ontake, onadjust, onremove }) {
@@ -72,13 +72,13 @@ export class FaceCard {
     set(this.result, urls[`face-${face.number}-after`] || urls[`face-${face.number}`]);
     this.element.dataset.outcome = face.outcome || "waiting";
     this.decisions.choose(face.decision);
-    const unwanted = face.decision === "replace" && face.outcome && face.outcome !== "replaced";
+    const unwanted = face.decision === "replace" && face.outcome && !["replaced", "cloaked"].includes(face.outcome);
     this.reason.hidden = !unwanted;
     this.reason.textContent = unwanted ? `It was hidden: ${face.reason}.` : "";
-    this.looks.hidden = face.decision !== "replace" || !face.readable || !photo.data.ready;
+    this.looks.hidden = face.decision !== "replace" || !face.steered || !photo.data.ready;
     for (const input of this.decisions.querySelectorAll("input")) input.disabled = !photo.ready;
     this.#choices(face, urls);
-    this.more.hidden = face.candidates >= visit.candidates;
+    this.more.hidden = !face.chosen || face.candidates >= visit.candidates;
     this.reset.hidden = !Object.keys(face.attributes).length;
     if (!this.waiting && !this.running) this.#sliders();
   }

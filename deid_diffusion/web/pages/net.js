@@ -36,7 +36,9 @@ export function leave() {
 }
 
 export const remove = (id) => ask(`/api/items/${id}`, { method: "DELETE" });
-export const cancel = () => ask("/api/cancel", { method: "POST" });
+export const cancel = (job) => ask(`/api/cancel?job=${job}`, { method: "POST" });
+// A name for something to do, by which it can be stopped.
+export const newJob = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (b) => b.toString(16).padStart(2, "0")).join("");
 export const begin = async (what) => (await (await ask(`/api/${what}`, { method: "POST" })).json()).id;
 
 // Asks how far the model is, until it is told to stop.
@@ -50,7 +52,7 @@ export function follow(onProgress) {
   return () => clearInterval(timer);
 }
 
-export function upload(kind, file, onShare = () => {}, group = "") {
+export function upload(kind, file, onShare = () => {}, group = "", onStart = () => {}) {
   return new Promise((resolve, reject) => {
     if (file.size > visit.limits.max_bytes) {
       // The server says the same; this saves sending it.
@@ -70,6 +72,8 @@ export function upload(kind, file, onShare = () => {}, group = "") {
       if (request.status === 200) resolve(said);
       else reject(new Error(said.error || `The server answered ${request.status}; load the page again`));
     };
+    request.onabort = () => reject(new Error("cancelled"));
+    onStart(() => request.abort());
     request.send(file);
   });
 }
@@ -91,13 +95,12 @@ export async function save(path, name) {
 }
 
 // One thing for the model to do. onPlace is told how many are before it, and 0 when it begins.
-export async function work(action, values = {}, onPlace = () => {}) {
-  const session = Array.from(crypto.getRandomValues(new Uint8Array(16)), (b) => b.toString(16).padStart(2, "0")).join("");
-  const body = JSON.stringify({ data: [visit.secret, action, values], fn_index: 0, session_hash: session });
+export async function work(action, values = {}, onPlace = () => {}, job = newJob()) {
+  const body = JSON.stringify({ data: [visit.secret, action, { ...values, job }], fn_index: 0, session_hash: job });
   const joined = await ask(`${QUEUE}join`, { method: "POST", body, headers: { "content-type": "application/json" } });
   await joined.json();
   return new Promise((resolve, reject) => {
-    const events = new EventSource(`${QUEUE}data?session_hash=${session}`);
+    const events = new EventSource(`${QUEUE}data?session_hash=${job}`);
     const end = (settle, value) => { events.close(); settle(value); };
     events.onerror = () => end(reject, new Lost("The connection to deid is gone. Is it still running?"));
     events.onmessage = (event) => {

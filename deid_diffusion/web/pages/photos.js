@@ -1,22 +1,16 @@
 // The photos tab: drop, see the faces, decide, download.
 
-import { dropZone, failure, h, icon, pills, say } from "./dom.js";
+import { dropZone, failure, h, icon, say } from "./dom.js";
 import { FaceCard } from "./face.js";
 import { follow, Lost, picture, remove, save, upload, visit, work } from "./net.js";
+import { METHODS, privacyDial } from "./settings.js";
 import { Stage } from "./stage.js";
 
 const ACCEPT = "image/jpeg,image/png,image/webp,image/tiff,image/avif,image/bmp,image/gif,.heic,.heif,.tif,.jfif";
-const METHODS = [["replace", "New face"], ["blank", "Blank"], ["blur", "Blur"], ["pixelate", "Pixelate"]];
-const PRIVACY = [
-  ["As in the photo", "Age, gender, skin, glasses and beard are taken over from the photo, in coarse steps."],
-  ["Fewer traits", "Age, glasses and beard are not taken over, and the new face is pushed further away."],
-  ["Fewest traits", "Neither are gender and skin colour: the model chooses, and results look less like the place they are in."],
-];
-
 export function startPhotos(root, onLost) {
   const photos = [];
   let current = null;
-  let options = { seed: null, draw: 0, method: "replace", privacy: 0 };
+  let options = { seed: null, draw: 0, method: "replace", privacy: "standard", k: 5 };
 
   const stage = new Stage({
     onselect: (number) => select(number),
@@ -42,7 +36,7 @@ export function startPhotos(root, onLost) {
     h("h1", {}, "Every face becomes somebody who does not exist"),
     h("p", { class: "lead" }, "Drop a photo, look at each face, decide, and save a clean file."),
     dropZone({ id: "first-photos", title: "Drop photos here", label: "Choose photos", accept: ACCEPT, symbol: "photo",
-      text: "JPEG, PNG, WebP, TIFF, HEIC and more", onfiles: (files) => take(files) }),
+      text: visit.heic ? "JPEG, PNG, WebP, TIFF, HEIC and more" : "JPEG, PNG, WebP, TIFF and more", onfiles: (files) => take(files) }),
     h("ul", { class: "promises" },
       h("li", {}, h("strong", {}, "Stays here. "), "Nothing leaves this machine, and what you drop is removed when you close the page."),
       h("li", {}, h("strong", {}, "Fails closed. "), "A face that cannot be replaced is hidden, never left."),
@@ -218,6 +212,8 @@ export function startPhotos(root, onLost) {
     retry.replaceChildren();
     stage.reset();
     render();
+    // Who is averaged follows from all photos, also from those that came or changed since.
+    if (options.method === "k-same" && photo.ready && !photo.status) bring(photo);
   }
 
   function chip(photo) {
@@ -244,7 +240,8 @@ export function startPhotos(root, onLost) {
     const fresh = count((face) => face.outcome === "replaced");
     const kept = count((face) => face.outcome === "kept");
     const hidden = faces.length - fresh - kept;
-    const parts = [[fresh, "new"], [hidden, "hidden"], [kept, "kept as it is"]].filter(([number]) => number);
+    const cloaked = count((face) => face.outcome === "cloaked");
+    const parts = [[fresh, "new"], [hidden - cloaked, "hidden"], [cloaked, "cloaked, which people still recognise"], [kept, "kept as it is"]].filter(([number]) => number);
     return `${faces.length === 1 ? "1 face" : `${faces.length} faces`}: ${parts.map(([number, word]) => `${number} ${word}`).join(", ")}`;
   }
 
@@ -286,24 +283,30 @@ export function startPhotos(root, onLost) {
   }
 
   function settings() {
-    const dial = h("input", { type: "range", min: "0", max: "2", step: "1", value: "0", id: "privacy", "aria-describedby": "privacy-says" });
-    const name = h("output", { for: "privacy" }, PRIVACY[0][0]);
-    const says = h("p", { class: "muted small", id: "privacy-says" }, PRIVACY[0][1]);
-    dial.addEventListener("input", () => { [name.textContent, says.textContent] = PRIVACY[dial.value]; });
-    dial.addEventListener("change", () => choose({ privacy: Number(dial.value) }));
+    const method = h("select", { id: "method", "aria-describedby": "method-says" }, METHODS.map(([value, text]) => h("option", { value }, text)));
+    const says = h("p", { class: "muted small", id: "method-says" });
+    const people = h("input", { type: "number", id: "people", min: "2", max: "999", step: "1", value: "5", inputmode: "numeric" });
+    const count = h("div", { class: "row seed" }, h("label", { for: "people" }, "People a face"), people);
     const seed = h("input", { type: "number", min: "0", step: "1", id: "seed", inputmode: "numeric", placeholder: "drawn, nobody knows it", "aria-describedby": "seed-says" });
     seed.addEventListener("change", () => { if (seed.reportValidity()) choose({ seed: seed.value === "" ? null : Number(seed.value) }); });
+    people.addEventListener("change", () => { if (people.reportValidity()) choose({ k: Number(people.value) }); });
     const roll = h("button", { type: "button", onclick: () => {
       seed.value = "";
       choose({ seed: null, draw: options.draw + 1 });
     } }, icon("dice"), "Other people");
-    return h("details", { class: "fold settings" }, h("summary", {}, "Settings for all photos"),
-      h("fieldset", { class: "plain", id: "settings" },
-        h("div", { class: "row" }, h("span", { class: "label" }, "Faces become"), pills("method", "Faces become", METHODS, "replace", (method) => choose({ method }))),
-        h("div", { class: "row slider" }, h("label", { for: "privacy" }, "Privacy"), name, dial, says),
-        h("div", { class: "row" }, roll),
-        h("div", { class: "row seed" }, h("label", { for: "seed" }, "Seed"), seed,
-          h("p", { class: "muted small", id: "seed-says" }, "The same number gives the same people. Whoever knows it recognises more people: keep it secret."))));
+    const tell = () => {
+      const keyed = visit.has_key && method.value === "replace";
+      says.textContent = keyed ? "The same person becomes the same stranger in all photos and clips: this page was started with a key." : METHODS[method.selectedIndex][2];
+      count.hidden = method.value !== "k-same";
+      roll.parentElement.hidden = keyed || !["replace", "swap"].includes(method.value);
+    };
+    method.addEventListener("change", () => { tell(); choose({ method: method.value }); });
+    const rows = [h("div", { class: "row" }, h("label", { for: "method" }, "Faces become"), method, says), count,
+      privacyDial("privacy", (privacy) => choose({ privacy })), h("div", { class: "row" }, roll),
+      h("div", { class: "row seed" }, h("label", { for: "seed" }, "Seed"), seed,
+        h("p", { class: "muted small", id: "seed-says" }, "The same number gives the same people. Whoever knows it recognises more people: keep it secret."))];
+    tell();
+    return h("details", { class: "fold settings" }, h("summary", {}, "Settings for all photos"), h("fieldset", { class: "plain", id: "settings" }, rows));
   }
 
   return { forget() {

@@ -37,7 +37,8 @@ export class Stage {
     this.failed = h("div", { class: "stage-failed", hidden: true });
     this.modes.hidden = !modes;
     this.tools = h("div", { class: "tools" }, this.modes, h("div", { class: "actions" }, this.confirm, this.add));
-    this.frame = h("div", { class: "frame" }, this.canvas, this.failed, this.busy);
+    this.scroll = h("div", { class: "scroll" }, this.canvas);
+    this.frame = h("div", { class: "frame" }, this.scroll, this.failed, this.busy);
     this.element = h("figure", { class: "stage" }, this.frame, this.tools, this.help);
   }
 
@@ -51,7 +52,7 @@ export class Stage {
     const { data, urls, status, error } = photo;
     this.photo = photo;
     this.failed.hidden = !error;
-    this.canvas.hidden = Boolean(error);
+    this.scroll.hidden = Boolean(error);
     this.tools.hidden = Boolean(error) || !photo.ready;
     if (error && this.said !== error) this.failed.replaceChildren(failure(error, this.ondrop, "Remove it", "This photo cannot be opened"));
     this.said = error;
@@ -73,6 +74,7 @@ export class Stage {
   }
 
   #boxes(faces, photo) {
+    const { data } = photo;
     const old = new Map([...this.boxes.children].map((box) => [Number(box.dataset.number), box]));
     faces.forEach((face, place) => {
       const box = old.get(face.number) || h("button", { class: "box", onclick: () => this.onselect(face.number) }, h("span", {}));
@@ -87,6 +89,16 @@ export class Stage {
       if (!box.parentElement) this.boxes.append(box);
     });
     for (const box of old.values()) box.remove();
+    const chosen = faces.find((face) => face.number === photo.selected);
+    if (chosen && this.shownFace !== `${photo.selected} ${data.name}`) this.#bring(chosen.box);
+    this.shownFace = chosen ? `${photo.selected} ${data.name}` : "";
+  }
+
+  // A panorama is wider than the page, and its faces may be beyond the border.
+  #bring([x0, y0, x1, y1]) {
+    const { clientWidth, clientHeight, scrollWidth, scrollHeight } = this.scroll;
+    if (scrollWidth > clientWidth) { this.slider.value = String(50 * (x0 + x1)); this.#wipe(); }
+    this.scroll.scrollTo({ left: ((x0 + x1) / 2) * scrollWidth - clientWidth / 2, top: ((y0 + y1) / 2) * scrollHeight - clientHeight / 2 });
   }
 
   #shown() {
