@@ -49,7 +49,7 @@ def encoder_noise(changes: np.ndarray, faces: Sequence[Face]) -> tuple[float, fl
 
     Returns:
         root mean square in levels: the 95th percentile over blocks, at least 1 and at most MOST_NOISE, and that of
-        all; NaN for the latter where no block is free.
+        all; 1 and NaN where no block is free.
     """
     height, width = (max(side // BLOCK, 1) for side in changes.shape)
     blocks = cv2.resize(cv2.multiply(changes, changes), (width, height), interpolation=cv2.INTER_AREA)
@@ -60,7 +60,7 @@ def encoder_noise(changes: np.ndarray, faces: Sequence[Face]) -> tuple[float, fl
         x1, y1 = np.ceil(np.maximum(high, 0)).astype(int)
         free[y0:y1, x0:x1] = False
     if not free.any():
-        return MOST_NOISE, float("nan")
+        return 1.0, float("nan")
     worst = float(np.sqrt(np.percentile(blocks[free], 95)))
     return float(np.clip(worst, 1.0, MOST_NOISE)), float(np.sqrt(blocks[free].mean()))
 
