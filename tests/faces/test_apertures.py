@@ -8,6 +8,7 @@ import torch
 
 from deid_diffusion import FaceAnonymizer, Settings
 from deid_diffusion.faces.align import crop_faces
+from deid_diffusion.faces.analyze import analyze_faces
 from deid_diffusion.faces.apertures import OUTPUTS, SIDE, ApertureReader, close_ups
 from deid_diffusion.faces.attributes import Attributes
 from deid_diffusion.faces.detect import CenterFaceDetector
@@ -44,6 +45,23 @@ def test_the_shipped_network_sees_a_blink(weights, astronaut):
     opened, closed = (estimator.look_closer([one], [analysis])[0].attributes.eyes_open for one in (crop, shut))
     assert opened > 0.5
     assert closed < 0.4 * opened
+
+
+def test_a_face_that_is_followed_is_read_like_one_that_is_looked_for(weights, astronaut):
+    estimator = FaceEstimator.from_pretrained(weights / "face_estimator")
+    (face,) = CenterFaceDetector().glance(astronaut)
+    tasks = [FaceTask(face, 0)]
+    (looked_for,) = analyze_faces(astronaut, tasks, estimator, None, 256)
+    start = {0: looked_for.crop.crop_from_image}
+    (followed,) = analyze_faces(astronaut, tasks, estimator, None, 256, starts=start)
+    one, other = (task.analysis.attributes.to_dict() for task in (looked_for, followed))
+    assert abs(one["mouth_open"] - other["mouth_open"]) < 0.05
+    assert abs(one["eyes_open"] - other["eyes_open"]) < 0.05
+    assert abs(one["yaw_deg"] - other["yaw_deg"]) < 1
+    assert np.abs(looked_for.crop.landmarks - followed.crop.landmarks).mean() < 1
+    shut = move_lids(astronaut, apply(invert(start[0]), looked_for.crop.landmarks.astype(float)), 0.0)
+    (blinks,) = analyze_faces(shut, tasks, estimator, None, 256, starts=start)
+    assert blinks.analysis.attributes.eyes_open < 0.5 * other["eyes_open"]
 
 
 def test_shut_eyes_of_a_photo_come_out_shut(weights, astronaut):
