@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from analyzed import AnalyzedPhotos
 from PIL import Image
 
@@ -197,21 +198,24 @@ def table(rows: dict[str, dict[str, Any]], judge: int = 0) -> str:
         judge: which of its judges.
     """
     one = next(iter(rows.values()))
+    found = {stop: _by_name(report["judges"][judge]["metrics"]) for stop, report in rows.items()}
+    columns = [name for name in COLUMNS if any(name in metrics for metrics in found.values())]
     lines = [
         f"Judge: {one['judges'][judge]['judge']}; {one['people']} people; 95 % intervals by person.",
         "",
-        "| stop | " + " | ".join(COLUMNS) + " |",
-        "|---" * (len(COLUMNS) + 1) + "|",
+        "| stop | " + " | ".join(columns) + " |",
+        "|---" * (len(columns) + 1) + "|",
     ]
     for stop, report in rows.items():
-        metrics = [_by_name(report["judges"][judge]["metrics"]).get(name) or {} for name in COLUMNS]
+        metrics = [found[stop].get(name) or {} for name in columns]
         lines.append(f"| {stop}, {report['faces']} faces | " + " | ".join(_cell(metric) for metric in metrics) + " |")
         floors = [_number(metric.get("floor")) for metric in metrics]
         lines.append(f"| {stop}: surroundings alone | " + " | ".join(floors) + " |")
         over = [_excess(metric.get("excess")) for metric in metrics]
         lines.append(f"| {stop}: over the surroundings | " + " | ".join(over) + " |")
-    lines.append("| *chance* | " + " | ".join(_number(metric.get("chance")) for metric in metrics) + " |")
-    lines.append("| *originals* | " + " | ".join(_number(metric.get("on_originals")) for metric in metrics) + " |")
+    known = {name: metric for metrics in found.values() for name, metric in metrics.items()}
+    for title, key in (("chance", "chance"), ("originals", "on_originals")):
+        lines.append(f"| *{title}* | " + " | ".join(_number(known[name].get(key)) for name in columns) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -247,16 +251,16 @@ def draw(rows: dict[str, dict[str, Any]], path: Path) -> None:
 
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     axes = figure.subplots()
+    found = [_by_name([*report["judges"][0]["metrics"], *report["utility"]]) for report in rows.values()]
+    x = [metrics[LANDMARK_ERROR]["value"] for metrics in found]
     for name, colour in ((RANK_1, "C0"), (PARROT_1, "C3")):
-        points = []
-        for report in rows.values():
-            found = {metric["name"]: metric for metric in (*report["judges"][0]["metrics"], *report["utility"])}
-            points.append((found[LANDMARK_ERROR]["value"], *(found[name][key] for key in ("value", "low", "high")),
-                           found[name]["floor"]))  # fmt: skip
-        x, value, low, high, floor = zip(*points, strict=True)
-        bars = [[v - a for v, a in zip(value, low, strict=True)], [b - v for v, b in zip(value, high, strict=True)]]
-        axes.errorbar(x, value, bars, fmt="o-", color=colour, capsize=3, label=name)
-        if None not in floor:
+        if not all(name in metrics for metrics in found):
+            continue
+        value, low, high, floor = (
+            np.array([metrics[name][key] for metrics in found], float) for key in ("value", "low", "high", "floor")
+        )
+        axes.errorbar(x, value, [value - low, high - value], fmt="o-", color=colour, capsize=3, label=name)
+        if np.isfinite(floor).all():
             axes.plot(x, floor, "x", color=colour, label=f"{name}: surroundings alone")
     for stop, at in zip(rows, x, strict=True):
         axes.annotate(stop, (at, 0), xytext=(0, -4), textcoords="offset points", ha="center", va="top", fontsize=8)
@@ -279,7 +283,7 @@ def _excess(excess: list[float | None] | None) -> str:
 def _number(value: float | str | None) -> str:
     if isinstance(value, str):
         return value  # "inf"
-    return "" if value is None else f"{value:.3f}" if value < 1.5 else f"{value:.1f}"
+    return "" if value is None else f"{value:.3f}" if value < 1.05 else f"{value:.1f}"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -47,7 +47,7 @@ class ClipReading:
             their analyzed tasks by place, as from `FaceAnonymizer.read`, eyes and mouth read from close-ups.
         """
         with self.timing("read"):
-            return self._closer(self.anonymizer.read(image, faces, self.settings, places))
+            return self.anonymizer.read(image, faces, self.settings, places)
 
     def follow(self, image: np.ndarray, faces: Sequence[Face], places: Sequence[int]) -> dict[int, FaceTask]:
         """The same, but for who they are, which their tracks say, of the next frame: in less time.
