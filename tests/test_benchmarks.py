@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from skimage.data import astronaut
 
-from deid_diffusion import FaceAnonymizer, Repulsion
+from deid_diffusion import Repulsion
 from deid_diffusion.faces.attributes import Attributes
 from deid_diffusion.settings import Settings
 from deid_diffusion.types import Face
