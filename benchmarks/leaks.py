@@ -7,17 +7,24 @@ noise: without the chance of the draw, whoever is told apart is told apart by wh
 has the gallery as it is, the other (parrot) has it anonymized in the same way. The share of other people whom the own
 photo beats (AUC, 0.5 = nothing passes) says more of few people than rank-1. In the rows "one face for all" everybody
 has the average face, under masks that reach further and further: what hair, ears, clothes and light tell alone.
+In the row "each a target of their own" everybody becomes somebody drawn as deid run draws.
+
+What is done is not done again: stop it, and go on by the same command. --out may be that of `privacy.py`, whose
+analyses it takes; it holds crops and embeddings of the sources: delete it in the end.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from analyzed import AnalyzedPhotos, grown
 
 from deid_diffusion import FaceAnonymizer, FixedTarget, Settings
 from deid_diffusion.evaluation.detectors import detector_from_spec
@@ -25,11 +32,10 @@ from deid_diffusion.evaluation.judges import judge_from_spec
 from deid_diffusion.evaluation.metrics import bootstrap_mean, unit_norm
 from deid_diffusion.evaluation.pairing import list_pictures
 from deid_diffusion.faces.attributes import QUANTIZATION_STEP
-from deid_diffusion.faces.geometry import apply
-from deid_diffusion.faces.masks import GROWTH, box_ellipse, face_mask, make_inpaint_mask
+from deid_diffusion.faces.masks import GROWTH
 from deid_diffusion.faces.task import FaceTask, ImageAnalysis
 from deid_diffusion.methods.k_same import fit_cohort
-from deid_diffusion.privacy import LEVELS
+from deid_diffusion.seeds import derived_seed
 
 # The same for everybody: what is set cannot pass.
 GROUPS = {
@@ -50,62 +56,91 @@ class Pairs:
     """The faces of probes and gallery, read once, and the judge that compares what becomes of them."""
 
     def __init__(
-        self, anonymize: FaceAnonymizer, folders: Sequence[Path], people: int | None, judge: Any, detect: Any
+        self,
+        photos: AnalyzedPhotos,
+        folders: Sequence[Path],
+        people: int | None,
+        judge: Any,
+        detect: Any,
+        out: Path,
     ):
         """Reads every picture.
 
         Args:
-            anonymize: what anonymizes.
+            photos: analyzes, and keeps what was analyzed.
             folders: of probes and gallery.
             people: how many at most.
             judge, detect: of the evaluation.
+            out: folder for embeddings.
         """
-        self.anonymize, self.judge, self.detect = anonymize, judge, detect
+        self.anonymize, self.judge, self.detect = photos.anonymize, judge, detect
+        self._photos = photos
+        self._last: tuple[str, list[FaceTask]] | None = None
         files = [list_pictures(folder) for folder in folders]
         keys = [key for key in files[0] if key in files[1]][:people]
         sides = [[self._one(paths[key]) for key in keys] for paths in files]
         whole = [number for number in range(len(keys)) if all(side[number] for side in sides)]
         self.people = len(whole)
         self.faces: list[ImageAnalysis] = [side[number] for side in sides for number in whole if side[number]]
+        self.out = out / f"{judge.name}-{self.people}"
+        self.out.mkdir(parents=True, exist_ok=True)
 
     def _one(self, path: Path) -> ImageAnalysis | None:
         """The largest readable face of a picture."""
-        analysis = self.anonymize.analyze(path)
+        analysis = self._photos(path, GROWTH)
         tasks = [task for task in analysis.tasks if task.pending]
         if not tasks:
             return None
         largest = max(tasks, key=lambda task: float(task.face.box[2] - task.face.box[0]))
         return replace(analysis, tasks=(replace(largest, number=0, seed=5),))
 
-    def generated(self, changes: dict[str, float], growth: float = GROWTH, texture: bool = True) -> np.ndarray:
-        """Everybody as the same somebody.
+    def kept(self, name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
+        """The embeddings of a row, made where an earlier run did not.
+
+        Args:
+            name: of the row.
+            make: gives (2 n, D).
+        """
+        path = self.out / f"{re.sub('[^a-z0-9.]+', '-', name)}.npy"
+        if not path.exists():
+            part = path.with_suffix(".part.npy")
+            np.save(part, make())
+            part.replace(path)
+        return np.load(path)
+
+    def generated(
+        self, changes: dict[str, float], growth: float = GROWTH, texture: bool = True, drawn: bool = False
+    ) -> np.ndarray:
+        """Everybody as the same somebody, one candidate a face.
 
         Args:
             changes: attributes that are the same for all.
             growth: of the masks.
             texture: whether the roughness of the skin passes.
+            drawn: everybody is somebody of their own instead, of noise of their own.
 
         Returns:
             (2 n, D) embeddings of probes, then gallery.
         """
-        policy = FixedTarget(NEVER, self.anonymize.bank.target(100))
         settings = Settings(attributes=changes, candidates=1, tries=1, threshold=NEVER)
+        # Roughness comes in when the picture is put together, so the faces of the row without it are known already.
+        case = repr((sorted(changes.items()), growth, drawn))
+        if self._last is None or self._last[0] != case:
+            self._last = case, self._chosen_and_generated(growth, drawn, settings)
+        done = self._last[1]
+        return self._judged(done if texture else [replace(task, skin_texture=None) for task in done], settings)
+
+    def _chosen_and_generated(self, growth: float, drawn: bool, settings: Settings) -> list[FaceTask]:
         tasks = self.grown(growth)
-        if not texture:
-            tasks = [replace(task, skin_texture=None) for task in tasks]
-        return self._judged(self.anonymize.generate(tasks, settings, policy), settings)
-
-    def dialled(self, stop: str) -> np.ndarray:
-        """Everybody as somebody of their own, from seeds that nobody knows: (2 n, D) embeddings.
-
-        Args:
-            stop: of the privacy dial; one candidate a face.
-        """
-        settings, tasks = Settings(privacy=stop, candidates=1), []
-        for one, grown in zip(self.faces, self.grown(LEVELS[stop].growth), strict=True):
-            (task,) = self.anonymize.choose_targets(replace(one, tasks=(grown,)), settings=settings)
-            tasks.append(replace(task, picture=grown.picture))
-        return self._judged(self.anonymize.generate(tasks, settings), settings)
+        if drawn:
+            tasks = [replace(task, seed=derived_seed("leaks", task.picture)) for task in tasks]
+        policy = None if drawn else FixedTarget(NEVER, self.anonymize.bank.target(100))
+        chosen = []
+        for one, task in zip(self.faces, tasks, strict=True):
+            own = replace(one, tasks=(task,))
+            (with_target,) = self.anonymize.choose_targets(own, policy, task.seed, settings)
+            chosen.append(replace(with_target, picture=task.picture))
+        return self.anonymize.generate(chosen, settings, policy)
 
     def averaged(self, growth: float) -> np.ndarray:
         """Everybody with the average face: (2 n, D) embeddings."""
@@ -120,16 +155,7 @@ class Pairs:
 
     def grown(self, growth: float) -> list[FaceTask]:
         """The faces with masks that reach further."""
-        tasks = []
-        for number, one in enumerate(self.faces):
-            task = one.tasks[0]
-            crop = task.crop
-            assert crop is not None
-            ellipse = apply(crop.crop_from_image, box_ellipse(task.face))
-            crop = replace(crop, mask=face_mask(crop.landmarks, ellipse, len(crop.image), growth))
-            mask = make_inpaint_mask(crop, one.image.shape, [])
-            tasks.append(replace(task, crop=crop, inpaint_mask=mask, picture=number))
-        return tasks
+        return [replace(grown(one, one.tasks[0], growth), picture=number) for number, one in enumerate(self.faces)]
 
     def _judged(self, tasks: Sequence[FaceTask], settings: Settings) -> np.ndarray:
         rows = zip(self.faces, tasks, strict=True)
@@ -160,13 +186,25 @@ def beaten(probes: np.ndarray, gallery: np.ndarray) -> tuple[np.ndarray, np.ndar
     return share, (share == 1).astype(float)
 
 
-def row(name: str, probes: np.ndarray, galleries: Sequence[np.ndarray]) -> str:
-    """A line of the table: for each gallery AUC and rank-1, with intervals by person."""
+def row(name: str, probes: np.ndarray, galleries: Sequence[np.ndarray], base: Sequence[np.ndarray] = ()) -> str:
+    """A line of the table, with intervals by person: for each gallery AUC, what it is more than another's, and rank-1.
+
+    Args:
+        name: of the line.
+        probes, galleries: (n, D) each.
+        base: for each gallery (n,) AUC of the line with which this one is compared, in pairs by person.
+    """
     cells = []
-    for gallery in galleries:
-        for values in beaten(unit_norm(probes), unit_norm(gallery)):
-            low, high = bootstrap_mean(values, np.arange(len(values)))
-            cells.append(f"{values.mean():.3f} [{low:.3f}, {high:.3f}]")
+    for number, gallery in enumerate(galleries):
+        share, first = beaten(unit_norm(probes), unit_norm(gallery))
+        low, high = bootstrap_mean(share, np.arange(len(share)))
+        cells.append(f"{share.mean():.3f} [{low:.3f}, {high:.3f}]")
+        if base:
+            more = share - base[number]
+            low, high = bootstrap_mean(more, np.arange(len(more)), proportion=False)
+            cells[-1] += f", {more.mean():+.3f} [{low:+.3f}, {high:+.3f}]"
+        low, high = bootstrap_mean(first, np.arange(len(first)))
+        cells.append(f"{first.mean():.3f} [{low:.3f}, {high:.3f}]")
     return f"| {name} | " + " | ".join(cells) + " |"
 
 
@@ -196,28 +234,25 @@ def pictures_table(pairs: Pairs, growths: Sequence[float], groups: Sequence[str]
         growths: of the masks of the rows with one face for all.
         groups: of `GROUPS` to leave out, one at a time; all of them together come last.
     """
-    n, real = pairs.people, pairs.originals()
+    n, real = pairs.people, pairs.kept("originals", pairs.originals)
     lines = ["| left out | AUC | rank-1 | AUC, parrot | rank-1, parrot |", "|---|---|---|---|---|"]
     print(*lines, sep="\n")
     cases: dict[str, Any] = {f"one face for all, mask + {growth:.0%}": growth for growth in growths}
-    cases |= {"nothing": {}, "hairline, ears": {"growth": WIDE}, "skin texture": {"texture": False}}
+    cases |= {"nothing": {}, "skin texture": {"texture": False}, "each a target of their own": {"drawn": True}}
     cases |= {name: {"changes": GROUPS[name]} for name in groups}
+    cases["hairline, ears"] = {"growth": WIDE}
     cases["all of it"] = {"changes": EVERYTHING, "growth": WIDE, "texture": False}
+    base: list[np.ndarray] = []
     for name, case in cases.items():
-        found = pairs.averaged(case) if isinstance(case, float) else pairs.generated(**{"changes": {}, **case})
-        lines.append(row(name, found[:n], (real[n:], found[n:])))
+        make = partial(pairs.averaged, case) if isinstance(case, float) else partial(
+            pairs.generated, **{"changes": {}, **case}
+        )  # fmt: skip
+        found = pairs.kept(name, make)
+        galleries = real[n:], found[n:]
+        lines.append(row(name, found[:n], galleries, base))
+        if name == "nothing":
+            base = [beaten(unit_norm(found[:n]), unit_norm(gallery))[0] for gallery in galleries]
         print(lines[-1], flush=True)
-    return lines
-
-
-def stops_table(pairs: Pairs) -> list[str]:
-    """The stops of the dial, and for each what the surroundings tell under its mask: a line for each."""
-    n, real = pairs.people, pairs.originals()
-    lines = []
-    for stop, level in LEVELS.items():
-        for name, found in ((stop, pairs.dialled(stop)), (f"{stop}: one face for all", pairs.averaged(level.growth))):
-            lines.append(row(name, found[:n], (real[n:], found[n:])))
-            print(lines[-1], flush=True)
     return lines
 
 
@@ -230,15 +265,13 @@ def main(argv: list[str] | None = None) -> None:
     add("--judge", required=True, help="as deid eval takes it")
     add("--detector", default="dlib", help="likewise (dlib)")
     add("--people", type=int, help="the first so many only (all)")
-    add("--stops", action="store_true", help="measure the stops of the privacy dial instead, one seed each")
+    add("--out", type=Path, default=Path("out/privacy"), help="folder for what is kept (out/privacy)")
     options = parser.parse_args(argv)
     judge, detect = judge_from_spec(options.judge), detector_from_spec(options.detector)
     folders = (options.probes, options.gallery)
-    pairs = Pairs(FaceAnonymizer.from_pretrained(), folders, options.people, judge, detect)
+    photos = AnalyzedPhotos(FaceAnonymizer.from_pretrained(), options.out / "analyses")
+    pairs = Pairs(photos, folders, options.people, judge, detect, options.out / "leaks")
     print(f"{pairs.people} people\n", flush=True)
-    if options.stops:
-        stops_table(pairs)
-        return
     print(*numbers_table(pairs), "", sep="\n", flush=True)
     pictures_table(pairs, (0.07, GROWTH, WIDE), tuple(GROUPS))
 

@@ -1,10 +1,10 @@
-"""What clips cost and what comes out: CPU time by stage in unet forwards a frame, flicker, identity, motion, exposure.
+"""What clips cost and what comes out: CPU time by stage in unet forwards a frame, and what `deid eval` measures.
 
-    python benchmarks/video.py CLIP... --out FOLDER --detector yunet:FILE --judge FILE [--facemesh PYTHON]
-        [--net expression=FILE] [--seconds 2] [--stride N] [--json FILE]
+    python benchmarks/video.py CLIP_OR_FOLDER... --out FOLDER --detector yunet:FILE --judge FILE [--gallery FOLDER]
+        [--facemesh PYTHON] [--net expression=FILE] [--start 0] [--seconds 4] [--stride N] [--json FILE]
 
-Everything is measured in one run, on frames before they are encoded. Only the largest face of a frame counts for all
-but exposure. Motion is read by MediaPipe, which the anonymizer never sees, where a Python that has it is given.
+Both are measured in one run, on the files that were written, and exposure by the masks, too. Where a clip ends before
+that, its last --seconds are taken.
 """
 
 import argparse
@@ -13,8 +13,8 @@ import resource
 import statistics
 import sys
 import time
+import zlib
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -22,140 +22,54 @@ import numpy as np
 import torch
 
 from deid_diffusion import FaceAnonymizer, clip_run
-from deid_diffusion.evaluation.detectors import detector_from_spec, match_face
-from deid_diffusion.evaluation.judges import judge_from_spec
-from deid_diffusion.evaluation.nets import FaceNets, NetOptions
-from deid_diffusion.evaluation.warp import crop_box, square_box
-from deid_diffusion.faces.align import crop_faces
-from deid_diffusion.faces.estimator import HAPPY
-from deid_diffusion.faces.face_shape import angles_from_rotation, read_expression
-from deid_diffusion.faces.masks import is_covered
+from deid_diffusion.errors import DeidError
+from deid_diffusion.evaluation.clips.command import build, write_evaluation
+from deid_diffusion.evaluation.clips.files import CLIP_ENDINGS
+from deid_diffusion.evaluation.clips.notes import clip_notes
+from deid_diffusion.evaluation.clips.results import ClipEvaluation
+from deid_diffusion.evaluation.clips.summary import table_rows
+from deid_diffusion.evaluation.command import EvalOptions
+from deid_diffusion.evaluation.results import Problem
 from deid_diffusion.imaging import clips
 from deid_diffusion.timing import Timing
-from deid_diffusion.training.facemesh import FaceMesh
 from deid_diffusion.video import ClipOptions, VideoAnonymizer
 
-MOTIONS = ("mouth_open", "eyes_open", "smile", "yaw_deg", "pitch_deg")
-# Where the source moves less than this (standard deviation), a correlation says nothing.
-STILL = {"mouth_open": 0.04, "eyes_open": 0.05, "smile": 0.1, "yaw_deg": 2.0, "pitch_deg": 2.0}
 
+class Masks:
+    """What was replaced in each frame of a clip, packed: an hour of 1080p is some hundred megabytes."""
 
-class Motions:
-    """Reads what a face does."""
-
-    def __init__(self, estimator, facemesh, nets):
-        self.estimator, self.facemesh, self.nets = estimator, facemesh, nets
-
-    def __call__(self, image, face):
-        """Values by name, NaN where nothing can be read."""
-        values = dict.fromkeys(MOTIONS, np.nan) | self._points(image, face)
-        if self.nets is not None:
-            values["smile"] = float(self.nets.expression(image, face)[HAPPY])
-        return values
-
-    def _points(self, image, face):
-        if self.facemesh is None:
-            crop = crop_faces(image, [face], self.estimator)[0]
-            return {} if crop is None else self.estimator.analyze(crop.image[None])[0].attributes.to_dict()
-        points = self.facemesh(crop_box(image, square_box(face.box, 1.5), 512))
-        if points is None:
-            return {}
-        place = self.estimator.shape.locate(points)
-        turned = dict(zip(("yaw_deg", "pitch_deg"), angles_from_rotation(place.rotation), strict=False))
-        return read_expression(place.unplace(points)) | turned
-
-
-class Watch:
-    """Takes every frame as it was and as it came out, and measures."""
-
-    def __init__(self, detect, judge, motions):
-        self.detect, self.judge, self.motions = detect, judge, motions
+    def __init__(self):
         self.begin()
 
     def begin(self):
         """Forgets everything: a clip is begun anew where its faces were too alike."""
-        self.seconds, self.frames, self.faces, self.exposed, self.lost = 0.0, 0, 0, 0, 0
-        self.flicker, self.embeddings, self.rows = ([], []), ([], []), ([], [])
-        self._before = None
+        self._packed = []
 
-    def __call__(self, source, out, changed):
-        """One frame; what it takes is no part of the clip's time."""
-        start, self.frames = time.process_time(), self.frames + 1
-        found = self.detect(source)
-        self.faces += len(found)
-        self.exposed += sum(not is_covered(face, changed) for face in found)
-        if found:
-            face = max(found, key=lambda one: float(np.prod(one.box[2:] - one.box[:2])))
-            self._compare(source, out, face)
-            self._flicker(source, out, face)
-        self._before = (source, out)
-        self.seconds += time.process_time() - start
+    def add(self, changed):
+        """One frame's (H, W) bool."""
+        self._shape = changed.shape
+        self._packed.append(zlib.compress(np.packbits(changed).tobytes(), 1))
 
-    def _compare(self, source, out, face):
-        new = match_face(face, self.detect(out))
-        self.lost += new is None
-        if new is None:
-            return
-        for place, (image, one) in enumerate(((source, face), (out, new))):
-            row = self.judge.embed(image, one)
-            self.embeddings[place].append(row / np.linalg.norm(row))
-            self.rows[place].append(self.motions(image, one))
-
-    def _flicker(self, source, out, face):
-        """Mean difference, in levels, of a frame and the one before, moved by the source's flow."""
-        if self._before is None:
-            return
-        box = square_box(face.box, 1.3)
-        low = np.clip(box[:2], 0, source.shape[1::-1]).astype(int)
-        high = np.clip(box[2:], 0, source.shape[1::-1]).astype(int)
-        window = slice(low[1], high[1]), slice(low[0], high[0])
-        now, before = (cv2.cvtColor(one[window], cv2.COLOR_RGB2GRAY) for one in (source, self._before[0]))
-        flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(now, before, None)
-        y, x = np.mgrid[: len(now), : now.shape[1]].astype(np.float32)
-        inner = np.zeros(now.shape, np.uint8)
-        middle, half = (face.box[:2] + face.box[2:]) / 2 - low, (face.box[2:] - face.box[:2]) * 0.45
-        cv2.ellipse(inner, [middle.tolist(), (2 * half).tolist(), 0.0], 1, -1)
-        for place, (image, old) in enumerate(((source, self._before[0]), (out, self._before[1]))):
-            moved = cv2.remap(old[window], x + flow[..., 0], y + flow[..., 1], cv2.INTER_CUBIC)
-            self.flicker[place].append(float(cv2.absdiff(image[window], moved)[inner > 0].mean()))
-
-    def summary(self):
-        """What was measured, by name."""
-        flicker = [float(np.mean(one)) if one else np.nan for one in self.flicker]
-        worst = float(np.percentile(self.flicker[1], 95)) if self.flicker[1] else np.nan
-        got = {"frames": self.frames, "faces": self.faces, "exposed": self.exposed, "not found": self.lost}
-        got |= {"flicker": flicker[1] / flicker[0], "flicker of the source": flicker[0], "95 %": worst / flicker[0]}
-        for place, name in enumerate(("adjacent of the source", "adjacent")):
-            rows = self.embeddings[place]
-            got[name] = float(np.mean([a @ b for a, b in pairwise(rows)])) if len(rows) > 1 else np.nan
-        if self.embeddings[0]:
-            means = [np.mean(rows, axis=0) for rows in self.embeddings]
-            got["pooled"] = float(means[0] @ means[1] / np.linalg.norm(means[0]) / np.linalg.norm(means[1]))
-        return got | {name: self._response(name) for name in MOTIONS}
-
-    def _response(self, name):
-        """Correlation and slope of a motion; None where the source hardly moves."""
-        before, after = (np.array([row[name] for row in rows]) for rows in self.rows)
-        known = np.isfinite(before) & np.isfinite(after)
-        before, after = before[known], after[known]
-        if len(before) < 10 or before.std() < STILL[name] or not after.std():
-            return None
-        return float(np.corrcoef(before, after)[0, 1]), float(np.polyfit(before, after, 1)[0])
+    def __iter__(self):
+        count = int(np.prod(self._shape))
+        for data in self._packed:
+            bits = np.frombuffer(zlib.decompress(data), np.uint8)
+            yield np.unpackbits(bits, count=count).astype(bool).reshape(self._shape)
 
 
-def watched(watch):
-    """A ClipWriter that shows every frame to `watch` before it writes it."""
+def remembering(masks):
+    """A ClipWriter that keeps what was replaced in `masks`."""
 
-    class Watched(clips.ClipWriter):
+    class Remembering(clips.ClipWriter):
         def __init__(self, *given, **named):
             super().__init__(*given, **named)
-            watch.begin()
+            masks.begin()
 
         def write(self, frame, image=None, changed=None):
-            watch(frame.image, image, changed)
+            masks.add(np.zeros(frame.image.shape[:2], bool) if changed is None else changed)
             super().write(frame, image, changed)
 
-    return Watched
+    return Remembering
 
 
 def unet_forward(pipeline):
@@ -171,16 +85,22 @@ def unet_forward(pipeline):
     return statistics.median(times)
 
 
-def measure(anonymize, path, options, watch):
-    """One clip: figures by name."""
+def span_of(path, start_s, seconds):
+    """Start and stop in seconds, None for the whole clip; the last `seconds` of one that ends before them."""
+    info = clips.probe(path)
+    first = float((info.start_pts or 0) * info.time_base)
+    end = first + (info.duration_s or seconds)
+    start = max(min(first + start_s, end - seconds), first)
+    return (None, None) if end <= first + seconds else (round(start, 3), round(start + seconds, 3))
+
+
+def anonymized(anonymize, path, out, span, stride):
+    """Writes the clip, and says what it took: figures by name."""
     unit = unet_forward(anonymize.pipeline)
-    stop_s = options.start + options.seconds
-    chosen = ClipOptions(start_s=options.start or None, stop_s=stop_s, stride=options.stride)
-    video = VideoAnonymizer(anonymize, chosen)
-    out = Path(options.out) / f"{path.stem}_anon{path.suffix}"
+    video = VideoAnonymizer(anonymize, ClipOptions(start_s=span[0], stop_s=span[1], stride=stride))
     start = time.process_time()
     result = video(path, out, seed=0)
-    whole = time.process_time() - start - watch.seconds
+    whole = time.process_time() - start
     share = 1 / max(result.frames, 1) / unit
     stages = {name: seconds * share for name, seconds in result.seconds.items()}
     # Reading and writing files happen in other threads, or are not counted by the run.
@@ -189,59 +109,75 @@ def measure(anonymize, path, options, watch):
     for track in result.faces:
         for outcome, count in track.outcomes.items():
             outcomes[outcome.value] = outcomes.get(outcome.value, 0) + count
-    return {"clip": path.name, "unet forward, ms": unit * 1e3, "forwards a frame": whole * share, "stages": stages,
-            "outcomes": outcomes, **watch.summary()}  # fmt: skip
+    review = [(span.start_s, span.stop_s, span.reason, span.track) for span in result.review]
+    return {"clip": path.name, "span": span, "unet forward, ms": unit * 1e3, "forwards a frame": whole * share,
+            "stages": stages, "outcomes": outcomes, "review": review}  # fmt: skip
 
 
-def shown(value):
-    """A cell of a table."""
-    if value is None:
-        return "still"
-    if isinstance(value, tuple):
-        return f"{value[0]:.2f} / {value[1]:.2f}"
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
+def all_clips(paths):
+    """The clips among files and folders, in order."""
+    found = []
+    for path in paths:
+        found += sorted(p for p in path.iterdir() if p.suffix.lower() in CLIP_ENDINGS) if path.is_dir() else [path]
+    return found
 
 
 def main():
-    """Prints a table; `--json` writes it too."""
+    """Prints a table; `--json` writes it too, and `--out` gets the report of `deid eval`."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("clips", nargs="+", type=Path)
-    parser.add_argument("--out", required=True, help="folder for the anonymized clips")
+    parser.add_argument("clips", nargs="+", type=Path, help="clips, or folders of them")
+    parser.add_argument("--out", required=True, type=Path, help="folder for the anonymized clips, and their report")
     parser.add_argument("--detector", default="centerface", help="as for deid eval; an unseen one judges exposure")
-    parser.add_argument("--judge", required=True, help="a recogniser, as for deid eval")
+    parser.add_argument("--judge", required=True, action="append", help="a recogniser, as for deid eval")
+    parser.add_argument("--gallery", type=Path, help="photos of other people, as for deid eval")
     parser.add_argument("--net", action="append", default=[], help="expression=FILE, as for deid eval")
     parser.add_argument("--facemesh", help="a Python with mediapipe, which then reads all motion but smiles")
-    parser.add_argument("--start", type=float, default=0.0, help="seconds from which on")
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each clip")
+    parser.add_argument("--start", type=float, default=0.0, help="seconds after the first frame from which on")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each clip")
     parser.add_argument("--stride", type=int)
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--json", type=Path, help="write what clips cost to this file")
     options = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    Path(options.out).mkdir(parents=True, exist_ok=True)
-    anonymize = FaceAnonymizer.from_pretrained()
-    facemesh = FaceMesh(options.facemesh) if options.facemesh else None
-    nets = FaceNets(NetOptions.from_specs(tuple(options.net))) if options.net else None
-    watch = Watch(detector_from_spec(options.detector), judge_from_spec(options.judge),
-                  Motions(anonymize.estimator, facemesh, nets))  # fmt: skip
-    clips.ClipWriter = watched(watch)
+    options.out.mkdir(parents=True, exist_ok=True)
+    wanted = EvalOptions(options.out, (options.out,), options.out, options.gallery, judges=tuple(options.judge),
+                         detector=options.detector, nets=tuple(options.net), facemesh=options.facemesh)  # fmt: skip
+    measurer, setup = build(wanted)
+    anonymize, masks = FaceAnonymizer.from_pretrained(), Masks()
+    clips.ClipWriter = remembering(masks)
     clip_run.Timing = partial(Timing, clock=time.thread_time)
-    names = ("frames", "faces", "exposed", "not found", "forwards a frame", "flicker", "95 %")
-    names += ("adjacent of the source", "adjacent", "pooled", *MOTIONS)
-    print("| clip | " + " | ".join(names) + " |\n" + "|---" * (len(names) + 1) + "|")
-    rows: list[dict] = []
-    notes: list[str] = []
-    for path in options.clips:
-        rows.append(measure(anonymize, path, options, watch))
-        print(f"| {path.name} | " + " | ".join(shown(rows[-1].get(name)) for name in names) + " |")
-        parts = ", ".join(f"{name} {value:.2f}" for name, value in rows[-1]["stages"].items())
-        unit, outcomes = rows[-1]["unet forward, ms"], rows[-1]["outcomes"]
-        notes.append(f"{path.name} (one forward: {unit:.0f} ms), in forwards a frame: {parts}; faces: {outcomes}")
-        print(notes[-1], file=sys.stderr, flush=True)
-    print("", *notes, sep="\n")
-    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=2) + "\n")
+    costs, reports, faces, problems = [], [], [], []
+    for path in all_clips(options.clips):
+        out = options.out / f"{path.stem}_anon{path.suffix}"
+        try:
+            span = span_of(path, options.start, options.seconds)
+            cost = anonymized(anonymize, path, out, span, options.stride)
+            report, tracks = measurer.compare("deid", path.name, (path, out), span, masks)
+        except DeidError as error:
+            problems.append(("deid", Problem("not judged", path.name, str(error))))
+            print(f"{path.name}: {error}", file=sys.stderr, flush=True)
+            continue
+        costs.append(cost)
+        reports.append(report)
+        faces.append(tracks)
+        parts = ", ".join(f"{name} {value:.2f}" for name, value in cost["stages"].items())
+        print(f"{path.name}, {report.frames} frames (one forward: {cost['unet forward, ms']:.0f} ms), "
+              f"{cost['forwards a frame']:.2f} forwards a frame: {parts}; faces: {cost['outcomes']}",
+              file=sys.stderr, flush=True)  # fmt: skip
+        # After each clip, for a run of an hour may be stopped.
+        notes = clip_notes(measurer.detector, measurer.motion, wanted)
+        write_evaluation(options.out, ClipEvaluation(tuple(reports), tuple(problems), notes, setup), faces)
+        if options.json:
+            options.json.write_text(json.dumps(costs, indent=2) + "\n")
+    measurer.motion.close()
+    if not reports:
+        raise SystemExit("not one clip could be judged")
+    titles, rows = table_rows(reports)
+    titles.append("forwards a frame")
+    print("| " + " | ".join(titles) + " |\n" + "|---" * len(titles) + "|")
+    for row, cost in zip(rows, [*costs, None], strict=False):
+        print("| " + " | ".join([*row, "" if cost is None else f"{cost['forwards a frame']:.2f}"]) + " |")
+    print(f"\npeak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB, judges included")
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ class ClipReading:
             their analyzed tasks by place, as from `FaceAnonymizer.read`, eyes and mouth read from close-ups.
         """
         with self.timing("read"):
-            return self._closer(self.anonymizer.read(image, faces, self.settings, places))
+            return self.anonymizer.read(image, faces, self.settings, places)
 
     def follow(self, image: np.ndarray, faces: Sequence[Face], places: Sequence[int]) -> dict[int, FaceTask]:
         """The same, but for who they are, which their tracks say, of the next frame: in less time.
@@ -68,7 +68,7 @@ class ClipReading:
                 self._before.pop(faces[place].track_id, None)
                 if task.crop is not None:
                     self._before[faces[place].track_id] = task
-            return self._closer(found)
+            return found
 
     def _start(self, face: Face) -> np.ndarray | None:
         """The (2, 3) crop_from_image of SIZE px, of the frame before; None where the face is elsewhere by now."""
@@ -80,7 +80,7 @@ class ClipReading:
         return matrix * (SIZE / side) if np.abs(now - then).max() <= NEAR * side else None
 
     def _closer(self, found: dict[int, FaceTask]) -> dict[int, FaceTask]:
-        """With eyes and mouth read from close-ups."""
+        """With the mouth read as `follow` reads it, or what it comes back to would be that of another scale."""
         places = [place for place, task in found.items() if task.analysis is not None]
         crops = [crop.image for place in places if (crop := found[place].crop) is not None]
         analyses = [analysis for place in places if (analysis := found[place].analysis) is not None]

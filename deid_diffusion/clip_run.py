@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from .faces.attributes import Attributes
 from .faces.face_list import FaceList
 from .faces.lids import blinking
 from .faces.motion import COARSE, FINE, smooth
-from .faces.scan import Find, Scan
+from .faces.scan import Scan
 from .faces.sightings import Sighting
 from .faces.task import FaceTask, ImageAnalysis
 from .imaging.pictures import Picture
@@ -39,7 +38,6 @@ from .types import Face, Outcome, Redaction
 
 log = logging.getLogger(__name__)
 STRIDE = 2  # frames
-PEEK = 320  # px, long side of a frame in which only large faces are looked for
 MOST_REPEATS = 30  # of a frame that share its result; they wait for it in memory
 
 
@@ -96,20 +94,22 @@ class ClipRun:
             options: stride and motion count here.
             listed: where faces are, as somebody says, instead of looking for them.
         """
-        self.anonymizer, self.seed, self.settings, self.timing = anonymizer, seed, settings, Timing()
         self.method = find_method(settings.method)
         reads = self.method.reads_faces or settings.keep is not None or settings.only is not None
+        anonymizer = anonymizer.in_graphs() if reads else anonymizer
+        self.anonymizer, self.seed, self.settings, self.timing = anonymizer, seed, settings, Timing()
         look = anonymizer.detect
         glance: Any = getattr(look, "glance", look)  # not every detector has it
-        peek = self._timed(partial(glance, side=PEEK)) if glance is not look else None
+        follow = self._timed(look.follow) if hasattr(look, "follow") else None
         self.reading = ClipReading(anonymizer, settings, self.timing)
         read = self.reading if reads else None
-        self.scan = Scan(self._timed(glance), self._timed(look), read, listed, anonymizer.look_at, peek)
+        self.scan = Scan(self._timed(glance), self._timed(look), read, listed, anonymizer.look_at, follow)
         own = anonymizer.default_policy(settings)
         people: Any = own if hasattr(own, "for_person") else None  # not every policy of somebody's own has it
         self.policy = TrackTargets(
-            anonymizer.same_person(settings), anonymizer.bank, seed, settings.level.reach, people=people
-        )
+            anonymizer.same_person(settings), anonymizer.bank, seed, settings.level.reach, people=people,
+            looks=settings.looks,
+        )  # fmt: skip
         self.parts = FINE if options.motion == "fine" else COARSE
         self.context = anonymizer.context(settings, self.policy, self.timing)
         self.stride = (options.stride or STRIDE) if self.method.uses_targets else 1
@@ -134,6 +134,14 @@ class ClipRun:
         self._people = self.scan.people(self.anonymizer.thresholds["far_0.01"])
         self._starts = set(self.scan.linker.starts)
         self._first, self._sightings = first, self.scan.sightings(self._people, first)
+
+    def needs(self, number: int) -> bool:
+        """Whether the result of a frame depends on its picture: somebody is in it, or nobody knows.
+
+        Args:
+            number: of a frame that was looked at.
+        """
+        return bool(self._sightings[number - self._first]) or number in self.scan.failed
 
     def results(self, frames: Iterable[tuple[np.ndarray, Any]]) -> Iterator[tuple[Any, AnonymizedImage]]:
         """Anonymizes frames that were looked at.
@@ -218,6 +226,9 @@ class ClipRun:
     def _composited(self, frame: _Prepared, tasks: Sequence[FaceTask]) -> AnonymizedImage:
         if frame.failure:
             return self._blurred(frame, frame.failure)
+        if not frame.sightings:
+            self.result.add(frame.time_s, (), ())
+            return AnonymizedImage(frame.image, (), {}, np.zeros(frame.image.shape[:2], bool))
         try:
             tasks = self.unseen(frame.image, frame.time_s, tasks, frame.unseen)
             analysis = ImageAnalysis(Picture(frame.image), frame.image, tuple(tasks), self.timing)
@@ -255,10 +266,10 @@ class ClipRun:
             self.result.add_kept(self.scan.listed.removed)
         return self.result
 
-    def _timed(self, find: Find) -> Find:
-        def timed(image: np.ndarray) -> list[Face]:
+    def _timed(self, find: Callable[..., list[Face]]) -> Callable[..., list[Face]]:
+        def timed(*given: Any) -> list[Face]:
             with self.timing("detect"):
-                return find(image)
+                return find(*given)
 
         return timed
 

@@ -8,7 +8,7 @@ from numbers import Real
 from typing import TYPE_CHECKING
 
 from .messages import brief, brief_repr
-from .pipelines.conditioning import FIELDS, attribute_vector
+from .pipelines.conditioning import FIELDS, check_value
 from .pipelines.repulsion import Repulsion, as_repulsion
 from .pipelines.sd_landmarks import STYLES
 from .privacy import LEVELS, PrivacyLevel
@@ -21,7 +21,11 @@ if TYPE_CHECKING:
     from .methods.pseudonyms import Pseudonyms
 
 # What may be withheld from the model without breaking the geometry of the new face.
-DROPPABLE = ("age", "male", "skin_l", "skin_a", "skin_b", "light_x", "light_y", "glasses", "facial_hair")
+APPEARANCE = "appearance"  # no attribute: the group of looks from which the target is taken
+DROPPABLE = (
+    *("age", "male", "skin_l", "skin_a", "skin_b", "light_x", "light_y", "glasses", "facial_hair", "sunglasses"),
+    APPEARANCE,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +42,8 @@ class Settings:
         repulsion: identity-repulsion guidance off the source: a Repulsion, a mapping of its fields, or None for none.
         repulsion_factor: factor on the repulsion's scale; each retry doubles it again.
         attributes: values to set, by name, in real units; the rest is taken over from the source.
-        drop_attributes: attributes not to take over from the source (soft biometrics): any of DROPPABLE.
+        drop_attributes: attributes not to take over from the source (soft biometrics): any of DROPPABLE;
+            "appearance" for targets of any looks.
         privacy: "standard", "high" or "maximum": how little passes from the source, see `privacy.LEVELS`.
         redact_with: how a face is hidden that could not be replaced.
         method: what becomes of faces: a name of `methods.method_names()`, or an object shaped like `methods.Method`.
@@ -112,7 +117,12 @@ class Settings:
     @property
     def dropped(self) -> tuple[str, ...]:
         """Attributes that are not taken over: those named, and those of the dial."""
-        return tuple(sorted({*self.drop_attributes, *self.level.drop}))
+        return tuple(sorted({*self.drop_attributes, *self.level.drop} - {APPEARANCE}))
+
+    @property
+    def looks(self) -> bool:
+        """Whether targets are taken from the source's group of looks, where the identity bank has groups."""
+        return APPEARANCE not in (*self.drop_attributes, *self.level.drop)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "repulsion", as_repulsion(self.repulsion))
@@ -163,6 +173,9 @@ def check_attributes(values: Mapping[str, float]) -> None:
     for name, value in values.items():
         if name not in FIELDS:
             raise ValueError(f"unknown attribute {brief(name)}; know {', '.join(FIELDS)}")
-        if value is not None and (not isinstance(value, Real) or brief(value).startswith("a long")):
+        if value is None:
+            continue
+        # A clip asks a hundred times a frame, nearly always about a float.
+        if type(value) is not float and (not isinstance(value, Real) or brief(value).startswith("a long")):
             raise ValueError(f"{name} must be a number, got {brief(value)}")
-    attribute_vector([values])  # ranges
+        check_value(name, value)

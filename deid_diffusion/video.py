@@ -21,7 +21,7 @@ from .faces.face_list import FaceList, FaceListError, check_same, face_list_of, 
 from .faces.saved_looks import SavedLooks
 from .imaging.pictures import PIXEL_LIMIT
 from .imaging.segments import LOOKS, segments_folder
-from .imaging.threads import Behind, ahead
+from .imaging.threads import Behind, prefetched
 from .messages import brief, brief_path
 from .methods.protocol import find_method
 from .methods.swap import same_target
@@ -115,7 +115,7 @@ class VideoAnonymizer:
                     "--max-pixels or Settings.max_pixels sets another limit"
                 )
             check_writable(out, frames.info, options.audio, self._coding)
-            for frame in ahead(frames):
+            for frame in prefetched(frames):
                 run.scan.add(frame.image, frame.time_s, frame.repeated)
                 if progress is not None:
                     progress("look", frame.index + 1, frames.info.frames if whole else None)
@@ -156,12 +156,13 @@ class VideoAnonymizer:
         part: dict[str, Any] = {"start_s": options.start_s, "stop_s": options.stop_s}
         run.begin()
         more = {"audio": options.audio, "coding": self._coding, "key": key}
-        with ClipReader(path, **part) as frames, ExitStack() as stack:
+        wants = run.needs if preview is None else None
+        with ClipReader(path, **part, wants=wants) as frames, ExitStack() as stack:
             # First in, last out: the preview appears once the clip is whole.
             both = None if preview is None else stack.enter_context(BeforeAfterWriter(preview, frames.info))
             writer = stack.enter_context(ClipWriter(out, frames.info, **more, **part))
             write = stack.enter_context(Behind(writer.write))
-            for frame, result in run.results((frame.image, frame) for frame in ahead(frames)):
+            for frame, result in run.results((frame.image, frame) for frame in prefetched(frames)):
                 write(frame, result.image, result.changed_mask)
                 if both is not None:
                     both.add(frame, result.image)

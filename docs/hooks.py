@@ -107,6 +107,8 @@ def notebook_page(path: Path, execute: bool) -> tuple[str, dict[str, bytes]]:
                 parts.append(f"![Output of the cell above]({name})")
             elif "text/markdown" in data:
                 parts.append(data["text/markdown"])
+            elif data.get("text/html", "").startswith("<video"):
+                parts.append(data["text/html"])
             elif text := output.get("text") or data.get("text/plain"):
                 parts.append(f"```text\n{text.rstrip()}\n```")
     if not execute:

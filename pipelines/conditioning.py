@@ -48,8 +48,10 @@ FIELDS: dict[str, Field] = {
     "light_y": Field(-1, 1, 0, 0.3, "-1 lit from below, 1 from above"),
     "glasses": Field(0, 1, 0.5, 0.5, "0 none to 1 glasses before the eyes"),
     "facial_hair": Field(0, 1, 0.5, 0.5, "0 clean-shaven to 1 beard or moustache"),
+    "sunglasses": Field(0, 1, 0.5, 0.5, "0 eyes that are seen to 1 dark lenses before them"),
 }
 ATTRIBUTE_NAMES = tuple(FIELDS)
+FEWEST = 18  # attributes that every unet reads; those after them were added later
 
 
 def shown(value: object) -> str:
@@ -71,15 +73,33 @@ def attribute_vector(attributes: Sequence[Mapping[str, float | None]]) -> torch.
         for name, value in values.items():
             if value is None:
                 continue
-            if name not in FIELDS:
-                raise ValueError(f"unknown attribute {shown(name)}; know {', '.join(FIELDS)}")
-            spec = FIELDS[name]
-            if not spec.low <= value <= spec.high:
-                raise ValueError(f"{name} must lie in [{spec.low}, {spec.high}] ({spec.unit}), got {shown(value)}")
-            column = ATTRIBUTE_NAMES.index(name)
+            check_value(name, value)
+            spec, column = FIELDS[name], ATTRIBUTE_NAMES.index(name)
             row[column] = (value - spec.centre) / spec.scale
             row[column + len(FIELDS)] = 1
     return rows
+
+
+def check_value(name: str, value: float) -> None:
+    """Refuses what no attribute is.
+
+    Args:
+        name: of an attribute.
+        value: in its unit.
+
+    Raises:
+        ValueError: an unknown name, or a value outside its range.
+    """
+    if name not in FIELDS:
+        raise ValueError(f"unknown attribute {shown(name)}; know {', '.join(FIELDS)}")
+    spec = FIELDS[name]
+    if not spec.low <= value <= spec.high:
+        raise ValueError(f"{name} must lie in [{spec.low}, {spec.high}] ({spec.unit}), got {shown(value)}")
+
+
+def first_attributes(scaled: torch.Tensor, count: int) -> torch.Tensor:
+    """(B, 2A) of `attribute_vector` -> (B, 2 `count`): for a unet that was trained before the others were added."""
+    return scaled.unflatten(1, (2, -1))[:, :, :count].flatten(1)
 
 
 def condition_vector(attributes: torch.Tensor, identity: torch.Tensor | None, identity_dim: int) -> torch.Tensor:

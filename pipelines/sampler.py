@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from diffusers.utils.torch_utils import randn_tensor
 
 from .conditioning import shown
 from .guidance import Model
@@ -119,7 +118,7 @@ class Sampler:
             ValueError: `latents` have another shape.
         """
         if latents is None:
-            return randn_tensor(tuple(shape), generator=generator, device=self._execution_device, dtype=torch.float32)
+            return draw_noise(shape, generator, self._execution_device)
         if tuple(latents.shape) != tuple(shape):
             raise ValueError(f"latents must be {tuple(shape)}, got {tuple(latents.shape)}")
         return latents.to(self._execution_device, torch.float32)
@@ -169,3 +168,19 @@ class Sampler:
                     latents = changed.get("latents", latents)
                 bar.update()
         return latents
+
+
+def draw_noise(
+    shape: Sequence[int], generator: torch.Generator | list[torch.Generator] | None, device: torch.device
+) -> torch.Tensor:
+    """Standard normal noise (B, C, S, S), float32, drawn where its generator lives: as `randn_tensor` of
+    diffusers draws it.
+
+    Args:
+        shape: of the noise.
+        generator: one, one a row, or None for torch's own.
+        device: where the noise is to be.
+    """
+    if isinstance(generator, list):
+        return torch.cat([draw_noise((1, *shape[1:]), one, device) for one in generator])
+    return torch.randn(tuple(shape), generator=generator, device=(generator and generator.device) or device).to(device)

@@ -17,6 +17,7 @@ Values = Mapping[str, float | None]
 PHRASES = (
     ("glasses", lambda v: v > 0.5, "wearing glasses"),
     ("facial_hair", lambda v: v > 0.5, "with a beard"),
+    ("sunglasses", lambda v: v > 0.5, "wearing sunglasses"),
     ("smile", lambda v: v > 0.6, "smiling"),
     ("mouth_open", lambda v: v > 0.5, "mouth open"),
     ("eyes_open", lambda v: v < 0.25, "eyes closed"),

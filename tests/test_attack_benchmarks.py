@@ -1,4 +1,4 @@
-"""The attacker on conditioning numbers knows a planted person, and no noise; held-out crops become a gallery."""
+"""Benchmarks of attacks: who is planted is found, held-out crops become a gallery, photos are analyzed once."""
 
 import io
 import sys
@@ -9,9 +9,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from deid_diffusion.evaluation.groups import read_groups
+from deid_diffusion.training.quotas import TRAITS
+
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+import analyzed
 import conditioning_attack
 import holdout
+import privacy
+
+from tests.test_anonymizer import TWO, build, picture
 
 
 @pytest.mark.parametrize(("person", "low", "high"), [(3.0, 0.9, 1.0), (0.0, 0.0, 0.1)])
@@ -46,7 +53,9 @@ def test_held_out_crops_become_originals_and_views(tmp_path, monkeypatch, capsys
             member.size = data.tell()
             data.seek(0)
             tar.addfile(member, data)
-    np.savez(tmp_path / "some.npz", key=np.array(keys), split=np.array(["holdout", "train"] * 3))
+    measured = np.zeros((6, len(TRAITS)), np.float32)
+    measured[2, [trait.name for trait in TRAITS].index("glasses")] = 1
+    np.savez(tmp_path / "some.npz", key=np.array(keys), split=np.array(["holdout", "train"] * 3), measured=measured)
     words = ["holdout.py", str(tmp_path), "--name", "some", "--people", "2", "--out", str(tmp_path / "out")]
     monkeypatch.setattr(sys, "argv", words)
     holdout.main()
@@ -56,6 +65,44 @@ def test_held_out_crops_become_originals_and_views(tmp_path, monkeypatch, capsys
     before, after = (np.asarray(Image.open(path)).astype(float) for path in (originals[0], views[0]))
     assert before.shape == after.shape == (256, 256, 3)
     assert np.abs(before - after).mean() > 20
+    attributes, groups = read_groups(tmp_path / "out" / "groups.csv")
+    worn = {person: row[attributes.index("glasses")] for person, row in groups.items()}
+    assert worn == {"00000": "bare", "00002": "glasses"}
     monkeypatch.setattr(sys, "argv", [*words[:5], "9", *words[6:]])
     with pytest.raises(SystemExit, match="wanted 9 held-out crops"):
         holdout.main()
+
+
+def test_a_mask_that_is_grown_afterwards_is_the_one_of_an_analysis(tmp_path):
+    anonymize = build(TWO)
+    Image.fromarray(picture()).save(tmp_path / "a.png")
+    photos = analyzed.AnalyzedPhotos(anonymize, tmp_path / "kept")
+    for stop in ("maximum", "standard"):
+        wanted = anonymize.analyze(tmp_path / "a.png", privacy=stop)
+        for one, other in zip(
+            photos(tmp_path / "a.png", privacy.LEVELS[stop].growth).tasks, wanted.tasks, strict=True
+        ):
+            assert np.array_equal(one.inpaint_mask, other.inpaint_mask)
+            assert np.array_equal(one.crop.mask, other.crop.mask)
+
+
+def test_the_dial_analyzes_each_photo_once_and_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
+    for name, seed in (("probes", 0), ("gallery", 1)):
+        (tmp_path / name).mkdir()
+        for key in "ab":
+            array = np.random.default_rng([seed, ord(key)]).integers(0, 256, (240, 320, 3), np.uint8)
+            Image.fromarray(array).save(tmp_path / name / f"{key}.png")
+    folders = privacy.chosen(tmp_path / "probes", tmp_path / "gallery", tmp_path / "sources", 2, None)
+    anonymize, analyses = build(TWO[:1]), []
+    analyze = anonymize.analyze
+    monkeypatch.setattr(anonymize, "analyze", lambda *a, **k: analyses.append(a) or analyze(*a, **k))
+    dial = privacy.Dial(lambda: anonymize, folders, tmp_path / "out", candidates=1)
+    first = {path.name: path.read_bytes() for path in dial.run("standard", "probe", 1).iterdir()}
+    assert len(analyses) == 2
+    (tmp_path / "out/standard/probe1/b.png").unlink()
+    before = (tmp_path / "out/standard/probe1/a.png").stat().st_mtime_ns
+    again = privacy.Dial(lambda: anonymize, folders, tmp_path / "out", candidates=1).run("standard", "probe", 1)
+    assert {path.name: path.read_bytes() for path in again.iterdir()} == first
+    assert (again / "a.png").stat().st_mtime_ns == before
+    assert len(analyses) == 2
+    assert len((tmp_path / "out/outcomes.csv").read_text().splitlines()) == 3

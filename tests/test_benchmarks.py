@@ -10,7 +10,7 @@ from skimage.data import astronaut
 from deid_diffusion import Repulsion
 from deid_diffusion.faces.attributes import Attributes
 from deid_diffusion.settings import Settings
-from deid_diffusion.types import Face
+from tests.imaging.clip_maker import make_clip
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import crops
@@ -124,28 +124,21 @@ def test_the_dial_table_and_its_plot_hold_what_the_reports_say(tmp_path):
     assert "standard" in (tmp_path / "dial.svg").read_text()
 
 
-def test_a_watched_clip_is_measured_frame_by_frame():
-    rng, box = np.random.default_rng(0), np.array([60.0, 60, 190, 190])
-    face = Face(box, box[:2] + 130 * np.array([[0.3, 0.4], [0.7, 0.4], [0.5, 0.6], [0.35, 0.8], [0.65, 0.8]]), 0.9)
-    watch = video.Watch(
-        lambda image: [face], Colours(), lambda image, face: dict.fromkeys(video.MOTIONS, float(image[0, 0, 0]) / 255)
-    )
-    scene = np.repeat(np.repeat(rng.integers(0, 256, (32, 32, 3), np.uint8), 8, 0), 8, 1)
-    watch(scene, scene, np.zeros((256, 256), bool))
-    watch.begin()
-    for number in range(12):
-        source, out = np.roll(scene, number, axis=1), np.roll(255 - scene, number, axis=1)
-        out = np.clip(out + rng.normal(0, 20, out.shape), 0, 255).astype(np.uint8)
-        source[0, 0], out[0, 0] = 20 * number, 10 * number
-        watch(source, out, np.full((256, 256), number != 5))
-    got = watch.summary()
-    assert (got["frames"], got["faces"], got["exposed"], got["not found"]) == (12, 12, 1, 0)
-    assert got["mouth_open"] == pytest.approx((1, 0.5))
-    assert got["yaw_deg"] is None  # it hardly moves in its unit
-    assert got["flicker"] > 2
-    assert got["adjacent of the source"] > got["adjacent"] > 0
-    assert got["pooled"] < 0.9
-    assert video.shown(got["mouth_open"]) == "1.00 / 0.50"
+def test_the_clip_benchmark_takes_the_end_of_clips_that_are_over_before_its_span(tmp_path):
+    clip = make_clip(tmp_path / "short.mkv", count=50)  # 2 s
+    for start, seconds, span in ((0, 4, (None, None)), (90, 0.4, (1.6, 2.0)), (0.4, 1, (0.4, 1.4)), (1.4, 1, (1, 2))):
+        assert video.span_of(clip, start, seconds) == span
+    (tmp_path / "notes.txt").write_text("no clip")
+    assert video.all_clips([tmp_path, clip]) == [clip, clip]
+
+
+def test_the_clip_benchmark_remembers_what_was_replaced():
+    masks, drawn = video.Masks(), np.random.default_rng(0).random((3, 33, 47)) < 0.3
+    masks.add(drawn[0])
+    masks.begin()
+    for mask in drawn:
+        masks.add(mask)
+    assert [(one == two).all() for one, two in zip(masks, drawn, strict=True)] == [True] * 3
 
 
 def test_scenes_have_faces_where_they_say(tmp_path):

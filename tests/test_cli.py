@@ -336,7 +336,7 @@ def test_attributes_are_listed(capsys):
 @pytest.mark.parametrize("words", [[], ["nonsense"]])
 def test_train_names_what_can_be_trained(words, capsys):
     assert cli.main(["train", *words]) == 2
-    assert "wanted one of apertures, blend, detail, detail_pairs, distill" in capsys.readouterr().err
+    assert "wanted one of all, apertures, blend, detail, detail_pairs, distill" in capsys.readouterr().err
 
 
 def test_train_lists_every_script_with_what_it_does(capsys):

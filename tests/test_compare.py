@@ -69,6 +69,22 @@ def test_every_method_gets_a_folder_and_the_judges_get_them_all(originals, paint
     assert "2 rows" in capsys.readouterr().out
 
 
+def test_with_a_gallery_every_method_has_a_parrot_of_another_seed_and_all_share_a_floor(
+    originals, painter, judged, monkeypatch
+):
+    photo(originals.parent / "gallery" / "a.png")
+    monkeypatch.setattr(compare, "make_floor", lambda options: options.update(floor=options["out"] / "floor"))
+    words, out = ("--gallery", str(originals.parent / "gallery")), originals.parent / "cmp"
+    assert run(originals, *words) == 0
+    assert judged[0]["parrots"] == [out / "parrots/inpaint", out / "parrots/blur"]
+    assert judged[0]["floor"] == out / "floor"
+    assert (out / "parrots/blur/a.png").exists()
+    own, _, _, _, parrot, _ = [seed for _, seed, *_ in painter.calls]
+    assert own != parrot
+    assert run(originals, *words, "--no-attackers") == 0
+    assert not judged[1].keys() & {"parrots", "floor"}
+
+
 def test_what_is_done_is_left_and_other_weights_only_undo_what_they_made(originals, painter, judged, monkeypatch):
     run(originals)
     assert len(painter.calls) == 4

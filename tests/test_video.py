@@ -336,6 +336,24 @@ def test_a_model_that_breaks_hides_its_faces(monkeypatch):
     assert all(covered(clip(4)[n], results[n].image, moving(n)[0]) for n in range(4))
 
 
+def test_out_of_memory_halves_the_batch_of_a_clip_too(caplog):
+    anonymize = build(lambda number: [face(70 + 2 * number, 90), face(200 + 2 * number, 90)], ONE_PERSON)
+    unet, sizes = anonymize.pipeline.unet, []
+    forward = unet.forward
+
+    def small(sample, *more, **given):
+        sizes.append(len(sample))
+        if len(sample) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return forward(sample, *more, **given)
+
+    unet.forward = small
+    results = list(VideoAnonymizer(anonymize).stream((smooth(n) for n in range(4)), 0, QUICK, FPS))
+    assert [[face.outcome for face in result.faces] for result in results] == [[Outcome.REPLACED] * 2] * 4
+    assert "generating from the frame before failed" not in caplog.text
+    assert sizes.count(2) == 1  # what fits is remembered, from frame to frame
+
+
 def test_what_is_too_similar_is_redacted():
     results = streamed(clip(4), settings=FAST, thresholds=ALWAYS)
     assert [result.faces[0].outcome for result in results] == [Outcome.REDACTED] * 4

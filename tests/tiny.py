@@ -15,13 +15,13 @@ from deid_diffusion.training.resnet import build_resnet
 DIM = 16
 
 
-def tiny_unet(size: int = 32) -> UNet2DConditionModel:
+def tiny_unet(size: int = 32, attributes: int = len(FIELDS)) -> UNet2DConditionModel:
     torch.manual_seed(0)
     return UNet2DConditionModel(
         sample_size=size // 4, in_channels=97 + len(POINTS), out_channels=48, block_out_channels=(16, 16),
         layers_per_block=1, down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2,
         mid_block_type="UNetMidBlock2D", norm_num_groups=8, class_embed_type="projection", time_embedding_dim=32,
-        projection_class_embeddings_input_dim=2 * len(FIELDS) + DIM + 1, cross_attention_dim=8,
+        projection_class_embeddings_input_dim=2 * attributes + DIM + 1, cross_attention_dim=8,
     ).eval()  # fmt: skip
 
 

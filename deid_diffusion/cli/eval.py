@@ -5,34 +5,80 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from . import complain
-from .options import Parser
+from .options import Parser, clip_time
+
+EVERY_S = 10.0  # between two lines about a clip
 
 
 def main(argv: list[str]) -> int:
     """Returns 0, or 2 when no valid figure can be given."""
     options = vars(_parser().parse_args(argv))
+    from deid_diffusion.evaluation.clips.command import has_clips
     from deid_diffusion.evaluation.results import EvaluationError
-    from deid_diffusion.evaluation.summary import headline, markdown_table
 
-    code = make_attackers(options)
-    if code:
-        return code
+    out = options["out"]
     try:
-        reports = eval_reports(options)
+        clips, pictures = has_clips(eval_options(options))
+        if clips:
+            # Beside pictures, clips have a page and numbers of their own.
+            _judge_clips(options | {"out": out / "clips" if pictures else out}, pictures)
+        if not pictures:
+            return 0
+        if code := make_attackers(options):
+            return code
+        _judge_pictures(options)
     except EvaluationError as error:
         return complain(str(error), 2)
+    return 0
+
+
+def _judge_pictures(options: dict[str, Any]) -> None:
+    from deid_diffusion.evaluation.summary import headline, markdown_table
+
+    reports = eval_reports(options)
     print(markdown_table(reports))
     for report in reports:
         print(f"{report.method}: " + " ".join(headline(report)))
-    print(
-        f"deid: numbers in {options['out'] / 'eval.json'}, a page in {options['out'] / 'report.html'}", file=sys.stderr
-    )
-    return 0
+    _say_where(options["out"])
+
+
+def _judge_clips(options: dict[str, Any], pictures: bool) -> None:
+    from deid_diffusion.evaluation.clips.command import run_clip_eval
+    from deid_diffusion.evaluation.clips.summary import clip_headline, clip_table
+    from deid_diffusion.evaluation.results import EvaluationError
+
+    if not pictures and (options["parrots"] or options["floor"] or options["pool"]):
+        raise EvaluationError("--parrot, --floor and --pool are for pictures, got clips alone; leave them out")
+    found = run_clip_eval(eval_options(options), _progress())
+    print(clip_table(found.reports))
+    for report in found.reports:
+        print(f"{report.method}, {report.clip}: " + " ".join(clip_headline(report)))
+    for method, problem in found.problems:
+        print(f"deid: {method}: {problem.file}: {problem.kind}: {problem.detail}", file=sys.stderr)
+    _say_where(options["out"])
+
+
+def _progress() -> Callable[[str, int], None]:
+    """A line about a clip every ten seconds."""
+    last = time.monotonic()
+
+    def show(clip: str, frames: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= EVERY_S:
+            last = time.monotonic()
+            print(f"deid: {clip}: {frames} frames", file=sys.stderr, flush=True)
+
+    return show
+
+
+def _say_where(out: Path) -> None:
+    print(f"deid: numbers in {out / 'eval.json'}, a page in {out / 'report.html'}", file=sys.stderr)
 
 
 def make_attackers(options: dict[str, Any]) -> int:
@@ -107,7 +153,21 @@ def eval_reports(options: Mapping[str, Any]) -> tuple[Any, ...]:
     Raises:
         EvaluationError: no valid figure can be given.
     """
-    from deid_diffusion.evaluation.command import EvalOptions, run_eval
+    from deid_diffusion.evaluation.command import run_eval
+
+    return run_eval(eval_options(options))
+
+
+def eval_options(options: Mapping[str, Any]) -> Any:
+    """The EvalOptions that a command line asks for.
+
+    Args:
+        options: fields of EvalOptions by name; None stands for the field's default.
+
+    Raises:
+        EvaluationError: they do not go together.
+    """
+    from deid_diffusion.evaluation.command import EvalOptions
 
     options = dict(options)
     for name in ("parrots", "floor"):
@@ -116,7 +176,7 @@ def eval_reports(options: Mapping[str, Any]) -> tuple[Any, ...]:
     if options["id_encoder"] is None:
         options["id_encoder"] = _shipped_pipeline()
     given: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in options.items()}
-    return run_eval(EvalOptions(**{name: value for name, value in given.items() if value is not None}))
+    return EvalOptions(**{name: value for name, value in given.items() if value is not None})
 
 
 def _shipped_pipeline() -> Path | None:
@@ -132,8 +192,8 @@ def _shipped_pipeline() -> Path | None:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser("deid eval", description=__doc__, allow_abbrev=False)
     add = parser.add_argument
-    add("originals", type=Path, help="folder of the pictures as they were")
-    add("outputs", type=Path, nargs="+", help="folders of anonymized pictures, same names")
+    add("originals", type=Path, help="folder of the pictures and clips as they were, or one clip")
+    add("outputs", type=Path, nargs="+", help="folders of anonymized pictures and clips, same names; or clips")
     add("-o", "--out", type=Path, default=Path("eval"), help="folder for eval.json and report.html (eval)")
     add("--name", action="append", dest="names", help="label of each outputs folder, in order")
     add(
@@ -151,6 +211,9 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="the outputs are runs of one method with other seeds: judge them pooled, too",
     )
+    add("--from", type=clip_time, dest="start_s", metavar="TIME", help="the part of clips that the outputs hold")
+    add("--to", type=clip_time, dest="stop_s", metavar="TIME", help="likewise")
+    add("--facemesh", metavar="PYTHON", help="a Python with mediapipe, which then reads motion in clips")
     add_judging(add)
     return parser
 

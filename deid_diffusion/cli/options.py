@@ -16,13 +16,16 @@ PRIVACY = ("standard", "high", "maximum")
 # Repeated here, because their home imports torch; a test compares them.
 ATTRIBUTES = """
 yaw_deg pitch_deg roll_deg mouth_open smile eyes_open brow_raise gaze_x gaze_y age male skin_l skin_a skin_b light_x
-light_y glasses facial_hair"""
+light_y glasses facial_hair sunglasses"""
 PIPELINES = ("face256", "sd", "sdxl")
 DTYPES = ("float32", "float16", "bfloat16")
 LANDMARK_STYLES = ("mediapipe", "dlib68")
 DETECTION = ("fast", "thorough")
 BACKENDS = ("auto", "torch", "compile", "onnx")
-DROPPABLE = ("age", "male", "skin_l", "skin_a", "skin_b", "light_x", "light_y", "glasses", "facial_hair")
+DROPPABLE = (
+    *("age", "male", "skin_l", "skin_a", "skin_b", "light_x", "light_y", "glasses", "facial_hair", "sunglasses"),
+    "appearance",
+)
 KEEPABLE = ("copyright", "date", "dpi")
 BOX_FORMATS = ("xyxy", "xywh")
 _TEXT = """\

@@ -77,7 +77,8 @@ def dim_halo(
     share = F.avg_pool2d(seen, step)
     mean = torch.where(share > 0.5, F.avg_pool2d(known * seen, step) / share.clamp_min(1e-6), -2)
     reach = int(NEARBY * images.shape[-1] / step)
-    brightest = F.max_pool2d(mean, 2 * reach + 1, 1, reach)
+    wide = F.max_pool2d(mean, (1, 2 * reach + 1), 1, (0, reach))
+    brightest = F.max_pool2d(wide, (2 * reach + 1, 1), 1, (reach, 0))
     brightest = torch.where(brightest < -1, 1, brightest)  # where nothing near is known, nothing binds
     brightest = F.interpolate(brightest, scale_factor=step, mode="bilinear", align_corners=False)
     skin = srgb_from_linear(linear_from_lab(read_light(images, landmarks)[:, :3]))

@@ -157,11 +157,13 @@ def _scale(crop: FaceCrop) -> float:
 
 def _known(crop: FaceCrop, shape: tuple[int, int]) -> np.ndarray:
     """(S, S) bool: the crop's pixels off the mask that show the picture and not its reflection."""
-    side = len(crop.mask)
-    y, x = np.mgrid[:side, :side] + 0.5
-    at = apply(invert(crop.crop_from_image), np.stack([x, y], axis=-1))
+    back, axis = invert(crop.crop_from_image), np.arange(len(crop.mask)) + 0.5
     reach = 2 + 1 / _scale(crop)
-    return (crop.mask <= 0) & ((at > reach) & (at < np.array([shape[1], shape[0]]) - reach)).all(-1)
+    inside = crop.mask <= 0
+    for row, length in zip(back, shape[::-1], strict=True):
+        at = (row[0] * axis)[None] + (row[1] * axis + row[2])[:, None]
+        inside &= (at > reach) & (at < length - reach)
+    return inside
 
 
 def _window(crop: FaceCrop, shape: tuple[int, int]) -> tuple[slice, slice] | None:

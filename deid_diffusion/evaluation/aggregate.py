@@ -28,7 +28,8 @@ _UTILITY = (
     ("gender", "presented gender agreement", "proportion", _NET.format("age_gender")),
     ("skin", "skin tone difference (ITA)", "deg", "no cheeks were found in any output"),
 )
-_BY_GROUP = ("found", "landmarks", "expression", "age", "gender", "skin")
+_SHARPNESS = "sharpness", "sharpness change, face against surroundings", "log2 ratio", "no surroundings"
+_BY_GROUP = ("found", "landmarks", "yaw", "pitch", "expression", "age", "gender", "skin", "sharpness")
 _MIN_SAMPLE = 10
 
 
@@ -82,21 +83,14 @@ def quality_metrics(originals: FaceTable, method: MethodTable, nets: FaceNets, s
         *rows,
         column_mean("background SSIM", similar, np.arange(len(similar)), seed, "0..1", "no background"),
         column_mean("seam step", method.faces["seam"], people, seed, "8-bit levels", "no rim inside the squares"),
-        column_mean(
-            "sharpness change, face against surroundings",
-            method.faces["sharpness"],
-            people,
-            seed,
-            "log2 ratio",
-            "no surroundings",
-        ),
+        column_mean(_SHARPNESS[1], method.faces["sharpness"], people, seed, *_SHARPNESS[2:]),
     )
 
 
 def group_results(
     originals: FaceTable, method: MethodTable, rank1: Sequence[tuple[str, np.ndarray]], seed: int
 ) -> tuple[GroupResult, ...]:
-    """Rank-1 and utility by every attribute's groups.
+    """Rank-1, utility and sharpness by every attribute's groups.
 
     Args:
         originals: the table of originals, with groups.
@@ -117,7 +111,7 @@ def group_results(
                 )
                 for judge, found in rank1
             ]
-            for column, name, unit, reason in _UTILITY:
+            for column, name, unit, reason in (*_UTILITY, _SHARPNESS):
                 if column in _BY_GROUP:
                     values_in = method.faces[column][inside]
                     metrics.append(

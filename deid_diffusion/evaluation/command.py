@@ -59,6 +59,8 @@ class EvalOptions:
         floor: a folder with `outputs` and `gallery`, the originals and the gallery with one and the same face in every
             picture (method average): what the surroundings tell alone.
         pool: the outputs are runs of one method with other seeds; "pooled", of all of them, is judged as well.
+        facemesh: a Python interpreter with MediaPipe, which reads motion in clips, see `faces.facemesh`.
+        start_s, stop_s: the part of the original clips that the outputs hold; None is all.
     """
 
     originals: Path
@@ -79,6 +81,9 @@ class EvalOptions:
     parrots: tuple[Path, ...] = ()
     floor: Path | None = None
     pool: bool = False
+    facemesh: str | None = None
+    start_s: float | None = None
+    stop_s: float | None = None
 
     def __post_init__(self) -> None:
         if not self.outputs or not self.judges:
@@ -169,7 +174,7 @@ def summarise(collected: EvalTables, method: MethodTable, measurer: FaceMeasurer
         problems=tuple(method.problems.kept),
         problem_counts=tuple(sorted(method.problems.counts.items())),
         notes=_notes(measurer, options),
-        setup=_versions(measurer, seed),
+        setup=versions(measurer, seed),
     )
 
 
@@ -223,13 +228,19 @@ def _notes(measurer: FaceMeasurer, options: EvalOptions) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _versions(measurer: FaceMeasurer, seed: int) -> tuple[tuple[str, str], ...]:
-    versions = []
+def versions(measurer: FaceMeasurer, seed: int) -> tuple[tuple[str, str], ...]:
+    """Seed, hashes of weights and versions of libraries, as (what, which).
+
+    Args:
+        measurer: who looked.
+        seed: of the run.
+    """
+    found = []
     for name in _PACKAGES:
         try:
-            versions.append((name, importlib.metadata.version(name)))
+            found.append((name, importlib.metadata.version(name)))
         except importlib.metadata.PackageNotFoundError:
-            versions.append((name, "not installed"))
+            found.append((name, "not installed"))
     return (
         ("seed", str(seed)),
         ("detector", f"{measurer.detector.name} sha256 {measurer.detector.weight_hash}"),
@@ -239,5 +250,5 @@ def _versions(measurer: FaceMeasurer, seed: int) -> tuple[tuple[str, str], ...]:
             for kind, value in measurer.nets.hashes.items()
         ),
         ("python", platform.python_version()),
-        *versions,
+        *found,
     )

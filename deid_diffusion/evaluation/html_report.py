@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import importlib.util
 import io
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import numpy as np
 from deid_diffusion.evaluation.results import EvalReport, Metric, find_metric
 from deid_diffusion.evaluation.summary import headline
 
-_STYLE = """
+STYLE = """
 :root { color-scheme: light; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto; padding: 0 1rem; color: #1b1b1b; }
 h1 { font-size: 1.6rem } h2 { font-size: 1.25rem; margin-top: 2.2rem; border-bottom: 1px solid #ddd }
@@ -58,14 +59,36 @@ def write_page(path: Path, reports: tuple[EvalReport, ...], examples: list[list[
         *(_problems(report) for report in reports),
         "<h2>Method notes</h2>",
         "<ul>" + "".join(f"<li>{escape(note)}</li>" for note in first.notes) + "</ul>",
-        _versions_table(first),
+        setup_table(first.setup),
     ]
+    write_document(path, parts)
+
+
+def write_document(path: Path, parts: Sequence[str]) -> None:
+    """Writes a page of one file.
+
+    Args:
+        path: of it.
+        parts: of its body, HTML.
+    """
     body = "\n".join(parts)
     page = (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>deid eval</title>'
-        f"<style>{_STYLE}</style></head><body>\n{body}\n</body></html>\n"
+        f"<style>{STYLE}</style></head><body>\n{body}\n</body></html>\n"
     )
     path.write_text(page, encoding="utf-8")
+
+
+def figure_tag(caption: str, svg_file: bytes) -> str:
+    """A figure with its caption, HTML.
+
+    Args:
+        caption: in words, not yet escaped.
+        svg_file: the picture.
+    """
+    words, data = escape(caption), base64.b64encode(svg_file).decode()
+    picture = f'<img alt="{words}" src="data:image/svg+xml;base64,{data}">'
+    return f"<figure>{picture}<figcaption>{words}</figcaption></figure>"
 
 
 def _summary(report: EvalReport, examples: list[np.ndarray]) -> str:
@@ -90,10 +113,10 @@ def _table(reports: tuple[EvalReport, ...], columns: list[tuple[Metric, ...]], b
     for name in names:
         metrics = [find_metric(column, name) for column in columns]
         same = next((m for m in metrics if m.value is not None), metrics[0])
-        cells = "".join(f"<td>{_html_cell(m)}</td>" for m in metrics)
+        cells = "".join(f"<td>{html_cell(m)}</td>" for m in metrics)
         rows.append(
             f"<tr><td>{escape(name)} <span class=small>{escape(same.unit)}</span></td>{cells}"
-            f"<td>{_short(same.on_originals)}</td><td>{_short(same.chance)}</td><td>{_short(same.floor)}</td></tr>"
+            f"<td>{short_number(same.on_originals)}</td><td>{short_number(same.chance)}</td><td>{short_number(same.floor)}</td></tr>"
         )
     baselines = "".join(
         f"<th>{name}</th>" for name in (baseline, "chance (similarity: impostor mean)", "surroundings alone")
@@ -104,7 +127,8 @@ def _table(reports: tuple[EvalReport, ...], columns: list[tuple[Metric, ...]], b
     )
 
 
-def _html_cell(metric: Metric) -> str:
+def html_cell(metric: Metric) -> str:
+    """Value, interval and number of faces, or why there is none, HTML."""
     if metric.value is None:
         return f'<span class="why">{escape(metric.text())}</span>'
     more = ""
@@ -113,7 +137,8 @@ def _html_cell(metric: Metric) -> str:
     return f"{escape(metric.text())} <span class=small>n={metric.n}</span>{more}"
 
 
-def _short(value: float | None) -> str:
+def short_number(value: float | None) -> str:
+    """Three digits; empty for None."""
     return "" if value is None else f"{value:.3g}"
 
 
@@ -122,13 +147,7 @@ def _plots(reports: tuple[EvalReport, ...]) -> list[str]:
         return ['<p class="why">No plots: matplotlib is not installed (pip install "deid-diffusion[eval]").</p>']
     from deid_diffusion.evaluation.plots import draw_all, svg
 
-    figures = []
-    for caption, figure in draw_all(reports):
-        data = base64.b64encode(svg(figure)).decode()
-        words = escape(caption)
-        picture = f'<img alt="{words}" src="data:image/svg+xml;base64,{data}">'
-        figures.append(f"<figure>{picture}<figcaption>{words}</figcaption></figure>")
-    return figures
+    return [figure_tag(caption, svg(figure)) for caption, figure in draw_all(reports)]
 
 
 def _groups(report: EvalReport) -> str:
@@ -139,7 +158,7 @@ def _groups(report: EvalReport) -> str:
     head = "".join(f"<th>{escape(name)}</th>" for name in measured)
     rows = "".join(
         f"<tr><td>{escape(group.attribute)}: {escape(group.group)}</td><td>{group.people}</td>"
-        + "".join(f"<td>{_html_cell(find_metric(group.metrics, name))}</td>" for name in measured)
+        + "".join(f"<td>{html_cell(find_metric(group.metrics, name))}</td>" for name in measured)
         + "</tr>"
         for group in report.groups
     )
@@ -162,8 +181,9 @@ def _problems(report: EvalReport) -> str:
     )
 
 
-def _versions_table(report: EvalReport) -> str:
-    rows = "".join(f"<tr><td>{escape(key)}</td><td>{escape(value)}</td></tr>" for key, value in report.setup)
+def setup_table(setup: Sequence[tuple[str, str]]) -> str:
+    """Seeds, versions and hashes, HTML."""
+    rows = "".join(f"<tr><td>{escape(key)}</td><td>{escape(value)}</td></tr>" for key, value in setup)
     return f"<details><summary>Seeds, versions, hashes</summary><table>{rows}</table></details>"
 
 

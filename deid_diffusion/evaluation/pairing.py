@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,16 +56,30 @@ def list_pictures(folder: Path) -> dict[str, Path]:
     Raises:
         EvaluationError: no such folder, no picture in it, or two files with one key (a.jpg and a.png).
     """
+    found = list_files(folder, ENDINGS)
+    if not found:
+        raise EvaluationError(f"no picture in {folder}: need files ending in {' '.join(sorted(ENDINGS))}")
+    return found
+
+
+def list_files(folder: Path, endings: Collection[str]) -> dict[str, Path]:
+    """Every file below `folder` that ends in one of `endings`, in order, by its key; empty where there is none.
+
+    Args:
+        folder: to be searched.
+        endings: in small letters, with their dots.
+
+    Raises:
+        EvaluationError: no such folder, or two files with one key (a.jpg and a.png).
+    """
     if not folder.is_dir():
-        raise EvaluationError(f"need a folder of pictures, got {folder}: it is not a folder")
+        raise EvaluationError(f"need a folder of pictures or clips, got {folder}: it is not a folder")
     found: dict[str, Path] = {}
-    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file()):
+    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in endings and p.is_file()):
         key = path.relative_to(folder).with_suffix("").as_posix()
         if key in found:
             raise EvaluationError(f"{found[key].name} and {path.name} have one name in {folder}: rename one of them")
         found[key] = path
-    if not found:
-        raise EvaluationError(f"no picture in {folder}: need files ending in {' '.join(sorted(ENDINGS))}")
     return found
 
 

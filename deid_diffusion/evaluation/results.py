@@ -148,7 +148,7 @@ class EvalReport:
 
     def to_json(self) -> dict[str, Any]:
         """Plain numbers, strings and lists. Infinity (a perfect PSNR) becomes the string "inf"."""
-        return _json_ready(asdict(self))
+        return json_ready(asdict(self))
 
 
 def find_metric(metrics: tuple[Metric, ...], name: str) -> Metric:
@@ -161,11 +161,12 @@ def find_metric(metrics: tuple[Metric, ...], name: str) -> Metric:
     return next((m for m in metrics if m.name == name), Metric.missing(name, "not part of this run"))
 
 
-def _json_ready(value: Any) -> Any:
+def json_ready(value: Any) -> Any:
+    """Plain values for JSON: lists for tuples, numbers of six digits, "inf" for infinity."""
     if isinstance(value, dict):
-        return {k: _json_ready(v) for k, v in value.items()}
+        return {k: json_ready(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_json_ready(v) for v in value]
+        return [json_ready(v) for v in value]
     if isinstance(value, float):
         # JSON has no infinity; rounding keeps the file readable, six digits are more than the data hold.
         return "inf" if math.isinf(value) else round(value, 6)

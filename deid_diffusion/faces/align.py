@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 
 from ..types import Face, FaceCrop
-from .estimator import FaceEstimator
-from .geometry import FIVE, SIZE, apply, crop_from_image, invert
+from .estimator import FaceAnalysis, FaceEstimator
+from .geometry import FIVE, SIZE, apply, compose, crop_from_image, invert
 from .masks import GROWTH, box_ellipse, face_mask
 
 
@@ -98,7 +98,6 @@ def crop_faces(
     estimator: FaceEstimator,
     size: int = SIZE,
     growth: float = GROWTH,
-    starts: Sequence[np.ndarray | None] | None = None,
 ) -> list[FaceCrop | None]:
     """The final crop of each face, or None where the landmarks cannot be this face's.
 
@@ -108,21 +107,49 @@ def crop_faces(
         estimator: finds the landmarks.
         size: side of the crops in pixels.
         growth: of the masks, see `masks.face_mask`.
-        starts: (2, 3) crop_from_image of SIZE px of each face as it was a moment ago, where that is known.
     """
     if not faces:
         return []
-    known = [None] * len(faces) if starts is None else starts
-    matrices = [first_crop(face) if start is None else start for face, start in zip(faces, known, strict=True)]
-    points: list[np.ndarray] = [np.empty(0)] * len(faces)
-    for once_more in (False, True):  # the estimator's own landmarks align better than the detector's
-        rows = [row for row, start in enumerate(known) if once_more or start is None]
-        found = estimator.landmarks(np.stack([cut(image, matrices[row]) for row in rows])) if rows else []
-        for row, marks in zip(rows, found, strict=True):
-            points[row] = apply(invert(matrices[row]), marks[:, :2].astype(float))
-            matrices[row] = crop_from_image(points[row][list(FIVE)], SIZE)
-    crops: list[FaceCrop | None] = []
-    for face, landmarks in zip(faces, points, strict=True):
-        sound = np.isfinite(landmarks).all() and disagreement(face, landmarks) < FAR_OFF
-        crops.append(make_crop(image, face, landmarks, size, growth) if sound else None)
-    return crops
+    matrices = [first_crop(face) for face in faces]
+    for _ in range(2):  # the estimator's own landmarks align better than the detector's
+        found = estimator.landmarks(np.stack([cut(image, matrix) for matrix in matrices]))
+        rows = zip(matrices, found, strict=True)
+        points = [apply(invert(matrix), marks[:, :2].astype(float)) for matrix, marks in rows]
+        matrices = [crop_from_image(one[list(FIVE)], SIZE) for one in points]
+    return [_sound_crop(image, face, one, size, growth) for face, one in zip(faces, points, strict=True)]
+
+
+def follow_faces(
+    image: np.ndarray,
+    faces: Sequence[Face],
+    starts: Sequence[np.ndarray],
+    estimator: FaceEstimator,
+    size: int = SIZE,
+    growth: float = GROWTH,
+) -> list[tuple[FaceCrop, FaceAnalysis] | None]:
+    """The final crop of each face that was elsewhere a moment ago, and what moves in it; in one look.
+
+    Args:
+        image, faces, estimator, size, growth: as in `crop_faces`.
+        starts: (2, 3) crop_from_image of SIZE px of each face as it was.
+
+    Returns:
+        None where the landmarks cannot be this face's.
+    """
+    found: list[tuple[FaceCrop, FaceAnalysis] | None] = []
+    said = estimator.analyze(np.stack([cut(image, start) for start in starts]), moving=True) if starts else []
+    for face, start, analysis in zip(faces, starts, said, strict=True):
+        back = invert(start)
+        crop = _sound_crop(image, face, apply(back, analysis.landmarks[:, :2].astype(float)), size, growth)
+        if crop is None:
+            found.append(None)
+            continue
+        placed = estimator.placed(analysis, compose(crop.crop_from_image, back), size)
+        found.append((crop, estimator.look_closer([crop.image], [placed])[0]))
+    return found
+
+
+def _sound_crop(image: np.ndarray, face: Face, landmarks: np.ndarray, size: int, growth: float) -> FaceCrop | None:
+    """The final crop; None where the (478, 2) landmarks in the picture cannot be this face's."""
+    sound = np.isfinite(landmarks).all() and disagreement(face, landmarks) < FAR_OFF
+    return make_crop(image, face, landmarks, size, growth) if sound else None

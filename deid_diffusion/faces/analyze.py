@@ -10,7 +10,7 @@ import numpy as np
 
 from ..messages import brief_error
 from ..types import Face, FaceCrop, Outcome
-from .align import crop_faces
+from .align import crop_faces, follow_faces
 from .estimator import FaceAnalysis, FaceEstimator
 from .geometry import apply, invert
 from .masks import GROWTH, make_inpaint_mask
@@ -42,21 +42,29 @@ def analyze_faces(
         embed: the identity encoder; None where it is known who they are: only what moves is read.
         size: side S of the crops in pixels.
         growth: of the masks, see `masks.face_mask`.
-        starts: of some tasks, by their numbers, where the face was a moment ago, see `crop_faces`.
+        starts: of some tasks, by their numbers, where the face was a moment ago, see `follow_faces`; without
+            `embed` only.
 
     Returns:
         the tasks in their order; REDACTED where landmarks do not fit the detection, FAILED where a model broke.
     """
     faces, pending = [task.face for task in tasks], [task for task in tasks if task.pending]
+    followed = [task for task in pending if embed is None and task.number in (starts or {})]
+    others = [task for task in pending if task not in followed]
+    found: dict[int, tuple[FaceCrop | None, Read | Exception | None]] = {}
     try:
-        before = [(starts or {}).get(task.number) for task in pending]
-        crops = crop_faces(image, [task.face for task in pending], estimator, size, growth, before)
+        crops = crop_faces(image, [task.face for task in others], estimator, size, growth)
+        before = [(starts or {})[task.number] for task in followed]
+        seen = follow_faces(image, [task.face for task in followed], before, estimator, size, growth)
     except Exception as error:
         log.exception("reading faces failed")
         done = [task.decided(Outcome.FAILED, f"reading failed: {brief_error(error)}") for task in pending]
     else:
-        rows = zip(pending, crops, _read_all(crops, estimator, embed), strict=True)
-        done = [_analyzed(image, task, crop, read, faces) for task, crop, read in rows]
+        numbers = [task.number for task in others]
+        found = dict(zip(numbers, zip(crops, _read_all(crops, estimator, embed), strict=True), strict=True))
+        for task, one in zip(followed, seen, strict=True):
+            found[task.number] = (None, None) if one is None else (one[0], (one[1], None))
+        done = [_analyzed(image, task, *found[task.number], faces) for task in pending]
     rest = iter(done)
     return [next(rest) if task.pending else task for task in tasks]
 
@@ -107,7 +115,8 @@ def _read(
 ) -> list[Read]:
     images = np.stack([crop.image for number in numbers if (crop := crops[number]) is not None])
     embeddings = [None] * len(images) if embed is None else embed(images)
-    analyses = estimator.analyze(images, moving=True) if embed is None else estimator.analyze(images)
+    moving = embed is None
+    analyses = estimator.look_closer(images, estimator.analyze(images, moving=moving), moving)
     return list(zip(analyses, embeddings, strict=True))
 
 

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from .geometry import EYES, IRIS_LEFT, IRIS_RIGHT, MOUTH_LEFT, MOUTH_RIGHT
-
-if TYPE_CHECKING:
-    from transformers import ResNetForImageClassification
+from .network import load_network
 
 FOLDER = "apertures"
 SIDE = 48  # px, side of a close-up as the network sees it
@@ -60,7 +58,7 @@ def close_ups(
 class ApertureReader:
     """A small residual network over close-ups."""
 
-    def __init__(self, network: ResNetForImageClassification) -> None:
+    def __init__(self, network: Any) -> None:
         """Takes a finished network.
 
         Args:
@@ -79,9 +77,7 @@ class ApertureReader:
         Raises:
             ValueError: a network of another width.
         """
-        from transformers import ResNetForImageClassification
-
-        network = ResNetForImageClassification.from_pretrained(folder, dtype=torch.float32)
+        network = load_network(folder)
         if network.config.num_labels != OUTPUTS:
             raise ValueError(f"the network in {folder} gives {network.config.num_labels} numbers, wanted {OUTPUTS}")
         return cls(network.eval().to(device))

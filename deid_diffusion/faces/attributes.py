@@ -16,6 +16,7 @@ QUANTIZATION_STEP = {
     "yaw_deg": 7.5, "pitch_deg": 7.5, "roll_deg": 10.0, "mouth_open": 0.25, "smile": 0.25, "eyes_open": 0.34,
     "brow_raise": 0.34, "gaze_x": 0.34, "gaze_y": 0.34, "age": 10.0, "male": 1.0, "skin_l": 5.0, "skin_a": 4.0,
     "skin_b": 5.0, "light_x": 0.2, "light_y": 0.2, "glasses": 1.0, "facial_hair": 1.0,
+    "sunglasses": 1.0,
 }  # fmt: skip
 
 
@@ -44,6 +45,7 @@ class Attributes:
     light_y: float | None = None
     glasses: float | None = None
     facial_hair: float | None = None
+    sunglasses: float | None = None
 
     def __post_init__(self) -> None:
         check_attributes({name: value for name, value in vars(self).items() if value is not None})

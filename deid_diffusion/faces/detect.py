@@ -17,6 +17,8 @@ Detector = Callable[[np.ndarray], list[Face]]  # (H, W, 3) uint8 RGB -> faces in
 
 TILE, OVERLAP = 1024, 144  # pixels, multiples of 16: memory goes with the tile, lost time with the overlap
 LOOK = 128  # pixels, side of the second look at a doubtful face
+FOLLOWED = 0.4  # score from which a face is still where it was; what shows faintly must reach as much
+UPRIGHT_DEG = 15.0  # up to this roll the network's points are good
 NAMED = 0.25  # score from which there is a face in a box that somebody named
 LEAST_SIDE = 4  # pixels, of a box that users bring: no face is smaller, and what is holds other units
 # Where the five points lie in the box of an upright face, as fractions of its sides.
@@ -80,6 +82,31 @@ class CenterFaceDetector:
         faces = [Face(*three) for three in zip(found.boxes, found.points, found.scores.tolist(), strict=True)]
         seen = [self._second_look(image, face) if is_doubtful(face) else face for face in faces]
         return distinct([face for face in seen if face is not None])
+
+    def follow(self, image: np.ndarray, faces: Sequence[Face]) -> list[Face]:
+        """Faces of a frame of which it is known where they were in the one before: each in a view of its own.
+
+        Costs 3 ms of one core a face, and sees those that are too small for a quick look.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            faces: of frames before, where they should be by now.
+
+        Returns:
+            those that are there, or within a third of their size, and clearly faces; none that left the picture.
+        """
+        inside = np.array(image.shape[1::-1])
+        faces = [f for f in faces if ((middle_of(f) > 0) & (middle_of(f) < inside)).all() and extent_of(f) >= 1]
+        if not faces:
+            return []
+        rolls = [roll_deg(face.landmarks) for face in faces]
+        turns = [roll if abs(roll) > UPRIGHT_DEG else 0.0 for roll in rolls]
+        scales = [LOOK / (2 * extent_of(face)) for face in faces]
+        maps = [upright_from_image(middle_of(f), s, t, LOOK) for f, s, t in zip(faces, scales, turns, strict=True)]
+        found = self._network(np.stack([view_of(image, one, LOOK) for one in maps]), self.threshold)
+        rows = zip(faces, maps, found, strict=True)
+        seen = [surest(face, [view], [peaks], image.shape, LOOK) for face, view, peaks in rows]
+        return distinct([face for face in seen if face.score >= FOLLOWED])
 
     def _levels(self, image: np.ndarray, scale: float) -> Found:
         """The picture at `scale`, at a quarter of that, and so on down to a thumbnail."""
@@ -255,4 +282,4 @@ def is_doubtful(face: Face) -> bool:
         face: as a pass found it.
     """
     # CenterFace's points are good upright and above about 30 px, and its score tells when they are not.
-    return face.score < 0.5 or abs(roll_deg(face.landmarks)) > 15
+    return face.score < 0.5 or abs(roll_deg(face.landmarks)) > UPRIGHT_DEG

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 
 from ..pipelines.conditioning import FIELDS, POINTS
 from .apertures import FOLDER as APERTURES
+from .apertures import SIDE as APERTURE_SIDE
 from .apertures import ApertureReader
 from .attribute_classifiers import FILE as CLASSIFIERS
 from .attribute_classifiers import AttributeClassifiers
@@ -26,15 +28,16 @@ from .face_shape import (
     rotation_from_angles,
 )
 from .geometry import FIVE, apply, crop_from_image
-from .network import load_resnet
+from .lenses import has_dark_lenses, lens_shade
+from .network import load_network
 from .ood_score import FILE as OOD
 from .ood_score import OODScore
 from .skin import LIGHT_NAMES, read_light
 
-if TYPE_CHECKING:
-    from transformers import ResNetForImageClassification
-
 SIDE = 128  # px, what the estimator sees
+# From the first of these on a close-up says more of a mouth than landmarks do, from the second on it says all. Of shut
+# mouths it says up to 0.33.
+WIDE_MOUTH = 0.33, 0.45
 LANDMARKS = 478
 UNIT = 64.0  # px: any eye distance will do, of faces that are then fitted to their crop
 _PARTS = (LANDMARKS * 3, 1, 1, 7, 1, 1)
@@ -95,7 +98,7 @@ class FaceEstimator:
 
     def __init__(
         self,
-        network: ResNetForImageClassification,
+        network: Any,
         shape: FaceShape,
         classifiers: AttributeClassifiers | None = None,
         ood: OODScore | None = None,
@@ -130,7 +133,7 @@ class FaceEstimator:
             ValueError: a network of another width, from before an attribute was added or after.
         """
         folder = Path(folder)
-        network = load_resnet(folder / "network")
+        network = load_network(folder / "network")
         if network.config.num_labels != OUTPUTS:
             raise ValueError(
                 f"the estimator in {folder} gives {network.config.num_labels} numbers a face, wanted {OUTPUTS}; widen "
@@ -141,6 +144,18 @@ class FaceEstimator:
         shape = FaceShape.load(folder / "face_shape.safetensors")
         closer = ApertureReader.from_pretrained(folder / APERTURES, device) if (folder / APERTURES).is_dir() else None
         return cls(network.eval().to(device), shape, classifiers, ood, closer)
+
+    def run_by(self, run: Callable[[Any, int], Any]) -> FaceEstimator:
+        """The same with networks that something else runs.
+
+        Args:
+            run: a network, the side of the images that it is shown -> one that does the same.
+        """
+        other = copy.copy(self)
+        other.network = run(self.network, SIDE)
+        if self.apertures is not None:
+            other.apertures = ApertureReader(run(self.apertures.network, APERTURE_SIDE))
+        return other
 
     @torch.no_grad()
     def landmarks(self, crops: np.ndarray) -> np.ndarray:
@@ -167,25 +182,51 @@ class FaceEstimator:
         if self.classifiers is not None and not moving:
             looks |= self.classifiers(images, landmarks)
         rows = torch.stack([value.cpu() for value in looks.values()], -1).numpy()
-        return [
-            self._analysis(points, dict(zip((*looks, *LIGHT_NAMES), (*row, *lit), strict=True)), images.shape[-1], one)
-            for points, row, lit, one in zip(landmarks, rows, light, odd, strict=True)
+        known = [
+            dict(zip((*looks, *LIGHT_NAMES), (*row, *lit), strict=True)) for row, lit in zip(rows, light, strict=True)
         ]
+        if not moving:
+            for crop, points, values in zip(crops, landmarks, known, strict=True):
+                dark = has_dark_lenses(lens_shade(crop, points, values["skin_l"]), values["glasses"])
+                values |= {"sunglasses": 1.0, "glasses": 1.0} if dark else {"sunglasses": 0.0}
+        found = zip(landmarks, known, odd, strict=True)
+        return [self._analysis(points, values, images.shape[-1], one) for points, values, one in found]
 
-    def look_closer(self, crops: Sequence[np.ndarray], analyses: Sequence[FaceAnalysis]) -> list[FaceAnalysis]:
-        """The same with eyes and mouth read from close-ups, which see a blink.
+    def look_closer(
+        self, crops: Sequence[np.ndarray], analyses: Sequence[FaceAnalysis], moving: bool = True
+    ) -> list[FaceAnalysis]:
+        """The same with eyes and mouth read from close-ups, which see a blink and a gaping mouth.
 
         Args:
             crops: (S, S, 3) uint8 each, of one size.
             analyses: of the same crops.
+            moving: whether only changes count. Full lips that are shut read as a little open; of a photo, the mouth is
+                read from the close-up where that sees it wide open, and from the landmarks elsewhere.
         """
         if self.apertures is None or not analyses:
             return list(analyses)
         found = self.apertures(as_unit(np.stack(crops)), np.stack([one.landmarks for one in analyses]))
+        if not moving:
+            closer, before = found["mouth_open"], torch.tensor([one.attributes.mouth_open for one in analyses])
+            low, high = WIDE_MOUTH
+            found["mouth_open"] = torch.lerp(before, closer, ((closer - low) / (high - low)).clamp(0, 1))
         return [
             replace(one, attributes=one.attributes.with_changes({n: float(row[place]) for n, row in found.items()}))
             for place, one in enumerate(analyses)
         ]
+
+    def placed(self, analysis: FaceAnalysis, other_from_crop: np.ndarray, size: int) -> FaceAnalysis:
+        """What a crop said, as another square of the same picture would show it.
+
+        Args:
+            analysis: of the crop.
+            other_from_crop: (2, 3), a similarity.
+            size: side of the other square in pixels.
+        """
+        points = analysis.landmarks.copy()
+        points[:, :2] = apply(other_from_crop, points[:, :2].astype(float))
+        points[:, 2] *= float(np.sqrt(abs(np.linalg.det(other_from_crop[:, :2]))))
+        return self._analysis(points, analysis.attributes.to_dict(), size, analysis.ood_score)
 
     @torch.no_grad()
     def states(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:

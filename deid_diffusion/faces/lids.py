@@ -59,6 +59,18 @@ def blinking(task: FaceTask, rest: float | None) -> FaceTask:
     return replace(task, wanted=task.wanted.with_changes({"eyes_open": drawn}), opening=now / drawn)
 
 
+def with_open_eyes(task: FaceTask) -> FaceTask:
+    """Asks for eyes that generators draw, and for lids that come down from there; the same task where they do.
+
+    Args:
+        task: with `wanted`, of a photo.
+    """
+    wanted = task.wanted
+    if wanted is None or wanted.eyes_open is None or wanted.eyes_open >= DRAWN or (wanted.glasses or 0) >= 0.5:
+        return task  # rims would bend with the lids
+    return replace(task, wanted=wanted.with_changes({"eyes_open": DRAWN}), opening=wanted.eyes_open / DRAWN)
+
+
 def _moved(image: np.ndarray, upper: np.ndarray, lower: np.ndarray, opening: float) -> np.ndarray:
     """One eye; upper and lower (9, 2) from corner to corner."""
     corner, across = upper[0], upper[-1] - upper[0]

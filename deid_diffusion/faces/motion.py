@@ -15,7 +15,7 @@ import numpy as np
 from ..pipelines.conditioning import FIELDS
 from .attributes import QUANTIZATION_STEP, Attributes
 
-STATIC = ("age", "male", "skin_l", "skin_a", "skin_b", "glasses", "facial_hair")
+STATIC = ("age", "male", "skin_l", "skin_a", "skin_b", "glasses", "facial_hair", "sunglasses")
 DYNAMIC = tuple(name for name in FIELDS if name not in STATIC)
 FINE, COARSE = 8, 1  # parts of a step in which deviations pass
 HYSTERESIS = 0.75  # of such a part, before the next one is taken
@@ -87,7 +87,7 @@ class Motion:
         for name in DYNAMIC:
             part = QUANTIZATION_STEP[name] / self.parts
             if name == "eyes_open":  # lids close from wherever they are
-                part *= middle[name] / max(base[name], part)
+                part *= max(middle[name], part) / max(base[name], part)
             deviation, level = (now[name] - middle[name]) / part, self._levels.get(name)
             if level is None or abs(deviation - level) > HYSTERESIS:
                 level = self._levels[name] = round(deviation)

@@ -19,7 +19,7 @@ from .motion import summarize, weighted_median
 from .saved_looks import SavedLooks
 from .sightings import Origin, Sighting, fill
 from .task import FaceTask
-from .tracks import GAP_S, ODD, Linker, group_people, iou, join_backwards
+from .tracks import GAP_S, ODD, Linker, centre_of, group_people, iou, join_backwards
 
 log = logging.getLogger(__name__)
 # Between two full looks; less than `GAP_S`, so that a face that only they find is followed from one to the next, and
@@ -30,14 +30,15 @@ IDLE_LOOK_S = 1.0
 LOST_S = 0.2  # between two for a face that comes and goes, as hands do: until then it is interpolated
 READ_S, READ_LATER_S = 0.1, 0.25  # between two readings of a track: of the first `ENOUGH`, and of those after them
 ENOUGH = 10
-WIDE_EVERY = 3  # frames: of the others, those with large faces or none are looked at in small
-LARGE = 1 / 12  # of the picture's long side: such a face is 26 px tall for the smaller look
-# Between two quick looks while no face is known; shorter than what a track that is found then goes on before its first
-# detection.
+# Between two quick looks at the whole frame; shorter than what a track that is found then goes on before its first
+# detection. In other frames only known faces are looked at, where they were, unless they are so many that it is
+# quicker to look at everything, or one of them is not seen there clearly.
 GLANCE_S = 0.1
+FEW = 6
 KEPT = 8  # frames: a track's speed is measured over some
 SHARP_SCORE = 0.5  # of a detection that says something about the person
 Find = Callable[[np.ndarray], list[Face]]
+Follow = Callable[[np.ndarray, Sequence[Face]], list[Face]]
 LookAt = Callable[[np.ndarray, Face], Face]  # a face of which only the box is known -> with its points; score 0: none
 Read = Callable[[np.ndarray, Sequence[Face], Sequence[int]], dict[int, FaceTask]]
 
@@ -84,7 +85,7 @@ class Scan:
         read: Read | None = None,
         listed: FaceList | None = None,
         look_at: LookAt | None = None,
-        peek: Find | None = None,
+        follow: Follow | None = None,
     ) -> None:
         """Takes what finds faces and what reads them.
 
@@ -95,9 +96,10 @@ class Scan:
                 when nothing is to be read.
             listed: where faces are, as somebody says; then nothing is looked for.
             look_at: reads the points of listed faces that have none; None leaves them as they are.
-            peek: quicker than `glance`, for large faces; None for the same.
+            follow: (H, W, 3) uint8, faces where they should be -> those that are seen clearly there; None where
+                nothing can.
         """
-        self.glance, self.look, self.read, self.peek = glance, look, read, peek
+        self.glance, self.look, self.read, self.follow = glance, look, read, follow
         self.listed, self._look_at = listed, look_at
         self.saved: SavedLooks | None = None
         self.linker = Linker(0 if listed is None else listed.next_number)
@@ -160,7 +162,7 @@ class Scan:
         due = cut or time_s - self._looked_s >= (IDLE_LOOK_S if idle else LOOK_S) - 1e-6
         if idle and not due and time_s - self._glanced_s < GLANCE_S - 1e-6:
             return []
-        faces, self._glanced_s = self.glance(image) if due else self._glanced(image), time_s
+        faces = self._glanced(image, time_s, due, cut)
         if due or (time_s - self._looked_s >= LOST_S - 1e-6 and self._loses_one(faces)):
             faces = united(self.look(image), faces)
             self._looked_s = time_s
@@ -182,19 +184,37 @@ class Scan:
             self._seen_s = time_s
         return faces
 
-    def _glanced(self, image: np.ndarray) -> list[Face]:
+    def _glanced(self, image: np.ndarray, time_s: float, due: bool, cut: bool) -> list[Face]:
         """The faces of a frame by the quickest look that sees those of the frame before."""
-        least = LARGE * max(image.shape[:2])
-        large = all((face.box[2:] - face.box[:2]).max() >= least for face in self._faces)
-        if self.peek is not None and large and len(self.linker.times_s) % WIDE_EVERY:
-            faces = self.peek(image)
-            if not self._loses_one(faces):
-                return faces
-        return self.glance(image)
+        known = [] if cut else self._known(time_s)
+        seen: list[Face] = []
+        few = self.follow is not None and len(known) <= FEW
+        if few and not due and time_s - self._glanced_s < GLANCE_S - 1e-6:
+            seen = self._followed(image, known)
+            if not self._loses_one(seen):
+                return seen
+        self._glanced_s = time_s
+        faces = united(self.glance(image), seen)
+        lost = [one for one in known if not _is_among(one, faces)]
+        return united(faces, self._followed(image, lost)) if few and lost and not seen else faces
+
+    def _known(self, time_s: float) -> list[Face]:
+        """The faces of this shot that were seen a moment ago, where they should be by now."""
+        linker, known = self.linker, []
+        for track in linker.tracks.values():
+            if track.last >= linker.starts[-1] and time_s - linker.times_s[track.last] <= GAP_S:
+                last = track.found[track.last]
+                box = linker.predicted(track, time_s)
+                known.append(replace(last, box=box, landmarks=last.landmarks + (centre_of(box) - centre_of(last.box))))
+        return known
+
+    def _followed(self, image: np.ndarray, faces: Sequence[Face]) -> list[Face]:
+        """Those that are seen clearly where they should be."""
+        return [] if self.follow is None or not faces else self.follow(image, faces)
 
     def _loses_one(self, faces: Sequence[Face]) -> bool:
         """Whether a face of the frame before is not among them."""
-        return any(max((iou(one.box, face.box) for face in faces), default=0.0) < 0.2 for one in self._faces)
+        return not all(_is_among(one, faces) for one in self._faces)
 
     def _told(self, image: np.ndarray, row: Sequence[Sighting]) -> list[Face]:
         """The faces of a frame as they are listed; of those that nobody found there, only the place is kept."""
@@ -332,3 +352,7 @@ def united(faces: Sequence[Face], more: Sequence[Face]) -> list[Face]:
         more: of which those are taken that overlap none of the others.
     """
     return [*faces, *(one for one in more if all(iou(one.box, face.box) < 0.35 for face in faces))]
+
+
+def _is_among(face: Face, faces: Sequence[Face]) -> bool:
+    return any(iou(one.box, face.box) >= 0.2 for one in faces)

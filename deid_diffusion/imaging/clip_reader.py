@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,8 @@ class ClipReader:
         after_pts: only frames later than this: `ClipWriter.resume_at()`.
         first_index: the first frame's index: `ClipWriter.frames_done`.
         threads: of the decoder; 0 lets it choose.
+        wants: whether somebody will look at the frame of that index; the others come without their picture, which is
+            black. None for all.
 
     Attributes:
         info: what `probe` says.
@@ -67,6 +70,7 @@ class ClipReader:
         after_pts: int | None = None,
         first_index: int = 0,
         threads: int = 1,
+        wants: Callable[[int], bool] | None = None,
     ) -> None:
         self.path, self.info = Path(path), probe(path)
         self._name = brief_path(self.path)
@@ -76,9 +80,10 @@ class ClipReader:
             )
         self._layout = layout_of(self.info)
         self._orientation = Orientation.from_matrix(self.info.matrix)
-        self._stop_s, self._threads, self._first_index = stop_s, threads, first_index
+        self._stop_s = None if stop_s is None else _exact(stop_s)
+        self._threads, self._first_index, self._wants = threads, first_index, wants
         tick = self.info.time_base
-        begin = None if start_s is None else -int(-start_s // tick)  # rounded up
+        begin = None if start_s is None else -int(-_exact(start_s) // tick)  # rounded up
         later = None if after_pts is None else after_pts + 1
         self._begin = max((pts for pts in (begin, later) if pts is not None), default=None)
         self.notices = [f"{self._name}: dropped {', '.join(self.info.dropped)}"] if self.info.dropped else []
@@ -104,11 +109,19 @@ class ClipReader:
     def __iter__(self) -> Iterator[Frame]:
         self._check_open()
         before: Frame | None = None
+        shown = False  # whether the frame before has its picture
         for index, (pts, decoded) in enumerate(self._wanted(), self._first_index):
             repeated = before is not None and same(decoded, before.source)
-            image = before.image if before is not None and repeated else self._upright(decoded)
+            if before is None or not (repeated and shown):
+                shown = self._wants is None or self._wants(index)
+                image = self._upright(decoded) if shown else self._black()
+            else:
+                image = before.image
             before = Frame(index, pts, float(pts * self.info.time_base), image, repeated, decoded)
             yield before
+
+    def _black(self) -> np.ndarray:
+        return self._orientation.upright(np.broadcast_to(np.uint8(0), (self.info.height, self.info.width, 3)))
 
     def _upright(self, decoded: Any) -> np.ndarray:
         # In memory order: torch takes no mirrored views.
@@ -188,6 +201,11 @@ class ClipReader:
     def _check_open(self) -> None:
         if not self._is_open:
             raise ClipError(f"{self._name}: wanted an open clip, got one that was closed; open it again")
+
+
+def _exact(seconds: float) -> Fraction:
+    """As it was written down: of 0.1 a tenth. Divided as floats, 4 s lie a tick after a frame at 4 s."""
+    return Fraction(str(seconds))
 
 
 class _End:

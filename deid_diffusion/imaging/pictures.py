@@ -11,7 +11,9 @@ import secrets
 import stat
 import threading
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from io import BytesIO
 from os import PathLike
 from pathlib import Path
@@ -38,6 +40,7 @@ FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".jfif": "JPEG", ".png": "PNG", ".we
            ".tiff": "TIFF", ".avif": "AVIF", ".bmp": "BMP", ".gif": "GIF", ".heic": "HEIF", ".heif": "HEIF"}
 # fmt: on
 _READ = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "AVIF", "BMP", "GIF")
+_READERS = ("Jpeg", "Mpo", "Png", "WebP", "Tiff", "Avif", "Bmp", "Gif")  # their modules: Pillow has fifty
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _OPENING = threading.Lock()
 
@@ -234,7 +237,9 @@ def _read(path: Path) -> bytes:
 
 def _open(file: BinaryIO) -> Image.Image:
     # Pillow's own bomb limit is process-wide and acts before the size can be asked for; ours comes right after.
-    Image.init()
+    for name in _READERS:
+        with suppress(ImportError):  # a Pillow without it
+            import_module(f"PIL.{name}ImagePlugin")
     with _OPENING:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future
 from queue import Empty, Full, Queue
 from types import TracebackType
 from typing import Any, TypeVar
 
 _Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 _WAIT_S = 0.1  # between two looks whether the other side has gone
 
 
-def ahead(items: Iterable[_Item], size: int = 4) -> Iterator[_Item]:
+def prefetched(items: Iterable[_Item], size: int = 4) -> Iterator[_Item]:
     """The items, made in a thread while earlier ones are used.
 
     Args:
@@ -122,3 +125,46 @@ class Behind:
             self._thread.join()
         if error is None and self._error is not None:
             raise self._error
+
+
+def map_ahead(
+    pool: Executor, call: Callable[[_Item], _Result], items: Iterable[_Item], count: int
+) -> Iterator[_Result]:
+    """`map(call, items)`, in order, with at most `count` results that nobody has taken yet.
+
+    Args:
+        pool: its threads do the calls.
+        call: of each item; what it raises, is raised in its place.
+        items: read one by one, as results are taken.
+        count: at least 1.
+    """
+    waiting: deque[Future[_Result]] = deque()
+    for item in items:
+        waiting.append(pool.submit(call, item))
+        if len(waiting) >= count:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def save_behind(
+    pool: Executor, call: Callable[[int, Any], object], items: Iterable[_Item], count: int
+) -> Iterator[_Item]:
+    """Gives items on, each when `call(number, it)` is done; up to `count` calls run while the next items are made.
+
+    Args:
+        pool: its threads do the calls.
+        call: of each number, from 0, and item; what it raises, is raised in its place.
+        items: made one by one.
+        count: at least 1.
+    """
+    waiting: deque[tuple[_Item, Future[object]]] = deque()
+    for number, item in enumerate(items):
+        waiting.append((item, pool.submit(call, number, item)))
+        if len(waiting) >= count:
+            done, future = waiting.popleft()
+            future.result()
+            yield done
+    for done, future in waiting:
+        future.result()
+        yield done

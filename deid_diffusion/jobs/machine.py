@@ -59,14 +59,9 @@ def one_thread() -> None:
 
 
 def quiet_libraries() -> None:
-    """No warnings and progress bars of libraries, where the environment asks for that as `deid` does."""
+    """No warnings of libraries, where the environment asks for that as `deid` does."""
     if os.environ.get("TRANSFORMERS_VERBOSITY") == "error":
-        import diffusers
-        import transformers
-
         warnings.simplefilter("ignore")
-        diffusers.utils.logging.disable_progress_bar()
-        transformers.utils.logging.disable_progress_bar()
 
 
 def _read(path: Path) -> str:

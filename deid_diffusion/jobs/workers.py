@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 LOADING = 4  # pictures that are done in the time until the workers have loaded their models
 A_CLIP = 10  # pictures that a clip counts as
 PICTURES_MEMORY = 700 << 20  # bytes that a worker needs on top of a loaded model, for a photo of 12 megapixels
-_PRELOADED = ["deid_diffusion.anonymizer", "deid_diffusion.pipelines.face_inpaint", "onnxruntime"]
+_PRELOADED = ("deid_diffusion.anonymizer", "onnxruntime")
 _MASKED = {getattr(signal, name) for name in ("SIGINT", "SIGHUP") if hasattr(signal, name)}
 
 
@@ -207,7 +207,9 @@ def _context() -> Any:
     if sys.platform != "linux":
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_PRELOADED)
+    # What this process needed, its workers will.
+    more = ["deid_diffusion.pipelines.face_inpaint"] if "diffusers" in sys.modules else []
+    context.set_forkserver_preload([*_PRELOADED, *more])
     return context
 
 

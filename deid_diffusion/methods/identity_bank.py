@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from ..faces.attributes import Attributes
 from ..faces.task import Target
 from ..messages import brief_repr
+from .appearance import AppearanceGroups
 
 # Distances that count as "one step away" when people are matched.
 _STEP = {"age": 10.0, "male": 0.25, "skin_l": 8.0, "skin_a": 4.0, "skin_b": 5.0}
@@ -18,6 +19,8 @@ MATCHED = tuple(_STEP)
 # A target's cosine to the source stays below this. Two strangers are at 0.18 on average; one in eight people of the
 # bank is above it to somebody real. A draw from the far half alone would give away on which side the source lies.
 MARGIN = 0.15
+OTHER_GROUP = 3.0  # squared steps, as much as the usual reach
+_GROUPS = "appearance_"  # before the names of the arrays that tell it
 REACH = 3.0  # the usual one, see `IdentityBank.choose`: squared steps in all
 
 
@@ -29,11 +32,15 @@ class IdentityBank:
         embedding: (N, D) float32 unit norm, in the identity encoder's space.
         shape_params: (N, P) float32, as of `Target`.
         attributes: (N, 5) float32: age, male, skin_l, skin_a, skin_b.
+        appearance: (N,) number of each one's group of looks; None where nobody told.
+        groups: what tells it; None without `appearance`.
     """
 
     embedding: np.ndarray
     shape_params: np.ndarray
     attributes: np.ndarray
+    appearance: np.ndarray | None = None
+    groups: AppearanceGroups | None = None
     __repr__ = brief_repr
 
     @classmethod
@@ -43,16 +50,33 @@ class IdentityBank:
 
         arrays = {name: value.astype(np.float32) for name, value in load_file(path).items()}
         arrays["embedding"] /= np.linalg.norm(arrays["embedding"], axis=1, keepdims=True)
-        return cls(**arrays)
+        told = {name.removeprefix(_GROUPS): arrays.pop(name) for name in list(arrays) if name.startswith(_GROUPS)}
+        return cls(**arrays, groups=AppearanceGroups(**told) if told else None)
 
     def save(self, path: Path) -> None:
         """Writes half precision safetensors."""
         from safetensors.numpy import save_file
 
-        save_file({name: np.ascontiguousarray(value, np.float16) for name, value in vars(self).items()}, path)
+        arrays = {name: value for name, value in vars(self).items() if name != "groups" and value is not None}
+        arrays |= {_GROUPS + name: value for name, value in vars(self.groups or object).items() if self.groups}
+        save_file({name: np.ascontiguousarray(value, np.float16) for name, value in arrays.items()}, path)
 
-    def mismatch(self, wanted: Attributes) -> np.ndarray:
-        """(N,) squared steps between each of them and the age, gender and skin that are wanted, where set."""
+    def only(self, numbers: Sequence[int] | np.ndarray) -> IdentityBank:
+        """Some of them, in another order.
+
+        Args:
+            numbers: of those who stay.
+        """
+        rows = {name: value[numbers] for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+        return replace(self, **rows)
+
+    def mismatch(self, wanted: Attributes, source: np.ndarray | None = None) -> np.ndarray:
+        """(N,) squared steps between each of them and what is wanted.
+
+        Args:
+            wanted: age, gender and skin count, where set.
+            source: (D,) unit norm, whose group of looks is wanted, too; None for any.
+        """
         values = wanted.to_dict()
         distance = np.zeros(len(self.embedding))
         for column, name in enumerate(MATCHED):
@@ -62,6 +86,9 @@ class IdentityBank:
                     # A face brought up from darker skin looks burnt, one brought down from lighter skin does not.
                     steps = np.where(steps < 0, 2 * steps, steps)
                 distance += steps**2
+        if source is not None and self.groups is not None:
+            known = np.array([[values.get(name, np.nan) for name in MATCHED]])
+            distance += OTHER_GROUP * (self.appearance != self.groups(source[None], known)[0])
         return distance
 
     def target(self, number: int) -> Target:
@@ -77,6 +104,7 @@ class IdentityBank:
         among: int = 32,
         reach: float = 0.0,
         exclude: Collection[int] = frozenset(),
+        looks: bool = True,
     ) -> Target:
         """Draws one of the matching people who are far enough from the source, each as likely as any other.
 
@@ -88,8 +116,9 @@ class IdentityBank:
             among: the draw is from so many of the best matches at least.
             reach: and from everybody whose mismatch is at most this: squared steps in all, of `_STEP`.
             exclude: numbers that are taken, so that two faces of a picture do not become one person.
+            looks: whether the source's group of looks counts, where the bank has groups.
         """
-        group = self.group(wanted, source, margin, among, reach, exclude)
+        group = self.group(wanted, source, margin, among, reach, exclude, looks)
         return self.target(int(np.random.default_rng(seed).choice(group)))
 
     def group(
@@ -100,14 +129,16 @@ class IdentityBank:
         among: int = 32,
         reach: float = 0.0,
         exclude: Collection[int] = frozenset(),
+        looks: bool = True,
     ) -> list[int]:
         """Numbers of the best matching people who are far enough from the source, the best first.
 
         Args:
-            wanted, source, margin, among, reach, exclude: as of `choose`.
+            wanted, source, margin, among, reach, exclude, looks: as of `choose`.
         """
-        distance = self.mismatch(wanted)
-        similarity = self.embedding @ (source / max(float(np.linalg.norm(source)), 1e-12))
+        unit = source / max(float(np.linalg.norm(source)), 1e-12)
+        distance = self.mismatch(wanted, unit if looks else None)
+        similarity = self.embedding @ unit
         # Too close to the source ranks behind everybody who is not; among those, the least similar first.
         close = np.maximum(similarity - margin, 0)
         ranked = np.lexsort((distance, np.ceil(close * 20))).tolist()

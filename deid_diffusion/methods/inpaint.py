@@ -9,6 +9,7 @@ from functools import partial
 
 import numpy as np
 
+from ..faces.lids import move_lids, with_open_eyes
 from ..faces.masks import blended
 from ..faces.task import FaceTask, Target
 from ..messages import brief_error, brief_repr
@@ -185,20 +186,24 @@ def _generate(batch: Sequence[_Draw], context: Context, attempt: int, guide: Gui
     """One pipeline call and what the identity encoder says of it."""
     tasks, seeds, targets = (list(column) for column in zip(*((d.task, d.seed, d.target) for d in batch), strict=True))
     settings, guidance = context.settings, guide(targets, context, attempt)
+    asked = [with_open_eyes(task) for task in tasks]
     with context.timing("inpaint"):
-        meshes = target_meshes(context.estimator, tasks, targets)
+        meshes = target_meshes(context.estimator, asked, targets)
         with context.turn:
-            images = sample(
-                context.pipeline, tasks, targets, meshes, seeds, settings, guidance.repulsion,
+            drawn = sample(
+                context.pipeline, asked, targets, meshes, seeds, settings, guidance.repulsion,
                 energies=guidance.energies,
             )  # fmt: skip
     with context.timing("verify"):
+        # Lids of a clip's faces move after all of its frames are generated.
+        rows = zip(tasks, asked, drawn, meshes, strict=True)
+        images = [one if ask is task else move_lids(one, mesh, ask.opening) for task, ask, one, mesh in rows]
         blends = np.stack([blended(task.crop, image) for task, image in zip(tasks, images, strict=True)])
         embeddings = context.embed(blends)
         similarity = (embeddings * np.stack([task.embedding for task in tasks])).sum(1)
         scores = [0.0] * len(batch)
         if candidate_count(context.pipeline, settings) > 1:
-            rows = zip(tasks, images, meshes, context.estimator.analyze(images), similarity, strict=True)
+            rows = zip(asked, drawn, meshes, context.estimator.analyze(drawn), similarity, strict=True)
             scores = [
                 candidate_score(
                     image, task.crop.image, task.inpaint_mask, mesh, task.wanted.to_dict(), found, float(cosine)

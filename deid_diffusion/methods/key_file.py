@@ -109,11 +109,20 @@ def read_key(path: str | PathLike) -> Key:
         secret = b""
     if len(secret) != BYTES:
         raise PseudonymError(f"{brief_path(path)}: wanted a key of {BYTES} bytes, got a damaged one; restore a backup")
-    if os.name == "posix" and mode & (stat.S_IRGRP | stat.S_IROTH):
+    if is_open(mode):
         log.warning(
             "%s: others may read this key, and with it they can tell who became whom: chmod 600", brief_path(path)
         )
     return Key(path, secret)
+
+
+def is_open(mode: int) -> bool:
+    """Whether others than its owner may read a file, as far as the system knows.
+
+    Args:
+        mode: of the file, from `os.stat`.
+    """
+    return os.name == "posix" and bool(mode & (stat.S_IRGRP | stat.S_IROTH))
 
 
 def _as_path(path: str | PathLike) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import os
 import secrets
 from collections.abc import Iterator
@@ -15,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from ..messages import brief_path
-from .key_file import Key, PseudonymError
+from .key_file import Key, PseudonymError, is_open
 
+log = logging.getLogger(__name__)
 NAME, VERSION = "deid-people", "1"
 _NONCE = 12
 _BACKUP = "nothing was changed; restore a backup"
@@ -71,6 +73,7 @@ class PeopleFile:
         self._cipher = AESGCM(key.mac("seal"))
         self._header = f"{NAME} {VERSION} {key.name}\n".encode()
         self._known: tuple[Any, People] | None = None
+        self._warned = False
 
     def create(self) -> None:
         """Writes an empty one.
@@ -96,6 +99,10 @@ class PeopleFile:
                 if self._known is not None and self._known[0] == state:
                     return self._known[1]
                 data = file.read()
+                if is_open(status.st_mode) and not self._warned:
+                    self._warned = True
+                    text = "%s: others may read the people of this key, who are safe only while the key is: chmod 600"
+                    log.warning(text, brief_path(self.path))
         except FileNotFoundError:
             raise PseudonymError(
                 f"{brief_path(self.path)}: wanted the people of this key, found no file; restore a backup, or make "

@@ -18,6 +18,7 @@ from ..faces.estimator import FaceEstimator, as_unit
 from ..faces.geometry import hull_distance
 from ..faces.skin import LIGHT_NAMES
 from ..faces.task import FaceTask, Target
+from ..pipelines.conditioning import ATTRIBUTE_NAMES
 from ..pipelines.repulsion import Energy, Repulsion
 from ..settings import Settings
 from ..types import FaceCrop
@@ -69,8 +70,11 @@ def check_settings(pipeline: Any, settings: Settings) -> None:
         settings: of the run.
 
     Raises:
-        ValueError: words for a model that reads none.
+        ValueError: words for a model that reads none, or an attribute that is younger than it.
     """
+    known = ATTRIBUTE_NAMES[: getattr(pipeline, "attribute_count", len(ATTRIBUTE_NAMES))]
+    if unread := [name for name in settings.attributes if name not in known]:
+        raise ValueError(f"the loaded model was trained before there was {', '.join(unread)}; leave it out")
     given = [name for name in ("prompt", "negative_prompt") if getattr(settings, name)]
     if given and not reads_words(pipeline):
         raise ValueError(
@@ -218,8 +222,9 @@ def sample(
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
         energies=energies,
         output_type="pt" if reads_words(pipeline) else "latent",
+        return_dict=False,
         **own,
-    ).images.float()
+    )[0].float()
     if not torch.isfinite(out).all():
         raise RuntimeError("the model gave values that are not finite")
     if reads_words(pipeline):

@@ -20,6 +20,7 @@ from ..faces.task import FaceTask
 from ..pipelines.repulsion import as_repulsion
 from ..seeds import derived_seed
 from ..types import FaceCrop, Outcome
+from .batches import in_batches
 from .carrying import face_flow, moved, source_flow
 from .protocol import Context, Method
 from .sampling import Start, batch_size, sample, starts_from_images, target_meshes
@@ -156,13 +157,16 @@ class FacesInSequence:
         at_once = batch_size(self.context.pipeline, self.context.settings)
         for strength in STRENGTHS:
             left = [task for number, task in tasks.items() if number not in done]
-            for batch in [left[first : first + at_once] for first in range(0, len(left), at_once)]:
-                try:
-                    images = self._sample(batch, [carried[task.number][0] for task in batch], strength)
-                    done |= self._verified(batch, images)
-                except Exception:
+
+            def generate(batch: Sequence[FaceTask], strength: float = strength) -> dict[int, FaceTask]:
+                return self._verified(batch, self._sample(batch, [carried[t.number][0] for t in batch], strength))
+
+            for _, made in in_batches(self.context.pipeline, left, at_once, generate):
+                if isinstance(made, Exception):
                     # They become key frames, and those say why nothing can be generated.
-                    log.exception("generating from the frame before failed")
+                    log.error("generating from the frame before failed", exc_info=made)
+                else:
+                    done |= made
         return done
 
     def _sample(self, tasks: Sequence[FaceTask], images: Sequence[np.ndarray], strength: float) -> np.ndarray:

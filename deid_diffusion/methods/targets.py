@@ -47,7 +47,7 @@ def default_policy(bank: IdentityBank, threshold: float, settings: Settings, sam
         return own(bank, threshold, settings)
     if settings.pseudonyms is not None:
         return PseudonymTargets(threshold, bank, settings.pseudonyms, same)
-    return FreshTargets(threshold, bank, settings.level.reach)
+    return FreshTargets(threshold, bank, settings.level.reach, settings.looks)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,21 +73,24 @@ class FreshTargets(_Verified):
 
     Attributes:
         bank: identities to become.
-        reach: see `IdentityBank.choose`.
+        reach, looks: see `IdentityBank.choose`.
     """
 
     bank: IdentityBank
     reach: float = REACH
+    looks: bool = True
 
     def choose(self, task: FaceTask, attempt: int, candidate: int, taken: Collection[int]) -> Target:
         """Alike in age, gender and skin, and nobody whom the encoder takes for the least bit like the source."""
         seed = task.draw_seed(attempt, candidate, "target")
         margin = MARGIN - MARGIN_STEP * attempt
-        return self.bank.choose(task.wanted, task.embedding, seed, margin, exclude=set(taken), reach=self.reach)
+        return self.bank.choose(
+            task.wanted, task.embedding, seed, margin, exclude=set(taken), reach=self.reach, looks=self.looks
+        )
 
     def for_person(self, wanted: Attributes, embedding: np.ndarray, seed: int, taken: Collection[int]) -> Target:
         """Likewise, for a person of a clip."""
-        return self.bank.choose(wanted, embedding, seed, exclude=set(taken), reach=self.reach)
+        return self.bank.choose(wanted, embedding, seed, exclude=set(taken), reach=self.reach, looks=self.looks)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +119,7 @@ class TrackTargets(_Verified):
         of_person: who was chosen, by the person's number.
         of_track: likewise, by the track's number, which is that of the track's tasks.
         people: says who each person becomes; None draws somebody of the bank.
+        looks: see `IdentityBank.choose`.
     """
 
     bank: IdentityBank
@@ -124,6 +128,7 @@ class TrackTargets(_Verified):
     of_person: dict[int, Target] = field(default_factory=dict)
     of_track: dict[int, Target] = field(default_factory=dict)
     people: PersonTargets | None = None
+    looks: bool = True
 
     def add(
         self,
@@ -147,7 +152,7 @@ class TrackTargets(_Verified):
                 draw = derived_seed(self.seed, person, "target")
                 known = self.of_person.keys() if self.people is None else beside & self.of_person.keys()
                 taken = {self.of_person[one].number for one in known}
-                fresh = FreshTargets(self.threshold, self.bank, self.reach)
+                fresh = FreshTargets(self.threshold, self.bank, self.reach, self.looks)
                 people = fresh if self.people is None else self.people
                 self.of_person[person] = people.for_person(wanted, embedding, draw, taken)
             self.of_track[track] = self.of_person[person]

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
 import logging
-import os
-import platform
-import secrets
 import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +14,11 @@ import torch
 
 from ..errors import DeidError
 from ..messages import brief
-from ..weight_files import cache_dir
+from . import graphs
 
 log = logging.getLogger(__name__)
 BACKENDS = ("auto", "torch", "compile", "onnx")
 TOLERANCE = 1e-3  # of the unet's output, in units of its own standard deviation of about 1
-KEPT = 3  # exported graphs in the cache, 50 MB each
 _NAMES = ("sample", "level", "condition")
 
 
@@ -31,7 +26,9 @@ class BackendError(DeidError, RuntimeError):
     """A backend cannot run this pipeline here; says why, and what to do."""
 
 
-def use_backend(pipe: Any, backend: str = "auto", compiler: str = "inductor") -> str:
+def use_backend(
+    pipe: Any, backend: str = "auto", compiler: str = "inductor", files: Mapping[str, str] | None = None
+) -> str:
     """Makes a pipeline's unet run by a backend, in place. Its config, device, dtype and gradients stay torch's.
 
     Args:
@@ -40,6 +37,7 @@ def use_backend(pipe: Any, backend: str = "auto", compiler: str = "inductor") ->
             embedded model in float32 on a CPU, where no gradient is asked for; "auto" for "onnx" where it works, else
             "torch" with the reason in the log.
         compiler: of torch.compile.
+        files: sha256 by name of the files that the unet was loaded from, as it is; None for one of other origin.
 
     Returns:
         the backend in use with its version, for reports: "onnxruntime 1.20.0", "torch 2.6.0".
@@ -54,7 +52,7 @@ def use_backend(pipe: Any, backend: str = "auto", compiler: str = "inductor") ->
         return _use_compiled(pipe, compiler)
     if backend != "torch":
         try:
-            return _use_onnx(pipe)
+            return _use_onnx(pipe, files)
         except Exception as error:
             if backend == "onnx":
                 raise error if isinstance(error, BackendError) else BackendError(f"ONNX Runtime: {error}") from error
@@ -66,14 +64,14 @@ def use_backend(pipe: Any, backend: str = "auto", compiler: str = "inductor") ->
 class OnnxForward:
     """Stands in for the `forward` of a UNet2DConditionModel, and hands what it cannot do to torch."""
 
-    def __init__(self, unet: torch.nn.Module, graph: bytes):
-        """Takes the unet and its exported graph.
+    def __init__(self, torch_forward: Callable[..., Any], session: Any):
+        """Takes both ways.
 
         Args:
-            unet: whose forward is replaced, and which gradients still go through.
-            graph: an ONNX file's bytes.
+            torch_forward: the unet's own, which gradients still go through.
+            session: of ONNX Runtime, with the unet's graph.
         """
-        self.torch_forward, self.session = unet.forward, _session(graph)
+        self.torch_forward, self.session = torch_forward, session
 
     def __call__(
         self,
@@ -120,7 +118,7 @@ def _use_compiled(pipe: Any, compiler: str) -> str:
     return f"torch {torch.__version__}, compiled by {compiler}"
 
 
-def _use_onnx(pipe: Any) -> str:
+def _use_onnx(pipe: Any, files: Mapping[str, str] | None) -> str:
     try:
         import onnxruntime
     except ImportError as error:
@@ -136,13 +134,13 @@ def _use_onnx(pipe: Any) -> str:
         )
     if isinstance(unet.forward, OnnxForward):
         return f"onnxruntime {onnxruntime.__version__}"
-    path = _path(unet)
+    path = graphs.path_of_files(files or {}) or graphs.path_of_weights(unet.config, unet.state_dict())
     forward = _from_cache(unet, path)
     if forward is None:
         log.info("exporting the unet for ONNX Runtime, once: %s", path)
-        graph = export(unet)
+        graph = graphs.optimized(export(unet))
         forward = _checked(unet, graph)
-        _keep(path, graph)
+        graphs.keep(path, graph)
     unet.forward = forward
     return f"onnxruntime {onnxruntime.__version__}"
 
@@ -150,15 +148,16 @@ def _use_onnx(pipe: Any) -> str:
 def _from_cache(unet: torch.nn.Module, path: Path) -> OnnxForward | None:
     """What an earlier run exported; None when there is none that is whole and right.
 
-    torch's own forward takes longer than all else of a start: a graph is compared with it once for these libraries on
-    this kind of processor, and from then on known by its hash.
+    torch's own forward takes longer than all else of a start: a graph is compared with it once, and from then on known
+    by its hash.
     """
     try:
+        graph = graphs.known(path)
+        if graph is not None:
+            return OnnxForward(unet.forward, graphs.session(graph))
         graph = path.read_bytes()
-        if _note(path).is_file() and _note(path).read_text() == _agreement(graph):
-            return OnnxForward(unet, graph)
         forward = _checked(unet, graph)
-        _remember(path, graph)
+        graphs.remember(path, graph)
         return forward
     except FileNotFoundError:
         return None
@@ -169,7 +168,7 @@ def _from_cache(unet: torch.nn.Module, path: Path) -> OnnxForward | None:
 
 def _checked(unet: torch.nn.Module, graph: bytes) -> OnnxForward:
     """The graph as a forward, once it was seen to agree with torch."""
-    forward, inputs = OnnxForward(unet, graph), _example(unet, 1)
+    forward, inputs = OnnxForward(unet.forward, graphs.session(graph)), _example(unet, 1)
     with torch.no_grad():
         wanted = forward.torch_forward(*inputs, return_dict=False)[0]
         got = forward(*inputs, return_dict=False)[0]
@@ -177,43 +176,6 @@ def _checked(unet: torch.nn.Module, graph: bytes) -> OnnxForward:
     if not apart <= TOLERANCE:
         raise ValueError(f"the graph must agree with torch to {TOLERANCE:g}, they are {apart:g} apart")
     return forward
-
-
-def _note(path: Path) -> Path:
-    return path.with_suffix(".agrees")
-
-
-def _agreement(graph: bytes) -> str:
-    """What a graph was compared by."""
-    import onnxruntime
-
-    with_what = (
-        torch.__version__,
-        onnxruntime.__version__,
-        platform.machine(),
-        torch.backends.cpu.get_cpu_capability(),
-    )
-    return "\n".join([hashlib.sha256(graph).hexdigest(), *with_what])
-
-
-def _remember(path: Path, graph: bytes) -> None:
-    """Notes that a graph agrees with torch; a folder that cannot be written to is no failure."""
-    try:
-        _note(path).write_text(_agreement(graph))
-    except OSError as error:
-        log.info("%s is compared with torch at each start: %s", path, error.strerror)
-
-
-def _session(graph: bytes) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    # Threads that spin between two calls would take the cores from torch, which runs the identity encoder there.
-    for kind in ("intra", "inter"):
-        options.add_session_config_entry(f"session.{kind}_op.allow_spinning", "0")
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
 def export(unet: torch.nn.Module) -> bytes:
@@ -253,38 +215,3 @@ def _example(unet: torch.nn.Module, batch: int) -> tuple[Any, ...]:
         None,
         condition.to(unet.device, unet.dtype),
     )
-
-
-def _path(unet: torch.nn.Module) -> Path:
-    """Where the graph of exactly these weights, exported by exactly these libraries, is kept."""
-    import diffusers
-
-    # diffusers' own notes in the config ("_use_default_values") come from a set, in another order in each process.
-    config = {name: value for name, value in unet.config.items() if not name.startswith("_")}
-    libraries = [torch.__version__, diffusers.__version__]
-    digest = hashlib.sha256(json.dumps([libraries, config], sort_keys=True, default=str).encode())
-    for name, value in sorted(unet.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(_array(value).data)
-    return cache_dir() / f"unet-{digest.hexdigest()[:32]}.onnx"
-
-
-def _keep(path: Path, graph: bytes) -> None:
-    """Writes the graph for later runs, whole or not at all, and drops the oldest; a full disk is no failure."""
-    part = path.with_name(f".{secrets.token_hex(8)}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(graph)
-        os.replace(part, path)
-        newest = sorted(path.parent.glob("unet-*.onnx"), key=lambda file: -file.stat().st_mtime)
-        for old in newest[KEPT:]:
-            old.unlink(missing_ok=True)
-            _note(old).unlink(missing_ok=True)
-        _remember(path, graph)
-    except OSError as error:
-        log.warning("%s cannot be kept, the next run exports again: %s", path, error.strerror)
-    finally:
-        try:
-            part.unlink(missing_ok=True)
-        except OSError:
-            log.debug("%s was left behind", part)

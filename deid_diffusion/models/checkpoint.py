@@ -9,16 +9,6 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
 
 from ..messages import not_a_path
@@ -79,6 +69,10 @@ def find_checkpoint(model: str | PathLike, revision: str | None = None) -> Check
                 f"{name} must hold {INDEX}, it does not; give the folder that save_pretrained() wrote"
             )
         return Checkpoint(path.resolve().name, "", path, _read_json(path / INDEX))
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
     try:
         validate_repo_id(name)
     except HFValidationError:
@@ -231,6 +225,14 @@ def clearer(error: Exception, model: Any, revision: str | None, what: str = "mod
         what: the role it was to play.
         needs: the file without which it is none.
     """
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
     chain: list[BaseException] = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
         chain.append(cause)

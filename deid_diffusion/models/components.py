@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download
 from safetensors import SafetensorError
 
 from ..faces.network import load_resnet
@@ -75,6 +74,8 @@ def _find_part(name: str, text: str, wanted: str) -> _Part:
         part = _Part(text, place, label)
         check_part(place)
     else:
+        from huggingface_hub import hf_hub_download
+
         org, _, rest = text.partition("/")
         repo, _, below = rest.partition("/")
         repo, _, pin = f"{org}/{repo}".partition("@")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from os import PathLike
@@ -11,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
 
 from ..messages import brief
 from ..weight_files import check_hashes, weights_dir
@@ -92,6 +92,8 @@ def load_checkpoint(
     maker, dtype, device = family.load_class(), as_dtype(dtype), as_device(device)
     from ..pipelines.sd_checks import check_components, check_precision
 
+    _quiet_libraries()
+
     check_precision(dtype, device)
     takes = [name for name in inspect.signature(maker.__init__).parameters if name != "self"]
     parts = {name: value for name, value in parts.items() if value is not None}
@@ -155,17 +157,26 @@ def load_with_identities(
     own = find_checkpoint(model, given.get("revision")).index.get("_class_name") == FAMILIES["face256"].pipeline
     if id_encoder is None and own:
         loaded = load_checkpoint(model, device=device, **given)
-        _check_identities(loaded.checkpoint.folder, loaded.checkpoint.remedy)
+        check_identities(loaded.checkpoint.folder, loaded.checkpoint.remedy)
         return loaded, loaded.checkpoint.folder
     folder = weights_dir("face256") if id_encoder is None else Path(id_encoder)
-    _check_identities(folder, "give a folder that `deid train pack` wrote")
+    check_identities(folder, "give a folder that `deid train pack` wrote")
     listed = check_hashes(folder, ("id_encoder", IDENTITIES, THRESHOLDS))
     hashes = {f"id_encoder/{name}": listed[name] for name in (IDENTITIES, THRESHOLDS) if name in listed}
     loaded = load_checkpoint(model, device=device, **given, id_encoder=folder / "id_encoder")
     return replace(loaded, hashes=loaded.hashes | hashes), folder
 
 
-def _check_identities(folder: Path, remedy: str) -> None:
+def check_identities(folder: Path, remedy: str) -> None:
+    """Looks for the identity encoder, the identities in its space and its thresholds.
+
+    Args:
+        folder: where they are to be.
+        remedy: what to do about one that is missing.
+
+    Raises:
+        FileNotFoundError: one is missing.
+    """
     for name in (IDENTITIES, THRESHOLDS, "id_encoder"):
         if not (folder / name).exists():
             raise FileNotFoundError(f"{folder} must hold {name}, it does not; {remedy}")
@@ -255,6 +266,16 @@ def as_device(device: str | torch.device) -> torch.device:
     return found
 
 
+def _quiet_libraries() -> None:
+    """No progress bars of libraries, where the environment asks for that as `deid` does."""
+    if os.environ.get("TRANSFORMERS_VERBOSITY") == "error":
+        import diffusers
+        import transformers
+
+        diffusers.utils.logging.disable_progress_bar()
+        transformers.utils.logging.disable_progress_bar()
+
+
 def _outdated(maker: Any, index: dict[str, Any], names: list[str]) -> list[str]:
     """Components that can be done without and whose classes the libraries have given up (CLIPFeatureExtractor)."""
     gone = [name for name in names if not hasattr(import_module(index[name][0]), index[name][1])]
@@ -272,6 +293,8 @@ def _fetch(checkpoint: Checkpoint, key: str, maker: Any, given: dict[str, Any]) 
     """Downloads what a Hub checkpoint needs and the cache lacks; a folder is left as it is."""
     if not checkpoint.revision:
         return checkpoint
+    from huggingface_hub import snapshot_download
+
     try:
         if key == "face256":  # small, and its identities and hashes are no components
             folder = snapshot_download(checkpoint.name, revision=checkpoint.revision)

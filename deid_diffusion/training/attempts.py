@@ -13,6 +13,7 @@ from deid_diffusion.training.generator import DIM
 from deid_diffusion.training.shards import Shards
 
 SOURCE, TERMS = "mobilestylegan", "docs/training-data.md"
+NAMED = ("age", "male", "glasses", "facial_hair", "sunglasses")  # attributes with a column of their own
 HOLDOUT = 20  # every twentieth person
 
 
@@ -75,7 +76,7 @@ def columns_of(rows: list[tuple[str, Attempt, bool]]) -> dict[str, np.ndarray]:
 
     number = np.array([attempt.number for _, attempt, _ in rows], np.int64)
     attributes = stack("attributes", len(ATTRIBUTE_NAMES), dtype=np.float32)
-    named = {n: attributes[:, ATTRIBUTE_NAMES.index(n)] for n in ("age", "male", "glasses", "facial_hair")}
+    named = {n: attributes[:, ATTRIBUTE_NAMES.index(n)] for n in NAMED}
     width = len(rows[0][1].face.embedding) if rows else 256
     return named | {
         "key": np.array([key for key, _, _ in rows], "U20"),

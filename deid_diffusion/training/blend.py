@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import UNet2DConditionModel
 
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, FIELDS
+from deid_diffusion.training.inpaint import load_unet
 from deid_diffusion.training.run import option, run_command, save_trained
 
 CONDITION = "class_embedding.linear_1.weight"
@@ -46,7 +46,7 @@ def blend(options: Options) -> None:
     if not 0 <= options.share <= 1:
         raise ValueError(f"--share must lie in [0, 1], got {options.share}")
     before, after, out = Path(options.before), Path(options.after), Path(options.out)
-    unets = [UNet2DConditionModel.from_pretrained(run / "unet", dtype=torch.float32) for run in (before, after)]
+    unets = [load_unet(run / "unet") for run in (before, after)]
     first, second = (unet.state_dict() for unet in unets)
     differ = sorted(
         name

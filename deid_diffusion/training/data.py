@@ -27,7 +27,11 @@ log = logging.getLogger(__name__)
 # Rare sources are diverse and count more; plain studio portraits would drown them.
 SOURCE_WEIGHT = {"hmdghoul": 1.0, "hatatori": 1.0, "basemax": 2.5, "leafac": 3.0, "sfhq": 4.0, "faker": 4.0}
 
-RARE = ("glasses", "facial_hair")  # one crop in fifteen: drawn three times as often, or the model hardly meets them
+# One crop in fifteen or fewer: drawn three times as often, or the model hardly meets them.
+RARE = ("glasses", "facial_hair", "sunglasses")
+
+# Bounds of groups that are drawn more evenly than they are frequent: children, gaping mouths and side views are rare.
+BALANCED = {"age": (13, 30, 50, 65), "mouth_open": (0.15, 0.4), "yaw_deg": (-30, -12, 12, 30)}
 
 
 @dataclass(eq=False)
@@ -115,6 +119,7 @@ def load_faces(
         attributes[:, ATTRIBUTE_NAMES.index(attribute)] = row
         if attribute in RARE:
             weight *= 1 + 2 * np.nan_to_num(row)
+    weight *= rarity(attributes)
 
     def put(array: np.ndarray) -> torch.Tensor:
         return torch.as_tensor(array, device=device)
@@ -125,6 +130,23 @@ def load_faces(
         expression=put(columns["expression"][:count].astype(np.float32)), weight=put(weight), train=put(train),
         mirror=put(mirror), shape=shape, keys=keys[:count],
     )  # fmt: skip
+
+
+def rarity(attributes: np.ndarray) -> np.ndarray:
+    """How much more often each face is drawn because there are few like it.
+
+    Args:
+        attributes: (N, A) float32 in real units, NaN where nobody labelled it.
+
+    Returns:
+        (N,) float32: what would even the groups of each of `BALANCED` out, together within a quarter and 4.
+    """
+    weight = np.ones(len(attributes), np.float32)
+    for name, bounds in BALANCED.items():
+        values = attributes[:, ATTRIBUTE_NAMES.index(name)]
+        group = np.where(np.isfinite(values), np.searchsorted(bounds, values), 0)
+        weight *= len(values) / (len(bounds) + 1) / np.bincount(group, minlength=len(bounds) + 1).clip(1)[group]
+    return np.clip(weight, 0.25, 4)
 
 
 def _read_more_labels(path: Path) -> dict[str, dict[str, float]]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
+from diffusers import FlowMatchEulerDiscreteScheduler
 from safetensors.torch import save_file
 
 from deid_diffusion.pipelines.precondition import x0_from_output
@@ -30,7 +30,7 @@ from deid_diffusion.training.counterfactual import (
 )
 from deid_diffusion.training.critic import Critic
 from deid_diffusion.training.data import Batch, Jitter, augmented_batch, load_faces
-from deid_diffusion.training.inpaint import Examples, make_examples, noised, predict, velocity_error
+from deid_diffusion.training.inpaint import Examples, load_unet, make_examples, noised, predict, velocity_error
 from deid_diffusion.training.losses import PerceptualLoss
 from deid_diffusion.training.rollout import patch_colour_error, sample_rollout, shifted
 from deid_diffusion.training.run import RunOptions, begin, option, recipe, run_command, run_training, save_trained
@@ -291,7 +291,7 @@ def train(options: Options) -> dict[str, Any]:
     accelerator, out = begin(options), Path(options.out)
     teachers = load_teachers(options, accelerator.device)
     faces = load_faces(options.data, device=accelerator.device, limit=options.limit, labels=options.labels)
-    teacher = UNet2DConditionModel.from_pretrained(options.start, dtype=torch.float32).to(accelerator.device)
+    teacher = load_unet(options.start).to(accelerator.device)
     network = PerceptualLoss(options.perceptual, accelerator.device)
     teacher.eval().requires_grad_(False)
     critic = build_critic(network, teachers, options.critic)

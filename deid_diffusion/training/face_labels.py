@@ -16,11 +16,12 @@ from deid_diffusion.faces.centerface import CenterFace
 from deid_diffusion.faces.detect import merge
 from deid_diffusion.faces.estimator import FaceAnalysis, FaceEstimator, as_unit, shrink, split_outputs
 from deid_diffusion.faces.face_shape import angles_from_rotation, read_expression
+from deid_diffusion.faces.facemesh import SEEN, FaceMesh
 from deid_diffusion.faces.geometry import FIVE, OMZ_TEMPLATE, apply, compose, crop_from_image, fit_similarity, invert
-from deid_diffusion.faces.skin import individual_typology_angle, lab_from_rgb
+from deid_diffusion.faces.lenses import DARK_LENS, DEEP, TRACE, has_dark_lenses, lens_shade
+from deid_diffusion.faces.skin import individual_typology_angle
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
 from deid_diffusion.pipelines.id_encoder import embed
-from deid_diffusion.training.facemesh import SEEN, FaceMesh
 from deid_diffusion.types import Face
 
 SIZE, SMALL = 512, 256  # px, the two crops; everything is in pixels of the smaller one
@@ -28,11 +29,6 @@ LOOKED_AT = 256  # px: what the detector sees of a picture, enough for faces of 
 TEACHER_SIDE, AGE_SIDE = 128, 112  # px, what these networks take
 # Faults. Of 400 pictures drawn blindly 7 are above ODD; a face beside the first counts from SECOND on.
 ODD, SECOND, LEAST_SIDE = 1.2, 0.3, 400.0
-# Lenses: the lighter quarter of the eye region is darker than this share of the skin (L*). Mirrors are not told so.
-DARK_LENS = 0.62
-# Eyes in the shade of a brow or a cap can be as dark, but not as dark as DEEP unless TRACE of glasses is read. Among
-# those kept of 1,200 attempts it tells all 17 with dark lenses, as an eye sees them, from 6 with eyes in the shade.
-TRACE, DEEP = 0.4, 0.55
 LABEL_RULE = (ODD, SECOND, LEAST_SIDE, DARK_LENS, TRACE, DEEP)
 MEASURED = (
     *("log_age", "male", "ita_deg", "glasses", "lens_shade", "facial_hair", "yaw_deg", "mouth_open"),
@@ -109,10 +105,11 @@ class Labeller:
         values = self._attributes(image, points, landmarks, reading)
         expression = split_outputs(self.estimator.network(shrink(unit)).logits).expression.softmax(-1)[0].numpy()
         shade = lens_shade(small, landmarks, values["skin_l"])
-        if shade > 1 - DARK_LENS:
-            worn = values["glasses"] > TRACE or shade > DEEP
-            values["glasses"] = 1.0 if worn else values["glasses"]
-            shade = shade if worn else 1 - DARK_LENS - 1e-3
+        values["sunglasses"] = float(has_dark_lenses(shade, values["glasses"]))
+        if values["sunglasses"]:
+            values["glasses"] = 1.0
+        else:
+            shade = min(shade, 1 - DARK_LENS - 1e-3)
         embedding = self._embedding(image, points, unit)
         measured = _measured(values, shade, reading.ood_score)
         native = SMALL / scale
@@ -173,30 +170,6 @@ def load_net(path: str) -> torch.nn.Module | None:
     if not Path(path).is_file():
         raise FileNotFoundError(f"wanted a TorchScript file, got {path}, which is none")
     return torch.jit.load(path, map_location="cpu").eval()
-
-
-def lens_shade(small: np.ndarray, landmarks: np.ndarray, skin_l: float) -> float:
-    """How dark what lies before the eyes is: about 0.1 for bare eyes and clear glasses, above 0.38 for sunglasses.
-
-    Args:
-        small: (256, 256, 3) uint8 RGB.
-        landmarks: (478, 3) px of it.
-        skin_l: CIELab L* of the skin.
-
-    Returns:
-        1 less the upper quartile of L* there, as a share of the skin's; 0 if it is lighter than the skin.
-    """
-    light = lab_from_rgb(as_unit(small[None]) / 2 + 0.5)[0, 0].numpy()
-    y, x = np.mgrid[:SMALL, :SMALL] + 0.5
-    inside = np.zeros(light.shape, bool)
-    for corners in ((33, 133), (362, 263)):
-        outer, inner = landmarks[list(corners), :2]
-        x0, y0 = (outer + inner) / 2
-        wide = max(float(np.linalg.norm(outer - inner)), 4.0)  # in profile the far eye has no width left
-        inside |= ((x - x0) / (0.75 * wide)) ** 2 + ((y - y0 - 0.1 * wide) / (0.5 * wide)) ** 2 < 1
-    if not inside.any():
-        return 0.0
-    return float(np.clip(1 - np.percentile(light[inside], 75) / max(skin_l, 1.0), 0, 1))
 
 
 def _measured(values: dict[str, float], shade: float, ood_score: float) -> np.ndarray:

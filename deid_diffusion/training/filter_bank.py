@@ -21,7 +21,6 @@ from tqdm import tqdm
 from deid_diffusion.anonymizer import FaceAnonymizer
 from deid_diffusion.faces.task import FaceTask
 from deid_diffusion.methods.candidates import FURROW, furrows
-from deid_diffusion.methods.identity_bank import IdentityBank
 from deid_diffusion.methods.sampling import sample, target_meshes
 from deid_diffusion.models.loading import IDENTITIES
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
@@ -151,7 +150,7 @@ def filter_bank(options: Options) -> None:
     groups = demographic_groups(bank.attributes)
     kept = ~select_dropped(found, groups, options.max_furrows, options.max_share)
     log.info("%d of %d identities kept; %d were generated on another photo, too", kept.sum(), len(kept), len(again))
-    IdentityBank(bank.embedding[kept], bank.shape_params[kept], bank.attributes[kept]).save(folder / IDENTITIES)
+    bank.only(np.flatnonzero(kept)).save(folder / IDENTITIES)
     percentiles = {f"percentile_{q}": round(float(np.percentile(found, q)), 2) for q in (50, 75, 90, 95, 99)}
     names = ("max_furrows", "max_share", "photos_each")
     record = {name: getattr(options, name) for name in names} | {"furrows": percentiles}

@@ -17,7 +17,16 @@ import torch
 import torch.nn.functional as F
 from diffusers import FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
 
-from deid_diffusion.pipelines.conditioning import FIELDS, POINTS, condition_vector, erase, fold, landmark_maps, unfold
+from deid_diffusion.pipelines.conditioning import (
+    FEWEST,
+    FIELDS,
+    POINTS,
+    condition_vector,
+    erase,
+    fold,
+    landmark_maps,
+    unfold,
+)
 from deid_diffusion.pipelines.precondition import SIGMA_DATA, scale_input, x0_from_output
 from deid_diffusion.training.data import Batch, Jitter, augmented_batch, load_faces, noise_like
 from deid_diffusion.training.losses import PerceptualLoss
@@ -79,6 +88,30 @@ def build_unet(channels: tuple[int, ...], layers: int) -> UNet2DConditionModel:
         resnet_time_scale_shift="scale_shift",
         cross_attention_dim=32,
     )
+
+
+def load_unet(folder: str | Path) -> UNet2DConditionModel:
+    """A trained unet in float32, which reads all attributes: those that it did not know yet do nothing at first.
+
+    Args:
+        folder: as `build_unet` and `save_pretrained` write it.
+    """
+    unet = UNet2DConditionModel.from_pretrained(folder, dtype=torch.float32)
+    old = unet.class_embedding.linear_1
+    count = (old.in_features - IDENTITY_DIM - 1) // 2
+    if not FEWEST <= count < len(FIELDS):
+        return unet
+    new = torch.nn.Linear(old.in_features + 2 * (len(FIELDS) - count), old.out_features)
+    with torch.no_grad():
+        new.weight.zero_()
+        new.bias.copy_(old.bias)
+        values, valid, rest = old.weight.split([count, count, IDENTITY_DIM + 1], 1)
+        new.weight[:, :count] = values
+        new.weight[:, len(FIELDS) : len(FIELDS) + count] = valid
+        new.weight[:, 2 * len(FIELDS) :] = rest
+    unet.class_embedding.linear_1 = new
+    unet.register_to_config(projection_class_embeddings_input_dim=new.in_features)
+    return unet
 
 
 def condition(batch: Batch, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
@@ -223,7 +256,7 @@ def train(options: Options) -> dict[str, Any]:
     accelerator, out = begin(options), Path(options.out)
     faces = load_faces(options.data, device=accelerator.device, limit=options.limit, labels=options.labels)
     if options.start:
-        unet = UNet2DConditionModel.from_pretrained(options.start, dtype=torch.float32).train()
+        unet = load_unet(options.start).train()
     else:
         unet = build_unet(integers(options.channels), options.layers)
     if options.compile:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from deid_diffusion.faces.face_shape import EXPRESSION_NAMES, FaceShape
 from deid_diffusion.faces.ood_score import FILE as OOD_SCORE
 from deid_diffusion.faces.ood_score import OODScore, pooled
 from deid_diffusion.faces.skin import LIGHT_NAMES, read_light
+from deid_diffusion.methods.appearance import GROUPS, AppearanceGroups
 from deid_diffusion.methods.identity_bank import MATCHED, IdentityBank
 from deid_diffusion.models.loading import IDENTITIES
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
@@ -53,7 +54,10 @@ class Options:
     threads: int = option(0, "CPU threads, 0 for torch's choice")
 
 
-def build_bank(faces: FaceSet, shape: FaceShape, count: int) -> IdentityBank:
+@torch.no_grad()
+def build_bank(
+    faces: FaceSet, shape: FaceShape, count: int, id_encoder: ResNetForImageClassification | None = None
+) -> IdentityBank:
     """The most different people of the training split, by farthest-point sampling on their embeddings.
 
     Their embeddings stand further from the mean than in life (see `identity.py`), or the generated would be cousins.
@@ -62,6 +66,7 @@ def build_bank(faces: FaceSet, shape: FaceShape, count: int) -> IdentityBank:
         faces: crops with labels.
         shape: gives the identity coefficients.
         count: how many people.
+        id_encoder: tells groups of looks apart, see `AppearanceGroups`; None for a bank without.
     """
     # An embedding of somebody with glasses brings the glasses, whatever the attribute says.
     bare = ~(faces.attributes[:, ATTRIBUTE_NAMES.index("glasses")] > 0.3)
@@ -80,9 +85,16 @@ def build_bank(faces: FaceSet, shape: FaceShape, count: int) -> IdentityBank:
     ]
     matched = attributes[chosen][:, [ATTRIBUTE_NAMES.index(name) for name in MATCHED]]
     people = faces.embedding[chosen]
-    return IdentityBank(
+    bank = IdentityBank(
         decorrelate(people, people.mean(0)).cpu().numpy(), np.stack(person).astype(np.float32), matched.cpu().numpy()
     )
+    if id_encoder is None:
+        return bank
+    # By what the encoder sees in the crops: at run time it looks at a photo, too.
+    seen = [embed(id_encoder, faces.images[part].float() / 127.5 - 1).cpu() for part in chosen.split(32)]
+    seen, known = torch.cat(seen).numpy(), np.nan_to_num(bank.attributes)
+    groups = AppearanceGroups.fit(seen, known, min(GROUPS, len(seen)))
+    return replace(bank, appearance=groups(seen, known).astype(np.float32), groups=groups)
 
 
 def farthest_points(embedding: torch.Tensor, count: int) -> torch.Tensor:
@@ -189,7 +201,7 @@ def pack_pipeline(options: Options, faces: FaceSet, shape: FaceShape) -> None:
         detail.register_to_config(_name_or_path="")
     FaceInpaintPipeline(unet, scheduler, id_encoder, detail).save_pretrained(folder, max_shard_size="15MB")
     write_json(similarity_thresholds(id_encoder.float(), faces), folder / "thresholds.json")
-    build_bank(faces, shape, options.identities).save(folder / IDENTITIES)
+    build_bank(faces, shape, options.identities, id_encoder).save(folder / IDENTITIES)
     trained = {"unet": inpaint, "id_encoder": run} | (
         {"detail": Path(options.detail).parent} if options.detail else {}
     )

@@ -10,6 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from deid_diffusion.faces.lenses import DARK_LENS
+
+WORN = ("key", "glasses", "facial_hair", "sunglasses")
+SUNGLASSES, LENS_SHADE = 18, 4  # columns of `attributes` and of `measured`
 TRIED = "tried_"  # of columns with a row for each attempt, not for each crop
 
 
@@ -30,7 +34,7 @@ class Shards:
         self.labels: list[dict[str, np.ndarray]] = []
         while (path := self._path("", len(self.labels), "npz")).exists():
             with np.load(path) as file:
-                self.labels.append({column: file[column] for column in file.files})
+                self.labels.append(upgraded({column: file[column] for column in file.files}))
 
     def add(self, crops: Mapping[str, Iterable[tuple[str, bytes]]], labels: Mapping[str, np.ndarray]) -> None:
         """Writes one more shard, then the labels of all.
@@ -65,7 +69,7 @@ class Shards:
         """Writes `NAME.npz`, the labels as training wants them, and `NAME_labels.npz`, as its `--labels` does."""
         columns = {n: self.column(n) for n in self.labels[0] if not n.startswith(TRIED)}
         write_whole(self.folder / f"{self.name}.npz", packed(columns))
-        seen: dict[str, np.ndarray] = {n: columns[n] for n in ("key", "glasses", "facial_hair") if n in columns}
+        seen: dict[str, np.ndarray] = {n: columns[n] for n in WORN if n in columns}
         write_whole(self.folder / f"{self.name}_labels.npz", packed(seen))
 
     def crops(self, suffix: str = "", number: int | None = None) -> Iterable[tuple[str, bytes]]:
@@ -106,3 +110,16 @@ def write_whole(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
+
+
+def upgraded(labels: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Labels of a shard; those from before sunglasses were an attribute get them from how dark the lenses are.
+
+    Args:
+        labels: by name, as read; `attributes` (N, A).
+    """
+    attributes = labels.get("attributes")
+    if attributes is None or attributes.shape[1] != SUNGLASSES or "measured" not in labels:
+        return labels
+    dark = (labels["measured"][:, LENS_SHADE] > 1 - DARK_LENS).astype(attributes.dtype)
+    return labels | {"attributes": np.column_stack([attributes, dark]), "sunglasses": dark}

@@ -21,10 +21,10 @@ import numpy as np
 import torch
 
 from deid_diffusion.faces.estimator import FaceEstimator
+from deid_diffusion.faces.facemesh import FaceMesh
 from deid_diffusion.training.attempts import Attempt, save_attempts
 from deid_diffusion.training.census import census, census_text, draw_sheet
 from deid_diffusion.training.face_labels import LABEL_RULE, MEASURED, Labeller, load_net
-from deid_diffusion.training.facemesh import FaceMesh
 from deid_diffusion.training.generator import DIM, WHEEL, Generator
 from deid_diffusion.training.quotas import TRAITS, Quotas
 from deid_diffusion.training.run import option, parse_options, write_json

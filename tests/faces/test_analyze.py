@@ -25,7 +25,7 @@ def analyzed(estimator):
 def test_the_faces_of_a_picture_are_read_in_one_go_and_as_they_would_be_alone(monkeypatch):
     estimator, sizes = tiny_estimator(), []
     read = estimator.analyze
-    monkeypatch.setattr(estimator, "analyze", lambda crops: sizes.append(len(crops)) or read(crops))
+    monkeypatch.setattr(estimator, "analyze", lambda crops, **how: sizes.append(len(crops)) or read(crops, **how))
     together = analyzed(estimator)
     assert sizes == [3]
     assert all(task.pending for task in together)
@@ -44,7 +44,7 @@ def test_one_face_that_cannot_be_read_fails_alone(monkeypatch, how):
     bad = analyzed(estimator)[1].crop.image
     read, run = estimator.analyze, estimator._run
 
-    def raising(crops):
+    def raising(crops, **how):
         if any(np.array_equal(crop, bad) for crop in crops):
             raise RuntimeError("landmarks are not finite")
         return read(crops)
@@ -60,7 +60,7 @@ def test_one_face_that_cannot_be_read_fails_alone(monkeypatch, how):
         monkeypatch.setattr(estimator, "analyze", raising)
     else:
         # While reading only: the landmarks that crops are cut by come from the same network.
-        monkeypatch.setattr(estimator, "analyze", lambda crops: _with(estimator, poisoned, read, crops))
+        monkeypatch.setattr(estimator, "analyze", lambda crops, **how: _with(estimator, poisoned, read, crops))
     tasks = analyzed(estimator)
     assert [task.outcome for task in tasks] == [None, Outcome.FAILED, None]
     assert "not finite" in tasks[1].reason

@@ -1,15 +1,22 @@
-"""Close-ups of eyes and mouth, and what the shipped network reads in them."""
+"""Close-ups of eyes and mouth, what the shipped network reads in them, and what becomes of it."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from deid_diffusion import FaceAnonymizer, Settings
 from deid_diffusion.faces.align import crop_faces
 from deid_diffusion.faces.apertures import OUTPUTS, SIDE, ApertureReader, close_ups
+from deid_diffusion.faces.attributes import Attributes
 from deid_diffusion.faces.detect import CenterFaceDetector
 from deid_diffusion.faces.estimator import FaceEstimator
-from deid_diffusion.faces.lids import move_lids
+from deid_diffusion.faces.geometry import apply, invert
+from deid_diffusion.faces.lids import DRAWN, move_lids, with_open_eyes
+from deid_diffusion.faces.task import FaceTask
 from deid_diffusion.training.resnet import build_resnet
+from tests.faces.test_tracks import face as box
 from tests.tiny import tiny_estimator
 
 
@@ -37,6 +44,42 @@ def test_the_shipped_network_sees_a_blink(weights, astronaut):
     opened, closed = (estimator.look_closer([one], [analysis])[0].attributes.eyes_open for one in (crop, shut))
     assert opened > 0.5
     assert closed < 0.4 * opened
+
+
+def test_shut_eyes_of_a_photo_come_out_shut(weights, astronaut):
+    anonymize = FaceAnonymizer.from_pretrained(weights / "face256", estimator=weights / "face_estimator")
+    (seen,) = anonymize.analyze(astronaut).tasks
+    photo = move_lids(astronaut, apply(invert(seen.crop.crop_from_image), seen.crop.landmarks.astype(float)), 0.0)
+    fast = Settings(steps=2, candidates=1)
+    came = []
+    for picture in (astronaut, photo):
+        tasks = anonymize.choose_targets(anonymize.analyze(picture, [seen.face]), seed=1, settings=fast)
+        (done,) = anonymize.generate(tasks, fast)
+        found = anonymize.estimator.look_closer([done.generated], anonymize.estimator.analyze(done.generated[None]))
+        came.append((tasks[0].wanted.eyes_open, found[0].attributes.eyes_open))
+    (opened, open_face), (closed, shut_face) = came
+    assert closed < 0.4 < opened
+    assert shut_face < 0.75 * open_face
+    asked = with_open_eyes(tasks[0])
+    assert (asked.wanted.eyes_open, asked.opening) == (DRAWN, tasks[0].wanted.eyes_open / DRAWN)
+
+
+def test_of_a_photo_only_wide_mouths_are_read_from_the_close_up():
+    estimator, crop = tiny_estimator(), np.zeros((256, 256, 3), np.uint8)
+    (analysis,) = estimator.analyze(crop[None])
+    shut = replace(analysis, attributes=analysis.attributes.with_changes({"mouth_open": 0.05}))
+    came = []
+    for closer in (0.3, 0.39, 0.6):
+        estimator.apertures = lambda *_, seen=closer: {"mouth_open": torch.tensor([seen])}
+        came.append(
+            [estimator.look_closer([crop], [shut], moving)[0].attributes.mouth_open for moving in (True, False)]
+        )
+    assert np.allclose(came, [[0.3, 0.05], [0.39, 0.22], [0.6, 0.6]], atol=1e-6)
+
+
+def test_lids_behind_glasses_are_left_to_the_model():
+    task = FaceTask(box(100), 0, wanted=Attributes(eyes_open=0.0, glasses=1.0))
+    assert with_open_eyes(task) is task
 
 
 def test_without_the_network_landmarks_say_it():

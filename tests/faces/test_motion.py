@@ -85,6 +85,12 @@ def test_a_blink_shuts_eyes_of_any_width(level):
     assert shut / rest < 0.05
 
 
+def test_eyes_that_are_shut_all_along_can_open():
+    motion = Motion(Attributes(**MIDDLE | {"eyes_open": 0.0}))
+    passed = [motion(MIDDLE | {"eyes_open": level}).eyes_open for level in (0.0, 0.5, 0.0)]
+    assert passed == pytest.approx([0, 0.5, 0], abs=0.03)
+
+
 def test_a_blink_of_one_frame_is_not_smoothed_away():
     open_eyes, shut = Attributes(eyes_open=0.7, yaw_deg=0.0), Attributes(eyes_open=0.0, yaw_deg=8.0)
     assert smooth(open_eyes, shut, open_eyes).eyes_open == 0

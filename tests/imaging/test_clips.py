@@ -313,6 +313,31 @@ def test_a_repeated_frame_says_so_and_shares_its_image(tmp_path):
         frames = list(reader)
     assert [frame.repeated for frame in frames] == [False, True, False, False]
     assert frames[1].image is frames[0].image
+    with ClipReader(tmp_path / "still.mkv", wants=lambda index: index == 1) as reader:
+        only = list(reader)
+    assert [bool(frame.image.any()) for frame in only] == [False, True, False, False]
+    assert np.array_equal(only[1].image, frames[1].image)
+
+
+def test_frames_that_nobody_looks_at_are_written_without_their_picture(tmp_path):
+    source = make_clip(tmp_path / "in.mkv", matrix=TURN_90, count=3)
+    with ClipReader(source, wants=lambda index: False) as reader, ClipWriter(tmp_path / "out.mkv", reader.info) as out:
+        for frame in reader:
+            assert frame.image.shape == (96, 64, 3)
+            out.write(frame, frame.image, np.zeros(frame.image.shape[:2], bool))
+    for before, after in zip(decode(source), decode(tmp_path / "out.mkv"), strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(planes(before), planes(after), strict=True))
+
+
+def test_a_frame_at_the_very_start_of_a_span_is_in_it_and_one_at_its_stop_is_not(tmp_path):
+    # Of floats, 4 / (1 / 15360) is a tick more than it is.
+    source = make_clip(tmp_path / "in.mkv", count=60, rate=10, time_base=Fraction(1, 1000))
+    phone = make_clip(tmp_path / "in.mp4", "libx264", count=60, rate=10, time_base=Fraction(1, 15360))
+    for path in (source, phone):
+        for start_s, stop_s in ((4.0, 5.0), (0.1, 0.7)):
+            with ClipReader(path, start_s, stop_s) as reader:
+                times = [round(frame.time_s, 3) for frame in reader]
+            assert times == [round(start_s + n / 10, 3) for n in range(round(10 * (stop_s - start_s)))]
 
 
 @pytest.mark.parametrize(("start_s", "stop_s", "count"), [(1.0, 2.0, 25), (None, 1.0, 25), (3.5, None, 12)])

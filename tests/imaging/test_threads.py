@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from deid_diffusion.imaging.threads import Behind, ahead
+from deid_diffusion.imaging.threads import Behind, prefetched
 
 
 def running() -> set[str]:
@@ -21,7 +21,7 @@ def test_items_come_in_order_and_only_so_many_wait():
             yield number
 
     got = []
-    for item in ahead(items(), size=3):
+    for item in prefetched(items(), size=3):
         time.sleep(0.002)
         got.append(item)
         assert len(made) <= len(got) + 3 + 1
@@ -37,12 +37,12 @@ def test_an_error_comes_after_what_was_made_before_it():
 
     got = []
     with pytest.raises(ZeroDivisionError):
-        got.extend(ahead(items()))
+        got.extend(prefetched(items()))
     assert got == [1, 2]
 
 
 def test_a_reader_that_is_left_stops():
-    items = ahead(iter(int, 1), size=2)
+    items = prefetched(iter(int, 1), size=2)
     next(items)
     items.close()
     assert not running()

@@ -1,7 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from deid_diffusion import Settings
 from deid_diffusion.faces.attributes import Attributes
+from deid_diffusion.methods.appearance import AppearanceGroups
 from deid_diffusion.methods.identity_bank import IdentityBank
 from tests.tiny import DIM, tiny_bank
 
@@ -54,3 +58,33 @@ def test_somebody_of_lighter_skin_is_rather_taken_than_somebody_of_darker():
         [[30, 0, 50, 15, 18], [30, 0, 68, 15, 18]], np.float32))  # fmt: skip
     assert bank.choose(Attributes(skin_l=60.0), -np.ones(8, np.float32), 0, among=1).number == 1
     assert bank.choose(Attributes(skin_l=51.0), -np.ones(8, np.float32), 0, among=1).number == 0
+
+
+def two_looks() -> tuple[IdentityBank, np.ndarray]:
+    """A bank of two groups of looks, and the direction in which they differ."""
+    rng, apart = np.random.default_rng(1), np.eye(DIM)[3]
+    attributes = rng.normal([40, 0.5, 60, 14, 16], [15, 0.4, 10, 3, 3], (200, 5)).astype(np.float32)
+    which = np.arange(200) % 2
+    embedding = 0.1 * rng.normal(size=(200, DIM)) + np.outer(2.0 * which - 1, apart)
+    embedding += 0.03 * attributes[:, :1]  # age shows, too, and is no look
+    embedding /= np.linalg.norm(embedding, axis=1, keepdims=True)
+    groups = AppearanceGroups.fit(embedding, attributes, 2)
+    found = groups(embedding, attributes)
+    assert max((found == which).mean(), (found != which).mean()) > 0.97
+    bank = IdentityBank(-embedding.astype(np.float32), np.zeros((200, 3), np.float32), attributes)
+    return replace(bank, appearance=found.astype(np.float32), groups=groups), embedding
+
+
+def test_targets_are_of_the_sources_group_of_looks_unless_told(tmp_path):
+    bank, sources = two_looks()
+    bank.save(tmp_path / "bank.safetensors")
+    for one in (bank, IdentityBank.load(tmp_path / "bank.safetensors"), bank.only(np.arange(200))):
+        wanted = Attributes(age=float(one.attributes[0, 0]))
+        drawn = [one.choose(wanted, sources[0], seed, reach=1.0).number for seed in range(20)]
+        assert {int(one.appearance[number]) for number in drawn} == {int(one.appearance[0])}
+        drawn = [one.choose(wanted, sources[0], seed, reach=1.0, looks=False).number for seed in range(20)]
+        assert {int(one.appearance[number]) for number in drawn} == {0, 1}
+    assert not Settings(drop_attributes=("appearance",)).looks
+    assert not Settings(privacy="maximum").looks
+    assert Settings().looks
+    assert "appearance" not in Settings(drop_attributes=("appearance",)).dropped

@@ -216,6 +216,13 @@ def test_a_key_that_others_may_read_is_warned_of(key, caplog):
     key.key.path.chmod(0o644)
     again(key)
     assert "others may read this key" in caplog.text
+    assert "people of this key" not in caplog.text
+    key.key.path.chmod(0o600)
+    key.file.path.chmod(0o644)
+    caplog.clear()
+    again(key)
+    assert "others may read the people of this key" in caplog.text
+    assert "others may read this key" not in caplog.text
 
 
 def test_a_key_is_never_written_over(key):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from deid_diffusion.anonymizer import FaceAnonymizer
-from deid_diffusion.models import backends
+from deid_diffusion.models import backends, graphs
 from deid_diffusion.models.backends import TOLERANCE, BackendError, OnnxForward, use_backend
 from deid_diffusion.pipelines.repulsion import Repulsion
 from deid_diffusion.weight_files import cache_dir, sha256_of
@@ -124,9 +124,9 @@ def test_other_weights_have_another_graph(cache):
 
 
 def test_old_graphs_leave_the_cache(cache):
-    for number in range(backends.KEPT + 2):
-        backends._keep(cache / f"unet-{number}.onnx", b"graph")
-    assert len(list(cache.glob("*.onnx"))) == backends.KEPT
+    for number in range(graphs.KEPT + 2):
+        graphs.keep(cache / f"unet-{number}.onnx", b"graph")
+    assert len(list(cache.glob("*.onnx"))) == graphs.KEPT
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "foreign", "another unet's"])

@@ -4,10 +4,13 @@ import torch
 from diffusers import DDIMScheduler
 from PIL import Image
 
+from deid_diffusion import Settings
+from deid_diffusion.methods.sampling import check_settings
+from deid_diffusion.pipelines.conditioning import FEWEST, FIELDS
 from deid_diffusion.pipelines.face_inpaint import FaceInpaintPipeline
 from deid_diffusion.pipelines.id_encoder import embed
 from deid_diffusion.pipelines.repulsion import Energy
-from tests.tiny import DIM, tiny_pipeline
+from tests.tiny import DIM, tiny_pipeline, tiny_unet
 
 SIZE = 64
 
@@ -221,3 +224,17 @@ def test_components_are_left_as_found(pipe):
     assert not pipe.unet.training
     assert all(p.grad is None for p in pipe.unet.parameters())
     assert all(torch.equal(v, before[k]) for k, v in pipe.unet.state_dict().items())
+
+
+def test_a_unet_from_before_an_attribute_leaves_it_out():
+    pipe = tiny_pipeline(SIZE)
+    pipe.unet = tiny_unet(SIZE, attributes=FEWEST)
+    assert (pipe.attribute_count, pipe.identity_dim) == (FEWEST, DIM)
+    images = [
+        pipe(**inputs(1) | {"attributes": given}, generator=seeds(0)).images
+        for given in ({"age": 40.0, "sunglasses": 1.0}, {"age": 40.0})
+    ]
+    assert torch.equal(*images)
+    assert tiny_pipeline().attribute_count == len(FIELDS)
+    with pytest.raises(ValueError, match="before there was sunglasses"):
+        check_settings(pipe, Settings(attributes={"sunglasses": 1.0}))

@@ -9,10 +9,11 @@ import torch
 from PIL import Image, ImageDraw
 
 from deid_diffusion.faces.estimator import FaceEstimator
+from deid_diffusion.faces.facemesh import FaceMesh
 from deid_diffusion.faces.geometry import FIVE
+from deid_diffusion.faces.lenses import lens_shade
 from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
-from deid_diffusion.training.face_labels import MEASURED, Labeller, lens_shade, load_net
-from deid_diffusion.training.facemesh import FaceMesh
+from deid_diffusion.training.face_labels import MEASURED, Labeller, load_net
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +77,10 @@ def test_dark_lenses_are_told_from_bare_eyes_and_make_glasses(label, portrait):
     assert face.measured[shade] < 0.3
     dark = label(np.asarray(worn))
     assert dark.measured[shade] > 0.5
-    assert dark.attributes[ATTRIBUTE_NAMES.index("glasses")] == 1
+    assert [dark.attributes[ATTRIBUTE_NAMES.index(name)] for name in ("glasses", "sunglasses")] == [1, 1]
+    assert face.attributes[ATTRIBUTE_NAMES.index("sunglasses")] == 0
+    read = [label.estimator.analyze(one.small[None])[0].attributes.sunglasses for one in (face, dark)]
+    assert read == [0, 1]
 
 
 def test_eyes_in_the_shade_are_no_sunglasses(label, portrait):

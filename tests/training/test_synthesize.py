@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from deid_diffusion import cli
+from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES
 from deid_diffusion.training import generator
 from deid_diffusion.training.census import census, census_text, draw_sheet
 from deid_diffusion.training.data import load_faces
@@ -48,6 +49,17 @@ def add(shards: Shards, ages: list[float], faults: list[str]) -> None:
         "tried_fault": np.array(faults, "U16"), "tried_style": np.zeros((len(faults), 4), np.float16),
     }  # fmt: skip
     shards.add({"": [(key, crop(50 + n)) for n, key in enumerate(keys)]}, labels)
+
+
+def test_shards_from_before_sunglasses_were_an_attribute_get_them(tmp_path):
+    measured = np.zeros((2, len(MEASURED)), np.float32)
+    measured[1, MEASURED.index("lens_shade")] = 0.5
+    attributes = np.zeros((2, len(ATTRIBUTE_NAMES) - 1), np.float32)
+    labels = {"key": np.array(["a", "b"]), "measured": measured, "attributes": attributes}
+    Shards(tmp_path).add({"": [("a", crop(50)), ("b", crop(60))]}, labels)
+    (read,) = Shards(tmp_path).labels
+    assert read["attributes"][:, ATTRIBUTE_NAMES.index("sunglasses")].tolist() == [0, 1]
+    assert read["sunglasses"].tolist() == [0, 1]
 
 
 def test_shards_are_read_back_and_together(tmp_path):

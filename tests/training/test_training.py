@@ -21,8 +21,15 @@ from deid_diffusion.faces.attribute_classifiers import AttributeClassifiers
 from deid_diffusion.faces.estimator import OUTPUTS, FaceEstimator
 from deid_diffusion.faces.face_shape import Placement, rotation_from_angles
 from deid_diffusion.methods.identity_bank import IdentityBank
-from deid_diffusion.pipelines.conditioning import ATTRIBUTE_NAMES, attribute_vector, condition_vector, fold
+from deid_diffusion.pipelines.conditioning import (
+    ATTRIBUTE_NAMES,
+    attribute_vector,
+    condition_vector,
+    first_attributes,
+    fold,
+)
 from deid_diffusion.pipelines.precondition import SIGMA_DATA
+from deid_diffusion.training import all as training_all
 from deid_diffusion.training import (
     apertures,
     blend,
@@ -32,7 +39,6 @@ from deid_diffusion.training import (
     filter_bank,
     id_encoder,
     inpaint,
-    pack,
     sample_grid,
 )
 from deid_diffusion.training.adversarial import MAPS, build_critic
@@ -43,12 +49,19 @@ from deid_diffusion.training.masks import BROWS, foreheads, inner_faces, random_
 from deid_diffusion.training.muon import Muon, orthogonalised
 from deid_diffusion.training.resnet import build_resnet
 from deid_diffusion.training.run import RunOptions, begin, build_optimiser, integers, parse_options, run_training
+from deid_diffusion.training.shards import Shards
 from deid_diffusion.weight_files import write_hashes
 from tests.tiny import tiny_shape
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 PEOPLE = 12
+
+
+def webp(picture: np.ndarray, side: int = 256) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture.astype(np.uint8)).resize((side, side)).save(buffer, "WEBP", quality=90)
+    return buffer.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +75,10 @@ def data(tmp_path_factory) -> str:
         for n in range(PEOPLE):
             key = f"{n:05d}"
             tint = np.asarray(base) * rng.uniform(0.5, 1, 3)
-            buffer = io.BytesIO()
-            Image.fromarray(tint.astype(np.uint8)).save(buffer, "WEBP", quality=90)
+            picture = webp(tint)
             entry = tarfile.TarInfo(f"{key}.webp")
-            entry.size = buffer.tell()
-            buffer.seek(0)
-            tar.addfile(entry, buffer)
+            entry.size = len(picture)
+            tar.addfile(entry, io.BytesIO(picture))
             place = Placement(60.0, rotation_from_angles(*rng.normal(0, 5, 3)), np.array([128.0, 112, 0]))
             landmarks.append(place.place(truth.mean + 0.01 * rng.normal(size=(478, 3))))
             keys.append(key)
@@ -240,7 +251,7 @@ def weight_of(run: str) -> torch.Tensor:
     return UNet2DConditionModel.from_pretrained(f"{run}/unet", dtype=torch.float32).conv_in.weight.detach()
 
 
-def test_six_commands_make_weights_that_the_anonymizer_loads(data, features, tmp_path):
+def test_six_commands_train_and_resume_and_blend(data, features, tmp_path):
     names = ("estimator", "apertures", "id_encoder", "inpaint", "first", "distill")
     runs = {name: str(tmp_path / name) for name in names}
     common = ["--data", data, "--steps", "2", "--minutes", "5", "--batch", "2"]
@@ -277,28 +288,61 @@ def test_six_commands_make_weights_that_the_anonymizer_loads(data, features, tmp
     for wrong in ("glasses", "hat=2", "glasses=0"):
         with pytest.raises(ValueError, match="--emphasise"):
             blend.main(["--before", runs["inpaint"], "--after", runs["distill"], "--emphasise", wrong])
-    out = tmp_path / "weights"
-    AttributeClassifiers({"glasses": torch.zeros(1586)}).save(tmp_path / "labels.safetensors")
-    keys = np.load(Path(data) / "synthetic.npz")["key"]
+
+
+def test_the_whole_chain_makes_weights_that_the_anonymizer_loads(data, features, tmp_path, monkeypatch):
+    faces, out = tmp_path / "faces", tmp_path / "weights"
+    shutil.copytree(data, faces)
+    table = (faces / "synthetic.npz").read_bytes()
+    labels = dict(np.load(io.BytesIO(table)))
+    large = [(key, webp(astronaut()[0:230, 110:340], 512)) for key in labels["key"][:5].tolist()]
+    labels = {name: labels[name][:5] for name in ("key", "split", "landmarks")}
+    Shards(faces).add(
+        {"": [], "512": large}, labels | {"attributes": np.full((5, len(ATTRIBUTE_NAMES)), np.nan, "f4")}
+    )
+    (faces / "synthetic.npz").write_bytes(table)  # of all crops, not only of those with a large one
+    AttributeClassifiers({"glasses": torch.zeros(1585)}).save(tmp_path / "labels.safetensors")
+    keys = np.load(io.BytesIO(table))["key"]
     np.savez(tmp_path / "labels.npz", key=keys, glasses=np.zeros(len(keys), np.float32))
-    parts = ["--inpaint", blended, "--id-encoder", runs["id_encoder"], "--estimator", runs["estimator"],
-             "--apertures", runs["apertures"]]  # fmt: skip
-    pack.main(["--data", data, *parts, "--identities", "6", "--out", str(out), "--labels", f"{tmp_path}/labels.npz"])
-    anonymize = FaceAnonymizer.from_pretrained(out / "face256", estimator=out / "face_estimator")
+    words = ["--data", str(faces), "--runs", str(tmp_path / "runs"), "--out", str(out), "--perceptual", features,
+             "--labels", str(tmp_path / "labels.npz"), "--steps", "2", "--batch", "2", "--widths", "8,8,8,8",
+             "--channels", "32,32,32,32", "--identities", "6", "--no-filter", "--backend", "torch"]  # fmt: skip
+    whole = training_all.import_module
+    monkeypatch.setattr(training_all, "import_module", lambda name: 1 / 0 if name.endswith("distill") else whole(name))
+    with pytest.raises(ZeroDivisionError):
+        training_all.main(words)
+    monkeypatch.setattr(training_all, "import_module", whole)
+    ran = training_all.train(parse_options(training_all.Options, words, ""))["ran"]
+    assert ran == ["distill", "pack", "detail_pairs", "detail", "pack with detail"]  # and nothing twice
+    anonymize = FaceAnonymizer.from_pretrained(out / "face256", estimator=out / "face_estimator", backend="torch")
+    assert anonymize.size == 512
     assert anonymize.hashes["identities.safetensors"]
-    assert len(anonymize.bank.embedding) == 6
+    assert len(anonymize.bank.embedding) == len(anonymize.bank.appearance) == 6
     assert set(anonymize.estimator.classifiers.weights) == {"glasses"}
-    assert anonymize.estimator.apertures.network.config.hidden_sizes == [8, 8]
+    assert anonymize.estimator.apertures.network.config.num_labels == 2
     assert float(anonymize.estimator.ood.ood_score(anonymize.estimator.states(torch.zeros(1, 3, 256, 256)))) > 0
     assert str(tmp_path) not in "".join(path.read_text() for path in (out / "face256").rglob("config.json"))
     assert "attribute_classifiers.safetensors" in (out / "face_estimator" / "SHA256SUMS").read_text()
-    assert FaceEstimator.from_pretrained(out / "face_estimator").landmarks(
-        np.zeros((1, 256, 256, 3), np.uint8)
-    ).shape == (
-        1,
-        478,
-        3,
-    )
+    assert anonymize.estimator.landmarks(np.zeros((1, 256, 256, 3), np.uint8)).shape == (1, 478, 3)
+    assert anonymize(astronaut(), seed=0).faces[0].outcome is not None
+
+
+def test_an_older_unet_learns_new_attributes_from_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(inpaint, "FIELDS", dict(list(inpaint.FIELDS.items())[:18]))
+    old = inpaint.build_unet((32, 32, 32, 32), 1).eval()
+    monkeypatch.undo()
+    old.save_pretrained(tmp_path)
+    new = inpaint.load_unet(tmp_path).eval()
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(2, old.config.in_channels, 16, 16, generator=generator)
+    vector = torch.randn(2, new.config.projection_class_embeddings_input_dim, generator=generator)
+    asked, rest = vector.split([2 * len(ATTRIBUTE_NAMES), vector.shape[1] - 2 * len(ATTRIBUTE_NAMES)], 1)
+    with torch.no_grad():
+        before = old(noise, 500, None, class_labels=torch.cat([first_attributes(asked, 18), rest], 1)).sample
+        after = new(noise, 500, None, class_labels=vector).sample
+    assert torch.allclose(before, after, atol=1e-5)
+    new.save_pretrained(tmp_path / "again")
+    assert inpaint.load_unet(tmp_path / "again").class_embedding.linear_1.in_features == vector.shape[1]
 
 
 def test_filtering_drops_exactly_the_identities_with_furrows(data, weights, tmp_path):
@@ -543,7 +587,7 @@ def test_an_emphasised_attribute_has_more_effect_when_there_and_as_before_when_n
 
 def test_an_emphasised_identity_has_more_effect_and_none_as_before():
     attributes, person = attribute_vector([{"age": 30}, {"age": 30}]), torch.randn(2, 8)
-    weight = torch.randn(5, 45, generator=torch.Generator().manual_seed(0))
+    weight = torch.randn(5, 2 * len(ATTRIBUTE_NAMES) + 9, generator=torch.Generator().manual_seed(0))
     named, nobody = condition_vector(attributes, person, 8), condition_vector(attributes, None, 8)
     louder = blend.emphasised(weight, "identity", 1.5)
     assert torch.allclose(nobody @ louder.T, nobody @ weight.T, atol=1e-5)

@@ -1,0 +1,1 @@
+"""Judges clips: frame by frame, pooled, over time, and as files."""
