@@ -1,9 +1,10 @@
 """Pictures a minute of `deid run FOLDER`: with workers, with one, two runs at once, and by another checkout.
 
-    python benchmarks/folders.py PHOTOS [--pictures 16] [--turns 3] [--against OTHER_CHECKOUT]
+    python benchmarks/folders.py PHOTOS [--pictures 16] [--turns 3] [--ray] [--against OTHER_CHECKOUT]
 
 All take turns, each in a fresh process that starts and loads the model, on copies of the first pictures of a folder.
-Wall seconds depend on what else runs; CPU seconds (of the run and its workers) hardly. Read the ratios.
+Wall seconds depend on what else runs; CPU seconds (of the run and its workers) hardly. Read the ratios. Ray's workers
+are nobody's children: of them only wall seconds are known.
 """
 
 import argparse
@@ -48,13 +49,17 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--side", type=int, default=768, help="pictures are made smaller, to this many pixels")
     parser.add_argument("--against", type=Path, help="another checkout, run without --workers")
-    parser.add_argument("--quick", action="store_true", help="no warm-up, and no two runs at once")
+    parser.add_argument("--quick", action="store_true", help="no two runs at once")
+    parser.add_argument("--ray", action="store_true", help="also one and two actors of a Ray cluster of this machine")
     options = parser.parse_args()
     kinds = {"one worker": (CHECKOUT, ["--workers", "1"], 1), "two workers": (CHECKOUT, ["--workers", "2"], 1)}
     kinds["two runs at once, two workers each"] = (CHECKOUT, ["--workers", "2"], 2)
     if options.against is not None:
         kinds = {"the other checkout": (options.against, [], 1)} | kinds
         kinds["two runs at once of the other"] = (options.against, [], 2)
+    if options.ray:
+        ray = ["--ray", "local", "--workers"]
+        kinds |= {f"Ray, {n} actor{'s' * (n > 1)}": (CHECKOUT, [*ray, str(n)], 1) for n in (1, 2)}
     if options.quick:
         kinds = {name: kind for name, kind in kinds.items() if kind[2] == 1}
     found = [path for path in sorted(options.photos.rglob("*")) if path.suffix.lower() in (".jpg", ".jpeg", ".png")]
@@ -66,16 +71,18 @@ def main() -> None:
             picture = Image.open(path).convert("RGB")
             picture.thumbnail((options.side, options.side))
             picture.save(folder / f"{number:03}.png")
-        for turn in range(1 if options.quick else 0, options.turns + 1):
+        one = Path(name) / "one"
+        one.mkdir()
+        shutil.copy(folder / "000.png", one)
+        for checkout in {checkout for checkout, _, _ in kinds.values()}:
+            end(start(one, Path(name) / "out0", checkout, []))  # exports the graph
+        for _ in range(options.turns):
             for kind, (checkout, words, runs) in kinds.items():
-                if turn == 0 and runs > 1:
-                    continue
                 begin = time.perf_counter()
                 processes = [start(folder, Path(name) / f"out{one}", checkout, words) for one in range(runs)]
                 cpu = sum(end(process) for process in processes)
                 took = time.perf_counter() - begin
-                if turn:  # the first one exports the graph
-                    rows[kind].append((took / runs / options.pictures, cpu / runs / options.pictures))
+                rows[kind].append((took / runs / options.pictures, cpu / runs / options.pictures))
                 print(f"{kind}: {took:.1f} s, CPU {cpu:.1f} s, load {os.getloadavg()[0]:.1f}", flush=True)
     print(f"\nseconds a picture, medians of {options.turns} turns of {options.pictures} pictures, start included")
     first = next(iter(rows.values()))

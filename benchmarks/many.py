@@ -1,4 +1,4 @@
-"""Many tiny pictures on a Ray cluster of this machine: pictures a second, and the memory of the run as it goes on.
+"""Many tiny pictures on a Ray cluster of this machine: pictures a second, CPU seconds, and memory as the run goes on.
 
     python benchmarks/many.py [--pictures 100000] [--workers 1 2] [--seconds 600]
 
@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -43,23 +44,25 @@ def go(folder: Path, out: Path, workers: int, limit: float) -> None:
     with open(out.with_suffix(".txt"), "w") as log:
         process = subprocess.Popen(list(map(str, command)), stdout=log, stderr=log, env=environment, cwd=CHECKOUT)
     own, begin, rows = psutil.Process(process.pid), time.perf_counter(), []
+    seconds: dict[int, float] = {}  # of CPU, by process
     while process.poll() is None:
         time.sleep(EVERY_S)
         done = out.with_suffix(".txt").read_bytes().count(b" -> ")
-        try:
-            rows.append((time.perf_counter() - begin, done, own.memory_info().rss / 2**20))
-        except psutil.NoSuchProcess:
-            break
-        if rows[-1][0] > limit:
+        with suppress(psutil.NoSuchProcess):
+            for one in (own, *own.children(recursive=True)):
+                seconds[one.pid] = sum(one.cpu_times()[:2])
+            rows.append((time.perf_counter() - begin, done, own.memory_info().rss / 2**20, sum(seconds.values())))
+        if rows and rows[-1][0] > limit:
             process.send_signal(signal.SIGINT)
             limit = float("inf")
     told = json.loads(report.read_text())
     good = sum(not row["error"] for row in told["files"])
     busy = [row for row in rows if 0 < row[1] < rows[-1][1]] or rows
-    rate = (busy[-1][1] - busy[0][1]) / max(busy[-1][0] - busy[0][0], 1e-9)
-    print(f"{workers} workers: {good} done in {rows[-1][0]:.0f} s, {rate:.1f} a second once under way, complete: "
-          f"{told['complete']}; load {os.getloadavg()[0]:.1f}")  # fmt: skip
-    for at, done, memory in (busy[0], busy[len(busy) // 2], busy[-1]):
+    took, more, _, cpu_s = (last - first for first, last in zip(busy[0], busy[-1], strict=True))
+    print(f"{workers} workers: {good} done in {rows[-1][0]:.0f} s, complete: {told['complete']}; once under way "
+          f"{more / max(took, 1e-9):.1f} a second, {1000 * cpu_s / max(more, 1):.1f} CPU ms each in all processes; "
+          f"load {os.getloadavg()[0]:.1f}")  # fmt: skip
+    for at, done, memory, _ in (busy[0], busy[len(busy) // 2], busy[-1]):
         print(f"  after {at:5.0f} s {done:7} pictures, memory of the run {memory:.0f} MiB", flush=True)
 
 

@@ -9,11 +9,23 @@ import pytest
 
 # Before any test imports torch or a Hugging Face library: they read these once.
 os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1", "MPLBACKEND": "Agg"}
-_HOME = tempfile.TemporaryDirectory(prefix="deid-hf-")
-os.environ["HF_HOME"] = _HOME.name
-os.environ["DEID_CACHE"] = str(Path(_HOME.name) / "deid")
+if "PYTEST_XDIST_WORKER" not in os.environ:  # those share one cache: an export of the model takes seconds
+    _HOME = tempfile.TemporaryDirectory(prefix="deid-hf-")
+    os.environ["HF_HOME"] = _HOME.name
+    os.environ["DEID_CACHE"] = str(Path(_HOME.name) / "deid")
 
+# Long tests and dear fixtures go first: at the end they would leave a core idle, or be set up in both processes.
+FIRST = ("web/", "test_notebooks.py", "training/test_training.py", "test_cli.py", "test_docs.py", "training/", "hub/",
+         "imaging/test_fuzz.py", "test_readme.py", "jobs/", "methods/test_inpaint.py")  # fmt: skip
 CHECKOUT = Path(__file__).parent.parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def rank(item: pytest.Item) -> int:
+        place = item.path.relative_to(CHECKOUT / "tests").as_posix()
+        return next((number for number, start in enumerate(FIRST) if place.startswith(start)), len(FIRST))
+
+    items.sort(key=rank)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -47,3 +59,11 @@ def weights() -> Path:
     if not ((folder / "face256" / "model_index.json").exists() and (folder / "face_estimator").is_dir()):
         pytest.skip("weights/face256 and weights/face_estimator are not trained yet")
     return folder
+
+
+@pytest.fixture(scope="session")
+def anonymizer(weights):
+    """The shipped anonymizer, loaded once: nobody may change it."""
+    from deid_diffusion import FaceAnonymizer
+
+    return FaceAnonymizer.from_pretrained()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from skimage.data import astronaut
 
-from deid_diffusion import FaceAnonymizer, Repulsion
+from deid_diffusion import Repulsion
 from deid_diffusion.faces.attributes import Attributes
 from deid_diffusion.settings import Settings
 from tests.imaging.clip_maker import make_clip
@@ -36,10 +36,10 @@ class Colours:
 
 
 @pytest.fixture(scope="module")
-def studio() -> crops.Studio:
+def studio(anonymizer) -> crops.Studio:
     portrait = astronaut()[0:256, 96:352]
     pictures = {"none": np.zeros_like(portrait), "one": portrait, "two": np.ascontiguousarray(portrait[:, ::-1])}
-    return crops.Studio.of(FaceAnonymizer.from_pretrained(), pictures, 2)
+    return crops.Studio.of(anonymizer, pictures, 2)
 
 
 def test_a_studio_generates_the_same_condition_alike_and_another_differently(studio):
@@ -52,9 +52,9 @@ def test_a_studio_generates_the_same_condition_alike_and_another_differently(stu
         assert (generated[off] == face.crop.image[off]).all()
 
 
-def test_a_studio_says_how_many_faces_it_found():
+def test_a_studio_says_how_many_faces_it_found(anonymizer):
     with pytest.raises(SystemExit, match="wanted 1 pictures with a readable face, got 0"):
-        crops.Studio.of(FaceAnonymizer.from_pretrained(), {"none": np.zeros((256, 256, 3), np.uint8)}, 1)
+        crops.Studio.of(anonymizer, {"none": np.zeros((256, 256, 3), np.uint8)}, 1)
 
 
 def test_identity_tables_have_a_row_for_each_form_and_strength(studio, tmp_path):

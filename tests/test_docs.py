@@ -117,18 +117,13 @@ def test_python_blocks_compile_and_import_what_is_there(page):
             assert all(hasattr(import_module(module), name) for name in names.split(", "))
 
 
-def test_the_pages_about_stages_methods_and_policies_run(tmp_path, astronaut, weights):
+def test_the_pages_about_stages_methods_and_policies_run(tmp_path, astronaut, anonymizer, monkeypatch):
     Image.fromarray(astronaut[0:256, 96:352]).save(tmp_path / "photo.jpg", quality=95)
-    start = "from deid_diffusion import FaceAnonymizer\nanonymize = FaceAnonymizer.from_pretrained()\n"
-    end = "assert [face.outcome.value for face in result.faces] == ['replaced']\n"
-    code = start
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(type(anonymizer), "from_pretrained", lambda: anonymizer)
+    known = {"__name__": "page", "anonymize": anonymizer}
     for name in ("photos", "methods", "own-method"):
-        code += "".join(blocks(CHECKOUT / "docs" / "how-to" / f"{name}.md", "python")) + (
-            end if name != "photos" else ""
-        )
-    env = os.environ | {"PYTHONPATH": str(CHECKOUT)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=500
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+        for text in blocks(CHECKOUT / "docs" / "how-to" / f"{name}.md", "python"):
+            exec(compile(text, name, "exec"), known)
+        assert name == "photos" or [face.outcome.value for face in known["result"].faces] == ["replaced"]
     assert {path.name for path in tmp_path.glob("*0.jpg")} == {"20.jpg", "40.jpg", "60.jpg"}

@@ -71,8 +71,8 @@ IMAGE = np.random.default_rng(0).integers(0, 120, (32, 32, 3), dtype=np.uint8)
 
 
 @pytest.fixture(scope="module")
-def anonymize(weights) -> FaceAnonymizer:
-    return FaceAnonymizer.from_pretrained()
+def anonymize(anonymizer) -> FaceAnonymizer:
+    return anonymizer
 
 
 @pytest.fixture(params=HOSTILE, ids=lambda name: name.replace(" ", "-"))

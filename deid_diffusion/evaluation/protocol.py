@@ -129,9 +129,10 @@ def _floor(folders: Folders, part: str) -> list[Path]:
 def _refuse_empty(methods: list[MethodTable], originals: str) -> None:
     for method in methods:
         if not len(method.faces["row"]):
+            found = ", ".join(f"{count} {problem}" for problem, count in method.problems.counts.items())
             raise EvaluationError(
-                f"not one face of {originals} could be judged in {method.name}: "
-                f"{dict(method.problems.counts)}. Names must match, and faces must be detected in the originals"
+                f"not one face of {originals} could be judged in {method.name}: {found}. Names must match, and faces "
+                "must be detected in the originals"
             )
 
 

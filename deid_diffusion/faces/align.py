@@ -141,8 +141,11 @@ def follow_faces(
     for face, start, analysis in zip(faces, starts, said, strict=True):
         back = invert(start)
         crop = _sound_crop(image, face, apply(back, analysis.landmarks[:, :2].astype(float)), size, growth)
-        placed = None if crop is None else estimator.placed(analysis, compose(crop.crop_from_image, back), size)
-        found.append(None if crop is None or placed is None else (crop, placed))
+        if crop is None:
+            found.append(None)
+            continue
+        placed = estimator.placed(analysis, compose(crop.crop_from_image, back), size)
+        found.append((crop, estimator.look_closer([crop.image], [placed])[0]))
     return found
 
 

@@ -17,7 +17,7 @@ Detector = Callable[[np.ndarray], list[Face]]  # (H, W, 3) uint8 RGB -> faces in
 
 TILE, OVERLAP = 1024, 144  # pixels, multiples of 16: memory goes with the tile, lost time with the overlap
 LOOK = 128  # pixels, side of the second look at a doubtful face
-FOLLOWED = 0.5  # score from which a face is still where it was
+FOLLOWED = 0.4  # score from which a face is still where it was; what shows faintly must reach as much
 UPRIGHT_DEG = 15.0  # up to this roll the network's points are good
 NAMED = 0.25  # score from which there is a face in a box that somebody named
 LEAST_SIDE = 4  # pixels, of a box that users bring: no face is smaller, and what is holds other units
@@ -90,11 +90,13 @@ class CenterFaceDetector:
 
         Args:
             image: (H, W, 3) uint8 RGB.
-            faces: of the frame before, some of them.
+            faces: of frames before, where they should be by now.
 
         Returns:
-            those that are still there, or within a third of their size, and clearly faces.
+            those that are there, or within a third of their size, and clearly faces; none that left the picture.
         """
+        inside = np.array(image.shape[1::-1])
+        faces = [f for f in faces if ((middle_of(f) > 0) & (middle_of(f) < inside)).all() and extent_of(f) >= 1]
         if not faces:
             return []
         rolls = [roll_deg(face.landmarks) for face in faces]

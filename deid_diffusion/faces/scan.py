@@ -19,7 +19,7 @@ from .motion import summarize, weighted_median
 from .saved_looks import SavedLooks
 from .sightings import Origin, Sighting, fill
 from .task import FaceTask
-from .tracks import GAP_S, ODD, Linker, group_people, iou, join_backwards
+from .tracks import GAP_S, ODD, Linker, centre_of, group_people, iou, join_backwards
 
 log = logging.getLogger(__name__)
 # Between two full looks; less than `GAP_S`, so that a face that only they find is followed from one to the next, and
@@ -96,8 +96,8 @@ class Scan:
                 when nothing is to be read.
             listed: where faces are, as somebody says; then nothing is looked for.
             look_at: reads the points of listed faces that have none; None leaves them as they are.
-            follow: (H, W, 3) uint8, faces of the frame before -> those that are seen clearly at their places; None
-                where nothing can.
+            follow: (H, W, 3) uint8, faces where they should be -> those that are seen clearly there; None where
+                nothing can.
         """
         self.glance, self.look, self.read, self.follow = glance, look, read, follow
         self.listed, self._look_at = listed, look_at
@@ -158,13 +158,11 @@ class Scan:
 
     def _detect(self, image: np.ndarray, time_s: float, cut: bool) -> list[Face]:
         """The faces of a frame; a second, thorough look where it is due or one seems to be gone."""
-        if cut:
-            self._faces = []  # nobody stands where somebody stood before
         idle = time_s - max(self._seen_s, self.linker.shot_s) > GAP_S
         due = cut or time_s - self._looked_s >= (IDLE_LOOK_S if idle else LOOK_S) - 1e-6
         if idle and not due and time_s - self._glanced_s < GLANCE_S - 1e-6:
             return []
-        faces = self._glanced(image, time_s, due)
+        faces = self._glanced(image, time_s, due, cut)
         if due or (time_s - self._looked_s >= LOST_S - 1e-6 and self._loses_one(faces)):
             faces = united(self.look(image), faces)
             self._looked_s = time_s
@@ -186,30 +184,37 @@ class Scan:
             self._seen_s = time_s
         return faces
 
-    def _glanced(self, image: np.ndarray, time_s: float, due: bool) -> list[Face]:
+    def _glanced(self, image: np.ndarray, time_s: float, due: bool, cut: bool) -> list[Face]:
         """The faces of a frame by the quickest look that sees those of the frame before."""
+        known = [] if cut else self._known(time_s)
         seen: list[Face] = []
-        few = self.follow is not None and 0 < len(self._faces) <= FEW
+        few = self.follow is not None and len(known) <= FEW
         if few and not due and time_s - self._glanced_s < GLANCE_S - 1e-6:
-            seen = self._followed(image, self._faces)
+            seen = self._followed(image, known)
             if not self._loses_one(seen):
                 return seen
         self._glanced_s = time_s
         faces = united(self.glance(image), seen)
-        lost = self._lost(faces)
+        lost = [one for one in known if not _is_among(one, faces)]
         return united(faces, self._followed(image, lost)) if few and lost and not seen else faces
 
+    def _known(self, time_s: float) -> list[Face]:
+        """The faces of this shot that were seen a moment ago, where they should be by now."""
+        linker, known = self.linker, []
+        for track in linker.tracks.values():
+            if track.last >= linker.starts[-1] and time_s - linker.times_s[track.last] <= GAP_S:
+                last = track.found[track.last]
+                box = linker.predicted(track, time_s)
+                known.append(replace(last, box=box, landmarks=last.landmarks + (centre_of(box) - centre_of(last.box))))
+        return known
+
     def _followed(self, image: np.ndarray, faces: Sequence[Face]) -> list[Face]:
-        """Those that are seen clearly where they were."""
-        return [] if self.follow is None else self.follow(image, faces)
+        """Those that are seen clearly where they should be."""
+        return [] if self.follow is None or not faces else self.follow(image, faces)
 
     def _loses_one(self, faces: Sequence[Face]) -> bool:
         """Whether a face of the frame before is not among them."""
-        return bool(self._lost(faces))
-
-    def _lost(self, faces: Sequence[Face]) -> list[Face]:
-        """The faces of the frame before that are not among them."""
-        return [one for one in self._faces if max((iou(one.box, face.box) for face in faces), default=0.0) < 0.2]
+        return not all(_is_among(one, faces) for one in self._faces)
 
     def _told(self, image: np.ndarray, row: Sequence[Sighting]) -> list[Face]:
         """The faces of a frame as they are listed; of those that nobody found there, only the place is kept."""
@@ -347,3 +352,7 @@ def united(faces: Sequence[Face], more: Sequence[Face]) -> list[Face]:
         more: of which those are taken that overlap none of the others.
     """
     return [*faces, *(one for one in more if all(iou(one.box, face.box) < 0.35 for face in faces))]
+
+
+def _is_among(face: Face, faces: Sequence[Face]) -> bool:
+    return any(iou(one.box, face.box) >= 0.2 for one in faces)

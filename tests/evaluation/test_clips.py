@@ -110,6 +110,9 @@ def test_what_is_left_is_exposed_and_recognised_and_what_is_replaced_is_not(opti
     assert copy.look_at == ((0.0, 1.1, "exposed"),)
     assert blank.look_at == ((0.0, 1.1, "no face found in the output"),)
     assert steady.judges[0].strangers == 20
+    (person,) = copy.judges[0].people
+    assert (person.tracks, person.frames, person.exposed, person.start_s) == ((0,), 12, 12, 0.0)
+    assert person.pooled == value(copy, names.POOLED)
     assert "12 of 12 face-frames are exposed" in clip_headline(copy)[0]
     assert [check.same for check in steady.files] == [True] * len(steady.files)
     assert check(steady, "audio").got == "1 streams, 11 packets, bit for bit"

@@ -1,4 +1,5 @@
 import sys
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -169,6 +170,19 @@ def test_the_fast_detector_finds_small_lying_faces_in_large_pictures(roll):
     found = nearest(detector_of("fast")(picture), points + [2300, 1700])
     assert eye_distances_off(found, points + [2300, 1700]) < 0.4
     assert abs((roll_deg(found.landmarks) - roll + 180) % 360 - 180) < 20
+
+
+@pytest.mark.parametrize("roll", [0, 40])
+def test_a_known_face_is_followed_and_one_that_left_the_picture_is_not(roll):
+    detector = detector_of("fast")
+    image, points = head(60, roll, side=300)
+    face = nearest(detector(image), points)
+    before = replace(face, box=face.box + 9, landmarks=face.landmarks + 9)
+    elsewhere = [replace(face, box=face.box + shift) for shift in (-180, 90, 180)]
+    (again,) = detector.follow(image, [before, *elsewhere])
+    assert np.abs(again.box - face.box).max() < 8
+    assert np.abs(again.landmarks - face.landmarks).max() < 6
+    assert not detector.follow(image, elsewhere)
 
 
 def test_an_unknown_detector_is_refused():

@@ -12,8 +12,8 @@ FIVE = np.array([[4, 4], [8, 4], [6, 6], [4, 8], [8, 8]], float)
 
 
 @pytest.fixture(scope="module")
-def anonymize(weights) -> FaceAnonymizer:
-    return FaceAnonymizer.from_pretrained()
+def anonymize(anonymizer) -> FaceAnonymizer:
+    return anonymizer
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@ import sys
 
 from tests.conftest import CHECKOUT
 
-SECONDS = 25
+SECONDS = 12
 
 
 def test_mutated_files_are_loaded_or_refused_and_nothing_else():

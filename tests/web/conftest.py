@@ -10,17 +10,11 @@ import pytest
 
 pytest.importorskip("gradio", reason="needs gradio; pip install 'deid-diffusion[web]'")
 
-from deid_diffusion import FaceAnonymizer
 from deid_diffusion.web.server import Place, build
 from deid_diffusion.web.sessions import Limits
 
 CHROMIUM = os.environ.get("DEID_CHROMIUM", "/usr/bin/chromium")
 WAIT_MS = 120_000  # of a machine that others use, too
-
-
-@pytest.fixture(scope="session")
-def anonymizer(weights) -> FaceAnonymizer:
-    return FaceAnonymizer.from_pretrained(weights / "face256", estimator=weights / "face_estimator")
 
 
 @pytest.fixture(scope="session")

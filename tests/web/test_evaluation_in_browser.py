@@ -15,7 +15,7 @@ MADE = Path(__file__).parents[2] / "docs" / "before_after.png"  # two people who
 @pytest.fixture
 def folders(tmp_path) -> tuple[Path, Path]:
     with Image.open(MADE) as picture:
-        sides = [picture.convert("RGB").crop((x, 0, x + 450, 450)).resize((150, 150)) for x in (0, 470)]
+        sides = [picture.convert("RGB").crop((x, 0, x + 450, 450)).resize((300, 300)) for x in (0, 470)]
     for kind, order in (("originals", sides), ("outputs", sides[::-1])):
         (tmp_path / kind).mkdir()
         for name, side in zip(("one", "two"), order, strict=True):
@@ -39,8 +39,9 @@ def test_two_folders_are_judged(visitor, folders, tmp_path, monkeypatch):
     page.get_by_text("2 pictures, 1 other files left out").wait_for()
     judge.click()
     page.locator("#evaluation .failure").wait_for()
-    assert "elsewhere.png" in page.locator("#evaluation .failure").inner_text()
-    assert "/tmp" not in page.locator("#evaluation .failure").inner_text()
+    said = page.locator("#evaluation .failure").inner_text()
+    assert "2 output without an original" in said
+    assert "/tmp" not in said
 
     (other / "elsewhere.png").rename(folders[0] / "one.png")
     page.set_input_files("#folder-originals", folders[0])

@@ -8,7 +8,7 @@ import numpy as np
 
 from deid_diffusion.evaluation.clips import results as names
 from deid_diffusion.evaluation.clips.motion import MOTIONS, STILL
-from deid_diffusion.evaluation.clips.results import ClipJudge
+from deid_diffusion.evaluation.clips.results import ClipJudge, ClipPerson
 from deid_diffusion.evaluation.clips.strangers import Strangers
 from deid_diffusion.evaluation.clips.tracks import EvalTrack, merged
 from deid_diffusion.evaluation.clips.watch import ClipWatch
@@ -69,9 +69,9 @@ def judge_metrics(watch: ClipWatch, number: int, judge: Judge, strangers: Strang
     if threshold is None:
         threshold, source = judge.threshold, "what its makers say" if judge.threshold is not None else ""
     people = merged(watch.tracks, number, threshold)
-    about = judge.name, judge.weight_hash, threshold, source, others, len(people)
+    about = judge.name, judge.weight_hash, threshold, source, others
     if not people:
-        return ClipJudge(*about, (Metric.missing(names.OWN, "no face was found in the original", "cosine"),))
+        return ClipJudge(*about, (), (Metric.missing(names.OWN, "no face was found in the original", "cosine"),))
     own = column(watch.tracks, f"own_{number}")
     most = np.array([max(track.rows[f"own_{number}"].max() for track in person) for person in people])
     pooled = [_pooled(person, number) for person in people]
@@ -89,7 +89,9 @@ def judge_metrics(watch: ClipWatch, number: int, judge: Judge, strangers: Strang
     else:
         found += [Metric(name, float((values >= threshold).mean()), n=len(values)) for name, values in hits]
     found += _ranks(watch, number, people, pooled, others)
-    return ClipJudge(*about, (*found, *_steadiness(watch.tracks, number)))
+    each = zip(people, most.tolist(), alike.tolist(), strict=True)
+    said = tuple(_person(person, best, mean) for person, best, mean in each)
+    return ClipJudge(*about, said, (*found, *_steadiness(watch.tracks, number)))
 
 
 def spans_to_look_at(tracks: Sequence[EvalTrack]) -> tuple[tuple[float, float, str], ...]:
@@ -159,6 +161,18 @@ def _motion(tracks: Sequence[EvalTrack], name: str, by: dict[str, str]) -> list[
         Metric(titles[0], together / spread if spread else 0.0, n=len(before), unit="r", on_originals=1.0),
         Metric(titles[1], together / float(before.var()), n=len(before), unit="slope", on_originals=1.0),
     ]
+
+
+def _person(person: Sequence[EvalTrack], best: float, pooled: float) -> ClipPerson:
+    exposed = column(person, "exposed")
+    return ClipPerson(
+        tracks=tuple(track.number for track in person),
+        start_s=round(min(track.start_s for track in person), 3),
+        frames=len(exposed),
+        exposed=int(exposed.sum()),
+        best=best,
+        pooled=pooled,
+    )
 
 
 def _pooled(person: Sequence[EvalTrack], number: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from deid_diffusion.evaluation.clips.results import ClipEvaluation, ClipReport, FileCheck
+from deid_diffusion.evaluation.clips.results import ClipEvaluation, ClipPerson, ClipReport, FileCheck
 from deid_diffusion.evaluation.clips.summary import clip_headline, table_rows
 from deid_diffusion.evaluation.clips.tracks import EvalTrack, Picture
 from deid_diffusion.evaluation.html_report import figure_tag, html_cell, setup_table, short_number, write_document
@@ -74,8 +74,10 @@ def _clip(report: ClipReport, tracks: Sequence[EvalTrack], shows_faces: bool) ->
         known = (
             "no threshold" if judge.threshold is None else f"threshold {judge.threshold:.2f}, {judge.threshold_from}"
         )
-        title = f"{judge.judge}: {judge.people} people in the clip, {judge.strangers} photos of strangers, {known}"
-        parts += [f"<h3>{escape(title)}</h3>", _metrics(judge.metrics)]
+        title = (
+            f"{judge.judge}: {len(judge.people)} people in the clip, {judge.strangers} photos of strangers, {known}"
+        )
+        parts += [f"<h3>{escape(title)}</h3>", _metrics(judge.metrics), _people(judge.people)]
     parts += ["<h3>File</h3>", _files(report.files)]
     if report.look_at:
         spans = "".join(
@@ -117,6 +119,17 @@ def _metrics(metrics: Sequence[Metric]) -> str:
     )
     head = "<tr><th></th><th>output</th><th>original</th><th>chance (similarity: strangers' mean)</th></tr>"
     return f'<div class="scroll"><table><thead>{head}</thead><tbody>{rows}</tbody></table></div>'
+
+
+def _people(people: Sequence[ClipPerson]) -> str:
+    """A row for each: a hand that was taken for a face is easily told from somebody who is recognised."""
+    rows = [
+        [", ".join(map(str, one.tracks[:20])), f"{one.start_s:.2f} s", str(one.frames), str(one.exposed),
+         f"{one.best:.2f}", f"{one.pooled:.2f}"]
+        for one in people
+    ]  # fmt: skip
+    titles = ("faces of one person", "first seen", "face-frames", "exposed", "similarity, best frame", "pooled")
+    return _table(titles, rows) if len(people) > 1 else ""
 
 
 def _files(checks: Sequence[FileCheck]) -> str:

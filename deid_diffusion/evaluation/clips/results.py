@@ -49,6 +49,25 @@ class FileCheck:
 
 
 @dataclass(frozen=True)
+class ClipPerson:
+    """One person of a clip, as a recogniser tells people apart: what a detector takes for a face is one, too.
+
+    Attributes:
+        tracks: numbers of the faces.
+        start_s: when they are first seen.
+        frames, exposed: face-frames, and how many of them are exposed.
+        best, pooled: similarity of the best frame, and of the mean of all.
+    """
+
+    tracks: tuple[int, ...]
+    start_s: float
+    frames: int
+    exposed: int
+    best: float
+    pooled: float
+
+
+@dataclass(frozen=True)
 class ClipJudge:
     """What one recogniser makes of a clip.
 
@@ -57,7 +76,7 @@ class ClipJudge:
         threshold: cosine from which it calls two faces one person; None where none is known.
         threshold_from: where that comes from.
         strangers: photos of other people among whom the person is sought.
-        people: how many it sees in the clip.
+        people: whom it sees in the clip.
         metrics: similarities, attackers, stability.
     """
 
@@ -66,7 +85,7 @@ class ClipJudge:
     threshold: float | None
     threshold_from: str
     strangers: int
-    people: int
+    people: tuple[ClipPerson, ...]
     metrics: tuple[Metric, ...]
 
 
