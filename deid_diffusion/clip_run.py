@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from .types import Face, Outcome, Redaction
 
 log = logging.getLogger(__name__)
 STRIDE = 2  # frames
+PEEK = 320  # px, long side of a frame in which only large faces are looked for
 MOST_REPEATS = 30  # of a frame that share its result; they wait for it in memory
 
 
@@ -101,9 +103,10 @@ class ClipRun:
         look = anonymizer.detect
         glance: Any = getattr(look, "glance", look)  # not every detector has it
         follow = self._timed(look.follow) if hasattr(look, "follow") else None
+        peek = self._timed(partial(glance, side=PEEK)) if glance is not look else None
         self.reading = ClipReading(anonymizer, settings, self.timing)
         read = self.reading if reads else None
-        self.scan = Scan(self._timed(glance), self._timed(look), read, listed, anonymizer.look_at, follow)
+        self.scan = Scan(self._timed(glance), self._timed(look), read, listed, anonymizer.look_at, follow, peek)
         own = anonymizer.default_policy(settings)
         people: Any = own if hasattr(own, "for_person") else None  # not every policy of somebody's own has it
         self.policy = TrackTargets(

@@ -31,8 +31,8 @@ LOST_S = 0.2  # between two for a face that comes and goes, as hands do: until t
 READ_S, READ_LATER_S = 0.1, 0.25  # between two readings of a track: of the first `ENOUGH`, and of those after them
 ENOUGH = 10
 # Between two quick looks at the whole frame; shorter than what a track that is found then goes on before its first
-# detection. In other frames only known faces are looked at, where they were, unless they are so many that it is
-# quicker to look at everything, or one of them is not seen there clearly.
+# detection. In other frames only known faces are looked at, where they should be, and large ones looked for, unless
+# known ones are so many that it is quicker to look at everything, or one of them is not seen there clearly.
 GLANCE_S = 0.1
 FEW = 6
 KEPT = 8  # frames: a track's speed is measured over some
@@ -86,6 +86,7 @@ class Scan:
         listed: FaceList | None = None,
         look_at: LookAt | None = None,
         follow: Follow | None = None,
+        peek: Find | None = None,
     ) -> None:
         """Takes what finds faces and what reads them.
 
@@ -98,8 +99,10 @@ class Scan:
             look_at: reads the points of listed faces that have none; None leaves them as they are.
             follow: (H, W, 3) uint8, faces where they should be -> those that are seen clearly there; None where
                 nothing can.
+            peek: quicker than `glance`, for large faces that come in between two of those; None for none.
         """
-        self.glance, self.look, self.read, self.follow = glance, look, read, follow
+        self.glance, self.look, self.read = glance, look, read
+        self.follow, self.peek = follow, peek
         self.listed, self._look_at = listed, look_at
         self.saved: SavedLooks | None = None
         self.linker = Linker(0 if listed is None else listed.next_number)
@@ -190,7 +193,7 @@ class Scan:
         seen: list[Face] = []
         few = self.follow is not None and len(known) <= FEW
         if few and not due and time_s - self._glanced_s < GLANCE_S - 1e-6:
-            seen = self._followed(image, known)
+            seen = united(self._followed(image, known), [] if self.peek is None else self.peek(image))
             if not self._loses_one(seen):
                 return seen
         self._glanced_s = time_s
