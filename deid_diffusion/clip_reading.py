@@ -47,7 +47,7 @@ class ClipReading:
             their analyzed tasks by place, as from `FaceAnonymizer.read`, eyes and mouth read from close-ups.
         """
         with self.timing("read"):
-            return self.anonymizer.read(image, faces, self.settings, places)
+            return self._closer(self.anonymizer.read(image, faces, self.settings, places))
 
     def follow(self, image: np.ndarray, faces: Sequence[Face], places: Sequence[int]) -> dict[int, FaceTask]:
         """The same, but for who they are, which their tracks say, of the next frame: in less time.
@@ -80,7 +80,7 @@ class ClipReading:
         return matrix * (SIZE / side) if np.abs(now - then).max() <= NEAR * side else None
 
     def _closer(self, found: dict[int, FaceTask]) -> dict[int, FaceTask]:
-        """With the mouth read as `follow` reads it, or what it comes back to would be that of another scale."""
+        """With mouths read as `follow` reads them, not as of a photo: or what they come back to has another scale."""
         places = [place for place, task in found.items() if task.analysis is not None]
         crops = [crop.image for place in places if (crop := found[place].crop) is not None]
         analyses = [analysis for place in places if (analysis := found[place].analysis) is not None]

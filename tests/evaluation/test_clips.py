@@ -202,7 +202,7 @@ def test_the_command_line_judges_clips_beside_pictures(options, capsys, monkeypa
 
 
 def test_pixels_tell_an_encoder_from_a_change():
-    source = np.clip(portrait(7).astype(int) + 20, 0, 255).astype(np.uint8)
+    source = np.clip(portrait(7, noise=2.0).astype(int) + 20, 0, 255).astype(np.uint8)
     encoded = cv2.imdecode(cv2.imencode(".jpg", source, [cv2.IMWRITE_JPEG_QUALITY, 80])[1], cv2.IMREAD_COLOR)
 
     def exposed(output):

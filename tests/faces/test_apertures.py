@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from deid_diffusion import FaceAnonymizer, Settings
+from deid_diffusion.clip_reading import ClipReading
 from deid_diffusion.faces.align import crop_faces
+from deid_diffusion.faces.analyze import analyze_faces
 from deid_diffusion.faces.apertures import OUTPUTS, SIDE, ApertureReader, close_ups
 from deid_diffusion.faces.attributes import Attributes
 from deid_diffusion.faces.detect import CenterFaceDetector
@@ -15,6 +17,7 @@ from deid_diffusion.faces.estimator import FaceEstimator
 from deid_diffusion.faces.geometry import apply, invert
 from deid_diffusion.faces.lids import DRAWN, move_lids, with_open_eyes
 from deid_diffusion.faces.task import FaceTask
+from deid_diffusion.timing import Timing
 from deid_diffusion.training.resnet import build_resnet
 from tests.faces.test_tracks import face as box
 from tests.tiny import tiny_estimator
@@ -44,6 +47,41 @@ def test_the_shipped_network_sees_a_blink(weights, astronaut):
     opened, closed = (estimator.look_closer([one], [analysis])[0].attributes.eyes_open for one in (crop, shut))
     assert opened > 0.5
     assert closed < 0.4 * opened
+
+
+def test_a_face_that_is_followed_is_read_like_one_that_is_looked_for(weights, astronaut):
+    estimator = FaceEstimator.from_pretrained(weights / "face_estimator")
+    (face,) = CenterFaceDetector().glance(astronaut)
+    tasks = [FaceTask(face, 0)]
+    (looked_for,) = analyze_faces(astronaut, tasks, estimator, None, 256)
+    start = {0: looked_for.crop.crop_from_image}
+    (followed,) = analyze_faces(astronaut, tasks, estimator, None, 256, starts=start)
+    one, other = (task.analysis.attributes.to_dict() for task in (looked_for, followed))
+    assert abs(one["mouth_open"] - other["mouth_open"]) < 0.05
+    assert abs(one["eyes_open"] - other["eyes_open"]) < 0.05
+    assert abs(one["yaw_deg"] - other["yaw_deg"]) < 1
+    assert np.abs(looked_for.crop.landmarks - followed.crop.landmarks).mean() < 1
+    shut = move_lids(astronaut, apply(invert(start[0]), looked_for.crop.landmarks.astype(float)), 0.0)
+    (blinks,) = analyze_faces(shut, tasks, estimator, None, 256, starts=start)
+    assert blinks.analysis.attributes.eyes_open < 0.5 * other["eyes_open"]
+
+
+def test_what_a_clip_says_of_a_mouth_is_of_one_scale(weights, astronaut):
+    estimator = FaceEstimator.from_pretrained(weights / "face_estimator")
+    estimator.apertures = lambda *_: {"mouth_open": torch.tensor([0.3]), "eyes_open": torch.tensor([0.5])}
+    face = replace(CenterFaceDetector().glance(astronaut)[0], track_id=0)
+
+    class Reads:
+        def __init__(self):
+            self.estimator = estimator
+
+        def read(self, image, faces, settings, places, starts=None, embeds=True):
+            embed = (lambda crops: np.ones((len(crops), 4), np.float32)) if embeds else None
+            return dict(enumerate(analyze_faces(image, [FaceTask(face, 0)], estimator, embed, 256, starts=starts)))
+
+    reading = ClipReading(Reads(), Settings(), Timing())
+    said = reading(astronaut, [face], [0]), *(reading.follow(astronaut, [face], [0]) for _ in range(2))
+    assert [task[0].analysis.attributes.mouth_open for task in said] == pytest.approx([0.3] * 3)
 
 
 def test_shut_eyes_of_a_photo_come_out_shut(weights, astronaut):

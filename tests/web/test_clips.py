@@ -108,6 +108,7 @@ def test_one_way_through(visitor, source, tmp_path):
     page.locator(".lane").first.wait_for()
     page.locator("#clips .bar button:has-text('Make the clip'):enabled").wait_for()
     assert page.locator(".lane").count() == 1
+    assert page.evaluate("() => [...document.querySelectorAll('.film img')].every((one) => one.naturalWidth > 0)")
 
     page.locator("#clips").get_by_role("button", name="Add a face").click()
     area = page.locator("#clips .canvas").bounding_box()

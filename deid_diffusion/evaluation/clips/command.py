@@ -78,7 +78,8 @@ class ClipMeasurer:
         before, after = map(inspect_clip, paths)
         person = person_of(clip, "stem")
         others = [strangers.without(person) for strangers in self.strangers]
-        watch, times_s = ClipWatch(self.detector, self.judges, self.motion, others), ([], [])
+        watch = ClipWatch(self.detector, self.judges, self.motion, others)
+        times_s: tuple[list[float], list[float]] = ([], [])
         given = itertools.repeat(None) if masks is None else masks
         for (one, two), mask in zip(_pairs(paths, span), given, strict=masks is not None):
             watch(one[0], one[1], two[1], mask)

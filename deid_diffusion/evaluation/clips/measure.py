@@ -51,7 +51,7 @@ def clip_metrics(watch: ClipWatch, by: dict[str, str]) -> tuple[Metric, ...]:
     if watch.noise[1]:
         error = watch.noise[0] / watch.noise[1]
         value = float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
-        return (*found, Metric(names.OFF_FACES, value, n=watch.noise[1], unit="dB"))
+        return (*found, Metric(names.OFF_FACES, value, n=int(watch.noise[1]), unit="dB"))
     return (*found, Metric.missing(names.OFF_FACES, "faces are everywhere, or there is no frame", "dB"))
 
 

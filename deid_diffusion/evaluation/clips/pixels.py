@@ -12,11 +12,11 @@ from deid_diffusion.types import Face
 
 BLOCK = 16  # px, side of the blocks over which the encoder's error is taken
 MOST_NOISE = 6.0  # levels: beyond that it is no encoder; a frame that is blurred as a whole would hide nothing else
-TELLING = 2.0  # times the noise: a part of a face with fainter detail cannot be told from skin
+TELLING = 3.0  # times the noise: a part of a face with fainter detail cannot be told from skin
 DETAIL = 0.33  # of a part's side: what is wider is shade, which a new face has as well
-# Share of the detail that may differ where it was left. Of copies encoded at CRF 23 to 30 up to .46 differs in the
-# part that differs least, of new faces at least .48 (56 faces of 7 clips).
-LEFT = 0.45
+# Share of the detail that may differ where it was left. Of copies encoded at CRF 23 up to .24 differs in the part that
+# differs least, of new faces at least .40 (64 faces of 8 clips).
+LEFT = 0.3
 CUT = 18.0  # levels between thumbnails of 64 x 36
 
 
@@ -49,7 +49,7 @@ def encoder_noise(changes: np.ndarray, faces: Sequence[Face]) -> tuple[float, fl
 
     Returns:
         root mean square in levels: the 95th percentile over blocks, at least 1 and at most MOST_NOISE, and that of
-        all; NaN for the latter where no block is free.
+        all; 1 and NaN where no block is free.
     """
     height, width = (max(side // BLOCK, 1) for side in changes.shape)
     blocks = cv2.resize(cv2.multiply(changes, changes), (width, height), interpolation=cv2.INTER_AREA)
@@ -60,7 +60,7 @@ def encoder_noise(changes: np.ndarray, faces: Sequence[Face]) -> tuple[float, fl
         x1, y1 = np.ceil(np.maximum(high, 0)).astype(int)
         free[y0:y1, x0:x1] = False
     if not free.any():
-        return MOST_NOISE, float("nan")
+        return 1.0, float("nan")
     worst = float(np.sqrt(np.percentile(blocks[free], 95)))
     return float(np.clip(worst, 1.0, MOST_NOISE)), float(np.sqrt(blocks[free].mean()))
 
@@ -86,7 +86,7 @@ def is_exposed(source: np.ndarray, changes: np.ndarray, face: Face, noise: float
         if detail < TELLING * noise:
             continue
         told = True
-        if _detail(changes[window]) <= LEFT * detail:
+        if _detail(changes[window]) <= max(LEFT * detail, 1.25 * noise):
             return True
     whole = _window(changes.shape, (face.box[:2] + face.box[2:]) / 2, 0.7 * float(min(face.box[2:] - face.box[:2])))
     # A face without detail, in the dark, very small or blurred: all of it has to be as it was.

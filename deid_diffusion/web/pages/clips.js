@@ -141,8 +141,10 @@ export function startClips(root, onLost) {
 
   async function update(data) {
     const names = data.tracks.flatMap((track) => Array.from({ length: track.thumbs }, (_, place) => `track-${track.number}-${place}`));
+    const mine = clip;
+    for (const name of names) if (!mine.urls[name]) mine.urls[name] = await picture(`/api/clips/${mine.id}/${name}`);
+    if (clip !== mine) return;
     clip.data = data;
-    for (const name of names) if (!clip.urls[name]) clip.urls[name] = await picture(`/api/clips/${clip.id}/${name}`);
     if (clip.selected === null && data.tracks.length) clip.selected = data.tracks[0].number;
     scrub.max = String(Math.max(data.stills.length - 1, 0));
     await still();
@@ -216,6 +218,7 @@ export function startClips(root, onLost) {
     one.querySelector("strong").textContent = `Face ${place + 1}${track.drawn ? ", drawn" : ""}`;
     const film = one.querySelector(".film");
     if (film.children.length !== track.thumbs) film.replaceChildren(...Array.from({ length: track.thumbs }, (_, at) => h("img", { alt: "", src: urls[`track-${track.number}-${at}`] })));
+    [...film.children].forEach((image, at) => { const url = urls[`track-${track.number}-${at}`]; if (url && image.src !== url) image.src = url; });
     const line = one.querySelector(".time");
     const whole = Math.max(data.duration_s, 0.001);
     line.replaceChildren(...track.spans.map((span) => {
