@@ -116,7 +116,7 @@ def _read(
     images = np.stack([crop.image for number in numbers if (crop := crops[number]) is not None])
     embeddings = [None] * len(images) if embed is None else embed(images)
     moving = embed is None
-    analyses = estimator.look_closer(images, estimator.analyze(images, moving=moving), moving)
+    analyses = estimator.look_closer(list(images), estimator.analyze(images, moving=moving), moving)
     return list(zip(analyses, embeddings, strict=True))
 
 

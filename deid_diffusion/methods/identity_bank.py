@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -67,7 +68,9 @@ class IdentityBank:
         Args:
             numbers: of those who stay.
         """
-        rows = {name: value[numbers] for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+        rows: dict[str, Any] = {
+            name: value[numbers] for name, value in vars(self).items() if isinstance(value, np.ndarray)
+        }
         return replace(self, **rows)
 
     def mismatch(self, wanted: Attributes, source: np.ndarray | None = None) -> np.ndarray:

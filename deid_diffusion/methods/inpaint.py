@@ -196,8 +196,10 @@ def _generate(batch: Sequence[_Draw], context: Context, attempt: int, guide: Gui
             )  # fmt: skip
     with context.timing("verify"):
         # Lids of a clip's faces move after all of its frames are generated.
-        rows = zip(tasks, asked, drawn, meshes, strict=True)
-        images = [one if ask is task else move_lids(one, mesh, ask.opening) for task, ask, one, mesh in rows]
+        images = [
+            one if ask is task else move_lids(one, mesh, ask.opening)
+            for task, ask, one, mesh in zip(tasks, asked, drawn, meshes, strict=True)
+        ]
         blends = np.stack([blended(task.crop, image) for task, image in zip(tasks, images, strict=True)])
         embeddings = context.embed(blends)
         similarity = (embeddings * np.stack([task.embedding for task in tasks])).sum(1)
