@@ -114,7 +114,7 @@ def load_quick(
     """
     fits = device == "cpu" and backend in ("auto", "onnx") and id_encoder is None and given.items() <= _SAME.items()
     folder = weights_dir("face256") if model is None else Path(model)
-    if not fits or not folder.is_dir():
+    if not fits or not _is_folder(folder):
         return None
     checkpoint = find_checkpoint(folder)
     names = {name: part for name, part in checkpoint.index.items() if isinstance(part, list) and part[0]}
@@ -137,6 +137,14 @@ def load_quick(
     origin = {"pipeline": "face256", "model": checkpoint.name, "revision": "", "dtype": "float32"}
     origin["backend"] = f"onnxruntime {onnxruntime.__version__}"
     return Loaded(pipe, checkpoint, origin, hashes), folder
+
+
+def _is_folder(path: Path) -> bool:
+    """False for what cannot be one, too, such as a picture given as text: the full path says so in its own words."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
 
 
 def _assembled(folder: Path, fold_factor: int, graph: bytes, build: Callable[[], Any]) -> QuickPipeline:

@@ -64,7 +64,13 @@ class GraphForward:
                 raise ValueError(f"the graph must agree with torch to {TOLERANCE:g}, they are {float(apart):g} apart")
 
     def __call__(self, images: torch.Tensor, output_hidden_states: bool = False, **more: Any) -> Any:
-        """As the network's own: logits (B, D), and hidden_states if they are wanted."""
+        """As the network's own: logits (B, D), and hidden_states if they are wanted.
+
+        Args:
+            images: (B, 3, S, S) in [-1, 1].
+            output_hidden_states: whether the states of all stages are wanted.
+            more: whatever else a caller gives is left to torch.
+        """
         if more or (torch.is_grad_enabled() and images.requires_grad) or images.dtype != torch.float32:
             return self.torch_forward(images, output_hidden_states=output_hidden_states, **more)
         names = None if output_hidden_states else ["logits"]

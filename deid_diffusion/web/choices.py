@@ -89,8 +89,10 @@ class Options:
             attributes: that were set for a face.
             changes: other fields.
         """
-        given = {"method": METHODS[self.making], "privacy": self.privacy, "k": self.k, "target": self.target}
-        return Settings(**given, attributes=attributes or {}, pseudonyms=self.pseudonyms, **changes)
+        return Settings(
+            method=METHODS[self.making], privacy=self.privacy, k=self.k, target=self.target,
+            attributes=attributes or {}, pseudonyms=self.pseudonyms, **changes,
+        )  # fmt: skip
 
 
 @dataclass(eq=False)

@@ -113,7 +113,7 @@ class Desk:
         if options.making != "swap":
             return options
         seed = derived_seed(session.secret if options.seed is None else options.seed, options.draw, "swap")
-        return replace(options, target=same_target(Settings(), self.anonymizer.bank, seed).target)
+        return replace(options, target=int(same_target(Settings(), self.anonymizer.bank, seed).target))
 
     def _averaged(self, session: Session, options: Options) -> Cohort | str:
         """The people of all open photos who are to be averaged; or why nobody can be."""
@@ -122,7 +122,8 @@ class Desk:
         key = options.k, *tasks
         known = self._cohorts.get(session)
         if known is None or known[0] != key:
-            faces = [(task.crop, task.embedding) for task in tasks]
+            faces: list[Any] = [(task.crop, task.embedding) for task in tasks]
+            found: Cohort | str
             try:
                 found = fit_cohort(faces, options.k, self.anonymizer.same_person(options.settings()))
             except ValueError as error:
