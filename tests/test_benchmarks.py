@@ -8,6 +8,7 @@ import pytest
 from skimage.data import astronaut
 
 from deid_diffusion import Repulsion
+from deid_diffusion.evaluation.aggregate import DETECTED
 from deid_diffusion.faces.attributes import Attributes
 from deid_diffusion.settings import Settings
 from tests.imaging.clip_maker import make_clip
@@ -107,15 +108,15 @@ def test_the_dial_table_and_its_plot_hold_what_the_reports_say(tmp_path):
     def report(value: float) -> dict:
         metric = {"value": value, "low": value - 0.01, "high": value + 0.01, "floor": 0.05, "chance": 0.02}
         metric["excess"] = [value - 0.05, value - 0.06, value - 0.04]
-        names = (*privacy.COLUMNS, privacy.DETECTED, privacy.LANDMARK_ERROR)
+        names = (*privacy.COLUMNS, DETECTED, privacy.LANDMARK_ERROR)
         metrics = [{"name": name, **metric} for name in names]
         judge = {"judge": "net", "metrics": metrics[: len(privacy.COLUMNS)]}
         return {"judges": [judge], "people": 40, "faces": 120, "utility": metrics[len(privacy.COLUMNS) :]}
 
     rows = {"standard": report(0.12), "high": report(0.08)}
     lines = privacy.table(rows).splitlines()
-    assert lines[0] == "Judge: net; 40 people, 120 faces a stop; 95 % intervals by person."
-    assert lines[4].startswith("| standard | 0.120 [0.110, 0.130] | ")
+    assert lines[0] == "Judge: net; 40 people; 95 % intervals by person."
+    assert lines[4].startswith("| standard, 120 faces | 0.120 [0.110, 0.130] | ")
     assert lines[5].startswith("| standard: surroundings alone | 0.050 | ")
     assert lines[6].startswith("| standard: over the surroundings | +0.070 [+0.060, +0.080] | ")
     assert len({line.count("|") for line in lines[2:]}) == 1

@@ -17,7 +17,6 @@ from PIL import Image
 
 from deid_diffusion import FaceAnonymizer, Repulsion, cli
 from deid_diffusion.methods.sampling import batch_size
-from deid_diffusion.models import checkpoint
 from deid_diffusion.settings import Settings
 from deid_diffusion.types import Outcome
 from tests.pipelines.sd_models import controlnet, hub_cache, sd_pipe, sdxl_pipe, unet, vae, xl_unet
@@ -358,7 +357,7 @@ def test_a_hub_name_that_does_not_exist(weights, tmp_path, capsys, monkeypatch, 
     def refuse(*_args, **_options):
         raise RepositoryNotFoundError.__new__(RepositoryNotFoundError, "no")  # made from an answer of the network
 
-    monkeypatch.setattr(checkpoint, "hf_hub_download", refuse)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
     check_refused(door, tmp_path, capsys, {"model": "acme/typo"}, "no repository acme/typo on the Hub")
 
 
@@ -380,8 +379,8 @@ def test_nothing_is_downloaded_unless_a_repository_is_named(weights, folders, mo
     def refuse(*_args, **_options):
         pytest.fail("asked the Hub")
 
-    for place in ("checkpoint.hf_hub_download", "components.hf_hub_download", "loading.snapshot_download"):
-        monkeypatch.setattr(f"deid_diffusion.models.{place}", refuse)
+    for name in ("hf_hub_download", "snapshot_download"):
+        monkeypatch.setattr(f"huggingface_hub.{name}", refuse)
     monkeypatch.setattr("diffusers.DiffusionPipeline.download", refuse)
     FaceAnonymizer.from_pretrained()
     FaceAnonymizer.from_pretrained(folders["sd"], controlnet=folders["control"])

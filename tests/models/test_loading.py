@@ -9,7 +9,6 @@ import pytest
 import torch
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
-from deid_diffusion.models import checkpoint
 from deid_diffusion.models.checkpoint import check_part, find_checkpoint, hash_weights, read_index
 from deid_diffusion.models.loading import as_device, as_dtype, load_checkpoint, load_pipeline
 from deid_diffusion.models.registry import FAMILIES, pick_family
@@ -179,7 +178,7 @@ def test_what_the_hub_refuses_is_said(monkeypatch, error, message):
     def refuse(*_args, **_options):
         raise error.__new__(error, "no")  # its constructor wants an answer of the network library
 
-    monkeypatch.setattr(checkpoint, "hf_hub_download", refuse)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
     with pytest.raises(FileNotFoundError, match=message):
         load_pipeline("acme/x", revision="abc")
 

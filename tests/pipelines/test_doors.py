@@ -16,6 +16,7 @@ SIBLINGS = {
         "detail",
         "guidance",
         "id_encoder",
+        "inpainter",
         "inputs",
         "precondition",
         "repulsion",
