@@ -21,7 +21,7 @@ from PIL import Image
 
 from .compositing.paste import Patch, add_changes, paste_faces
 from .faces.align import crop_faces, cut
-from .faces.analyze import analyze_faces
+from .faces.analyze import analyze_faces, doubted
 from .faces.detect import CenterFaceDetector, Detector, faces_from_boxes
 from .faces.estimator import FaceEstimator, as_unit
 from .faces.fast_detect import detector_of
@@ -342,6 +342,7 @@ class FaceAnonymizer:
                 growth = settings.level.growth
                 tasks = analyze_faces(view.image, tasks, self.estimator, self._embed, self.size, growth)
                 tasks = [self._kept(task, settings) for task in tasks]
+                tasks = [doubted(task) if boxes is None else task for task in tasks]
         return ImageAnalysis(picture, view.image, tuple(tasks), timing, roll)
 
     def choose_targets(

@@ -48,6 +48,24 @@ def test_a_task_that_is_left_out_is_refused(lost):
         anonymize.composite(analysis, tasks)
 
 
+@pytest.mark.parametrize(("score", "odd", "hidden"), [(0.5, 1.2, True), (0.5, 1.0, False), (0.7, 1.2, False)])
+def test_what_may_be_no_face_is_blurred_and_gets_none(monkeypatch, score, odd, hidden):
+    one = replace(ONE[0], score=score)
+    anonymize, image = build([one]), picture()
+    read = anonymize.estimator.analyze
+    monkeypatch.setattr(
+        anonymize.estimator, "analyze", lambda crops, **how: [replace(a, ood_score=odd) for a in read(crops, **how)]
+    )
+    result = anonymize(image, seed=0, settings=FAST)
+    assert result.faces[0].outcome is (Outcome.REDACTED if hidden else Outcome.REPLACED)
+    assert covered(image, result.image, one)
+    if hidden:
+        assert "may be no face" in result.faces[0].reason
+        assert not (result.image[95:125, 150:170] == result.image[95, 150]).all()  # blurred, not blank
+    named = anonymize(image, seed=0, settings=FAST, boxes=[one])  # by somebody who saw a face there
+    assert named.faces[0].outcome is Outcome.REPLACED
+
+
 def test_what_was_never_generated_is_hidden():
     anonymize, image = build(TWO), picture()
     analysis = anonymize.analyze(image)
