@@ -537,6 +537,7 @@ class FaceAnonymizer:
         places: Sequence[int] | None = None,
         starts: Mapping[int, np.ndarray] | None = None,
         embeds: bool = True,
+        moving: bool = False,
     ) -> dict[int, FaceTask]:
         """Reads faces that were detected before.
 
@@ -545,8 +546,9 @@ class FaceAnonymizer:
             faces: all of it; neighbours hide each other's pixels from the model.
             settings: people to keep count.
             places: of the faces to read; all of them when None.
-            starts: by place, where a face was a moment ago, see `faces.align.crop_faces`.
+            starts: by place, where a face was a moment ago, see `faces.align.follow_faces`.
             embeds: whether anybody asks who they are; without, nobody is kept.
+            moving: whether the image is a frame of a clip, see `analyze_faces`.
 
         Returns:
             tasks by place, as `analyze` gives them.
@@ -556,7 +558,8 @@ class FaceAnonymizer:
         # What is decided is not read, and yet somebody's neighbour.
         tasks = [task if task.number in wanted else task.decided(Outcome.KEPT) for task in tasks]
         embed = self._embed if embeds else None
-        done = analyze_faces(image, tasks, self.estimator, embed, self.size, settings.level.growth, starts)
+        growth = settings.level.growth
+        done = analyze_faces(image, tasks, self.estimator, embed, self.size, growth, starts, moving)
         return {place: self._kept(done[place], settings) if embeds else done[place] for place in wanted}
 
     def look_at(self, image: np.ndarray, face: Face) -> Face:

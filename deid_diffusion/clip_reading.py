@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -47,7 +46,7 @@ class ClipReading:
             their analyzed tasks by place, as from `FaceAnonymizer.read`, eyes and mouth read from close-ups.
         """
         with self.timing("read"):
-            return self._closer(self.anonymizer.read(image, faces, self.settings, places))
+            return self.anonymizer.read(image, faces, self.settings, places, moving=True)
 
     def follow(self, image: np.ndarray, faces: Sequence[Face], places: Sequence[int]) -> dict[int, FaceTask]:
         """The same, but for who they are, which their tracks say, of the next frame: in less time.
@@ -78,11 +77,3 @@ class ClipReading:
         side, matrix = len(before.crop.mask), before.crop.crop_from_image
         now, then = (apply(matrix, one.box.reshape(2, 2).astype(float)) for one in (face, before.face))
         return matrix * (SIZE / side) if np.abs(now - then).max() <= NEAR * side else None
-
-    def _closer(self, found: dict[int, FaceTask]) -> dict[int, FaceTask]:
-        """With mouths read as `follow` reads them, not as of a photo: or what they come back to has another scale."""
-        places = [place for place, task in found.items() if task.analysis is not None]
-        crops = [crop.image for place in places if (crop := found[place].crop) is not None]
-        analyses = [analysis for place in places if (analysis := found[place].analysis) is not None]
-        closer = zip(places, self.anonymizer.estimator.look_closer(crops, analyses), strict=True)
-        return found | {place: replace(found[place], analysis=one) for place, one in closer}

@@ -14,6 +14,7 @@ from .align import crop_faces, follow_faces
 from .estimator import FaceAnalysis, FaceEstimator
 from .geometry import apply, invert
 from .masks import GROWTH, make_inpaint_mask
+from .ood_score import no_face
 from .skin_texture import skin_texture
 from .task import FaceTask
 
@@ -34,6 +35,7 @@ def analyze_faces(
     size: int,
     growth: float = GROWTH,
     starts: Mapping[int, np.ndarray] | None = None,
+    moving: bool = False,
 ) -> list[FaceTask]:
     """Reads the faces of one picture.
 
@@ -47,6 +49,7 @@ def analyze_faces(
         growth: of the masks, see `masks.face_mask`.
         starts: of some tasks, by their numbers, where the face was a moment ago, see `follow_faces`; without
             `embed` only.
+        moving: whether mouths are read as those of the frames without `embed` are, see `FaceEstimator.look_closer`.
 
     Returns:
         the tasks in their order; REDACTED where landmarks do not fit the detection, FAILED where a model broke.
@@ -64,7 +67,7 @@ def analyze_faces(
         done = [task.decided(Outcome.FAILED, f"reading failed: {brief_error(error)}") for task in pending]
     else:
         numbers = [task.number for task in others]
-        found = dict(zip(numbers, zip(crops, _read_all(crops, estimator, embed), strict=True), strict=True))
+        found = dict(zip(numbers, zip(crops, _read_all(crops, estimator, embed, moving), strict=True), strict=True))
         for task, one in zip(followed, seen, strict=True):
             found[task.number] = (None, None) if one is None else (one[0], (one[1], None))
         done = [_analyzed(image, task, *found[task.number], faces) for task in pending]
@@ -83,8 +86,7 @@ def doubted(task: FaceTask) -> FaceTask:
     odd = task.analysis.ood_score
     if odd < UNLIKE_PHOTOS:
         return task
-    why = f"may be no face: {odd:.2f} times as far from photos of faces as those are"
-    return task.decided(Outcome.REDACTED, why, redaction=Redaction.BLUR)
+    return task.decided(Outcome.REDACTED, no_face(odd), redaction=Redaction.BLUR)
 
 
 def _analyzed(
@@ -111,37 +113,41 @@ def _analyzed(
 
 
 def _read_all(
-    crops: Sequence[FaceCrop | None], estimator: FaceEstimator, embed: Embed | None
+    crops: Sequence[FaceCrop | None], estimator: FaceEstimator, embed: Embed | None, moving: bool
 ) -> list[Read | Exception | None]:
     """What each crop says and its (D,) embedding; or why it cannot be read; None where there is no crop."""
     found: list[Read | Exception | None] = [None] * len(crops)
     there = [number for number, crop in enumerate(crops) if crop is not None]
     for batch in [there[first : first + AT_ONCE] for first in range(0, len(there), AT_ONCE)]:
         try:
-            results: Sequence[Read | Exception] = _read(batch, crops, estimator, embed)
+            results: Sequence[Read | Exception] = _read(batch, crops, estimator, embed, moving)
         except Exception:
             # One of them cannot be read; alone, it does not take the others along.
             log.debug("reading %d faces at once failed, they are read one by one", len(batch), exc_info=True)
-            results = [_read_one(number, crops, estimator, embed) for number in batch]
+            results = [_read_one(number, crops, estimator, embed, moving) for number in batch]
         for number, result in zip(batch, results, strict=True):
             found[number] = result
     return found
 
 
 def _read(
-    numbers: Sequence[int], crops: Sequence[FaceCrop | None], estimator: FaceEstimator, embed: Embed | None
+    numbers: Sequence[int],
+    crops: Sequence[FaceCrop | None],
+    estimator: FaceEstimator,
+    embed: Embed | None,
+    moving: bool,
 ) -> list[Read]:
     images = np.stack([crop.image for number in numbers if (crop := crops[number]) is not None])
     embeddings = [None] * len(images) if embed is None else embed(images)
-    moving = embed is None
-    analyses = estimator.look_closer(list(images), estimator.analyze(images, moving=moving), moving)
+    analyses = estimator.analyze(images, moving=embed is None)
+    analyses = estimator.look_closer(list(images), analyses, moving or embed is None)
     return list(zip(analyses, embeddings, strict=True))
 
 
 def _read_one(
-    number: int, crops: Sequence[FaceCrop | None], estimator: FaceEstimator, embed: Embed | None
+    number: int, crops: Sequence[FaceCrop | None], estimator: FaceEstimator, embed: Embed | None, moving: bool
 ) -> Read | Exception:
     try:
-        return _read([number], crops, estimator, embed)[0]
+        return _read([number], crops, estimator, embed, moving)[0]
     except Exception as error:
         return error

@@ -68,7 +68,7 @@ def with_open_eyes(task: FaceTask) -> FaceTask:
     wanted = task.wanted
     if wanted is None or wanted.eyes_open is None or wanted.eyes_open >= DRAWN or (wanted.glasses or 0) >= 0.5:
         return task  # rims would bend with the lids
-    return replace(task, wanted=wanted.with_changes({"eyes_open": DRAWN}), opening=wanted.eyes_open / DRAWN)
+    return blinking(task, DRAWN)
 
 
 def _moved(image: np.ndarray, upper: np.ndarray, lower: np.ndarray, opening: float) -> np.ndarray:

@@ -18,6 +18,11 @@ STAGES = (2, 3)  # of the hidden states: after the second and the third stage
 SMOOTH = 0.02  # of the mean variance is added to each: directions that hardly vary in photos say little
 
 
+def no_face(ood_score: float) -> str:
+    """Why what was detected is hidden and gets no new face, for the report."""
+    return f"may be no face: {ood_score:.2f} times as far from photos of faces as those are"
+
+
 @dataclass(frozen=True, eq=False)
 class OODScore:
     """Fitted by `deid train pack`.

@@ -16,6 +16,7 @@ from ..types import Face, Outcome
 from .attributes import Attributes
 from .face_list import FaceList
 from .motion import summarize, weighted_median
+from .ood_score import no_face
 from .saved_looks import SavedLooks
 from .sightings import Origin, Sighting, fill
 from .task import FaceTask
@@ -300,7 +301,7 @@ class Scan:
         if track.is_clear:
             return ""
         if track.ood_score is not None and track.ood_score >= ODD:
-            return f"may be no face: {track.ood_score:.2f} times as far from photos of faces as those are"
+            return no_face(track.ood_score)
         if len(rows) < self._tried.get(number, 0) / 2:
             return "may be no face: landmarks do not fit the detection in most frames"
         return ""

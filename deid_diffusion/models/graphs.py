@@ -141,6 +141,15 @@ def optimized(graph: bytes) -> bytes:
         return out.read_bytes()
 
 
+def fresh_session(graph: bytes) -> Any:
+    """Opens a graph as it was exported.
+
+    Args:
+        graph: an ONNX file's bytes.
+    """
+    return _open(graph, _options())
+
+
 def session(graph: bytes) -> Any:
     """Opens what `optimized` gave.
 

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from . import graphs
+
 log = logging.getLogger(__name__)
 TOLERANCE = 1e-3  # of the largest number that a network gives
 
@@ -56,7 +58,7 @@ class GraphForward:
         example = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
             wanted = _Call(network)(example)
-            self._session = _session(_export(network, example))
+            self._session = graphs.fresh_session(_export(network, example))
             got = self(example, output_hidden_states=True)
         for one, other in zip((got.logits, *got.hidden_states), wanted, strict=True):
             apart = (one - other).abs().max() / other.abs().max().clamp_min(1e-6)
@@ -102,14 +104,3 @@ def _export(network: Any, example: torch.Tensor) -> bytes:
             dynamic_axes={name: {0: "batch"} for name in ("images", *names)}, opset_version=17, dynamo=False,
         )  # fmt: skip
     return out.getvalue()
-
-
-def _session(graph: bytes) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    # Threads that spin between two calls would take the cores from whatever comes next.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

@@ -75,9 +75,10 @@ def test_what_a_clip_says_of_a_mouth_is_of_one_scale(weights, astronaut):
         def __init__(self):
             self.estimator = estimator
 
-        def read(self, image, faces, settings, places, starts=None, embeds=True):
+        def read(self, image, faces, settings, places, starts=None, embeds=True, moving=False):
             embed = (lambda crops: np.ones((len(crops), 4), np.float32)) if embeds else None
-            return dict(enumerate(analyze_faces(image, [FaceTask(face, 0)], estimator, embed, 256, starts=starts)))
+            how = {"starts": starts, "moving": moving}
+            return dict(enumerate(analyze_faces(image, [FaceTask(face, 0)], estimator, embed, 256, **how)))
 
     reading = ClipReading(Reads(), Settings(), Timing())
     said = reading(astronaut, [face], [0]), *(reading.follow(astronaut, [face], [0]) for _ in range(2))
