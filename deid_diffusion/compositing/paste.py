@@ -53,19 +53,23 @@ class Patch:
             raise ValueError(f"generated must be {wanted} uint8, got {got}; resize it")
 
 
-def paste_faces(canvas: np.ndarray, patches: Sequence[Patch]) -> tuple[np.ndarray, np.ndarray]:
+def paste_faces(
+    canvas: np.ndarray, patches: Sequence[Patch], image: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Pastes all faces of a picture, the far (small) ones first, so that the near ones end up in front.
 
     Args:
         canvas: (H, W, 3) uint8 RGB.
         patches: in any order.
+        image: (H, W, 3) uint8 RGB, whose grain, sharpness and tone the faces get; None for the canvas, in which
+            nothing was hidden before.
 
     Returns:
         a new canvas; changed_mask (H, W) bool, False where it is bit-equal to the old.
     """
     canvas, changed = canvas.copy(), np.zeros(canvas.shape[:2], bool)
     for patch in sorted(patches, key=lambda one: -abs(np.linalg.det(one.crop.crop_from_image[:, :2]))):
-        _paste(canvas, changed, patch)
+        _paste(canvas, changed, patch, canvas if image is None else image)
     return canvas, changed
 
 
@@ -103,13 +107,13 @@ def _crop_from_window(crop: FaceCrop, window: tuple[slice, slice]) -> np.ndarray
     return matrix
 
 
-def _paste(canvas: np.ndarray, changed: np.ndarray, patch: Patch) -> None:
+def _paste(canvas: np.ndarray, changed: np.ndarray, patch: Patch, image: np.ndarray) -> None:
     """Changes `canvas` and `changed` in place."""
     crop = patch.crop
     window = _window(crop, canvas.shape[:2])
     if window is None:
         return
-    target = canvas[window]
+    target, seen = canvas[window], image[window]
     alpha, _ = feather(crop, crop_scale(crop))
     crop_from_window = _crop_from_window(crop, window)
     size = target.shape[:2]
@@ -123,9 +127,9 @@ def _paste(canvas: np.ndarray, changed: np.ndarray, patch: Patch) -> None:
     alpha = _warp(alpha, crop_from_window, size, cv2.BORDER_CONSTANT)
     alpha[alpha > 0.998] = 1
     alpha[alpha < 0.002] = 0
-    if (curve := tone_of(target)) is not None:
+    if (curve := tone_of(seen)) is not None:
         new = in_tone(new, curve)
-    new = match_detail(new, target, alpha, np.random.default_rng(patch.seed), patch.skin_texture)
+    new = match_detail(new, seen, alpha, np.random.default_rng(patch.seed), patch.skin_texture)
     blend, free = laid_on(target, new, alpha), alpha > 0
     target[free] = np.clip(np.rint(blend[free]), 0, 255).astype(np.uint8)
     changed[window] |= free

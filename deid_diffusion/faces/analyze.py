@@ -88,7 +88,7 @@ def doubted(task: FaceTask) -> FaceTask:
     odd = task.analysis.ood_score
     if odd < UNLIKE_PHOTOS:
         return task
-    return task.decided(Outcome.REDACTED, no_face(odd), redaction=Redaction.BLUR)
+    return task.decided(Outcome.REDACTED, no_face(odd), redaction=Redaction.BLUR, doubtful=True)
 
 
 def _analyzed(
