@@ -452,9 +452,7 @@ class FaceAnonymizer:
         return AnonymizedImage(canvas, reports, seconds, changed, picture, keep_metadata)
 
     @staticmethod
-    def _redacted(
-        canvas: np.ndarray, tasks: Sequence[FaceTask], settings: Settings
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _redacted(canvas: np.ndarray, tasks: Sequence[FaceTask], settings: Settings) -> tuple[np.ndarray, np.ndarray]:
         """The canvas with some faces redacted, and (H, W) bool, where."""
         changed = np.zeros(canvas.shape[:2], bool)
         for task in tasks:
