@@ -420,7 +420,9 @@ class FaceAnonymizer:
         with analysis.timing("composite"):
             new = [task for task in tasks if task.outcome is Outcome.REPLACED]
             rough = settings.level.texture
-            patches = [Patch(t.generated, t.crop, t.result_seed, t.skin_texture if rough else None) for t in new]
+            patches = [
+                Patch(t.generated, t.crop, t.result_seed, t.skin_texture if rough else None, t.steady) for t in new
+            ]
             canvas, changed = paste_faces(analysis.image, patches)
             decided = [
                 task.decided(Outcome.REDACTED, "the new face did not cover the old one")

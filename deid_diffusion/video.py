@@ -116,7 +116,7 @@ class VideoAnonymizer:
                 )
             check_writable(out, frames.info, options.audio, self._coding)
             for frame in prefetched(frames):
-                run.scan.add(frame.image, frame.time_s, frame.repeated)
+                run.look(frame.image, frame.time_s, frame.repeated)
                 if progress is not None:
                     progress("look", frame.index + 1, frames.info.frames if whole else None)
         run.scan.finish()
@@ -205,7 +205,7 @@ class VideoAnonymizer:
             number = 0
             for image in frames:
                 _check_frame(image, run.scan.size)
-                run.scan.add(image, len(run.scan.linker.times_s) / fps)
+                run.look(image, len(run.scan.linker.times_s) / fps)
                 waiting.append(image)
                 if len(waiting) > ahead:
                     run.settle(number)
