@@ -13,7 +13,8 @@ from .faces.attributes import Attributes
 from .faces.motion import smooth
 from .faces.sightings import Sighting
 from .faces.task import FaceTask
-from .methods.redact import redact_face
+from .imaging.pictures import Picture
+from .methods.redact import redact, redact_face
 from .result import AnonymizedImage
 from .types import Face, Outcome, Redaction
 
@@ -121,3 +122,17 @@ def veiled(result: AnonymizedImage, image: np.ndarray, shares: Iterable[tuple[Fa
             shown = np.where(region[..., None], mixed, result.image)
             result = replace(result, image=shown, changed_mask=result.changed_mask | region)
     return result
+
+
+def blurred_whole(image: np.ndarray) -> AnonymizedImage:
+    """A frame of which nothing is to be seen.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+    """
+    height, width = image.shape[:2]
+    # A blur this wide is the same from a small copy, and a hundred times as fast.
+    small = cv2.resize(image, (96, max(96 * height // width, 1)), interpolation=cv2.INTER_AREA)
+    small = redact(small, np.ones(small.shape[:2], bool), Redaction.BLUR)
+    shown = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
+    return AnonymizedImage(shown, (), {}, np.ones((height, width), bool), Picture(image))

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from .anonymizer import FaceAnonymizer
-from .clip_frames import Prepared, fading, is_repeat, smoothed, veiled, with_neighbours
+from .clip_frames import Prepared, blurred_whole, fading, is_repeat, smoothed, veiled, with_neighbours
+from .clip_options import ClipOptions
 from .clip_reading import ClipReading
 from .clip_result import ClipResult
 from .clip_tasks import ClipTasks
@@ -24,10 +24,9 @@ from .faces.motion import COARSE, FINE
 from .faces.scan import Scan
 from .faces.task import FaceTask, ImageAnalysis
 from .imaging.pictures import Picture
-from .messages import brief, brief_error
+from .messages import brief_error
 from .methods.audition import Audition, KeyFrames
 from .methods.protocol import find_method
-from .methods.redact import redact
 from .methods.roles import Roles
 from .methods.sampling import as_set
 from .methods.sequence import FacesInSequence, FrameTasks
@@ -44,39 +43,6 @@ log = logging.getLogger(__name__)
 STRIDE = 3
 PEEK = 320  # px, long side of a frame in which only large faces are looked for
 MOST_REPEATS = 30  # of a frame that share its result; they wait for it in memory
-
-
-@dataclass(frozen=True)
-class ClipOptions:
-    """What is to be chosen about a clip and not about its faces.
-
-    Attributes:
-        audio: "keep" copies it as it is; a voice identifies. "drop" leaves it out.
-        crf: constant rate factor of the encoder; lower is better and larger.
-        codec: of the output; None for that of the source's family.
-        stride: a new face is generated every so many frames, and carried along between; None for 3.
-        motion: "fine" passes speech and blinks in eighths of a step; "coarse" in the steps of photos.
-        start_s, stop_s: what part of the clip is written; None for all.
-        ahead_s: how far a stream looks ahead.
-    """
-
-    audio: str = "keep"
-    crf: int = 18
-    codec: str | None = None
-    stride: int | None = None
-    motion: str = "fine"
-    start_s: float | None = None
-    stop_s: float | None = None
-    ahead_s: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name, choices in (("audio", ("keep", "drop")), ("motion", ("fine", "coarse"))):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} must be {' or '.join(choices)}, got {brief(getattr(self, name))}")
-        if self.stride is not None and self.stride < 1:
-            raise ValueError(f"stride must be >= 1, got {brief(self.stride)}")
-        if self.start_s is not None and self.stop_s is not None and not self.start_s < self.stop_s:
-            raise ValueError(f"wanted a part that stops after it starts, got {self.start_s} s to {self.stop_s} s")
 
 
 class ClipRun:
@@ -319,13 +285,7 @@ class ClipRun:
     def _blurred(self, frame: Prepared, reason: str) -> AnonymizedImage:
         frame.failure = reason
         self._count_blurred(frame.time_s, reason)
-        everything = np.ones(frame.image.shape[:2], bool)
-        height, width = frame.image.shape[:2]
-        # A blur this wide is the same from a small copy, and a hundred times as fast.
-        small = cv2.resize(frame.image, (96, max(96 * height // width, 1)), interpolation=cv2.INTER_AREA)
-        small = redact(small, np.ones(small.shape[:2], bool), Redaction.BLUR)
-        image = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
-        return AnonymizedImage(image, (), {}, everything, Picture(frame.image))
+        return blurred_whole(frame.image)
 
     def _count_blurred(self, time_s: float, reason: str) -> None:
         self.result.frames += 1

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from .anonymizer import FaceAnonymizer
+from .clip_options import ClipOptions
 from .clip_result import ClipResult
-from .clip_run import ClipOptions, ClipRun
+from .clip_run import ClipRun
 from .faces.face_list import FaceList, FaceListError, check_same, face_list_of, read_face_lists
 from .faces.saved_looks import SavedLooks
 from .imaging.pictures import PIXEL_LIMIT
@@ -216,6 +217,8 @@ class VideoAnonymizer:
             yield from ((image, None) for image in waiting)
 
         for _, result in run.results(looked()):
+            # What is shown cannot be called back: from here on it is hidden.
+            run.hidden |= run.too_similar()
             yield result
 
     def _begin(

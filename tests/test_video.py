@@ -8,10 +8,11 @@ import torch
 
 from deid_diffusion.anonymizer import FaceAnonymizer
 from deid_diffusion.clip_frames import fading, veiled
-from deid_diffusion.clip_run import ClipOptions
+from deid_diffusion.clip_options import ClipOptions
 from deid_diffusion.faces.motion import Motion
 from deid_diffusion.faces.task import FaceTask
 from deid_diffusion.methods.redact import redact_face
+from deid_diffusion.methods.sequence import FacesInSequence
 from deid_diffusion.methods.targets import TrackTargets
 from deid_diffusion.result import AnonymizedImage
 from deid_diffusion.types import Outcome, Redaction
@@ -457,3 +458,14 @@ def test_a_frame_that_fails_between_new_faces_is_blurred_and_not_blank(monkeypat
     y, x = 90, int(110 + 2 * at)
     assert len(np.unique(results[at].image[y - 10 : y + 10, x - 10 : x + 10].reshape(-1, 3), axis=0)) > 1
     assert covered(frames[at], results[at].image, moving(at)[0])
+
+
+def test_a_stream_hides_who_shows_in_the_mean_of_the_new_faces(monkeypatch):
+    monkeypatch.setattr(FacesInSequence, "pooled_similarity", lambda self, track, source: 2.0)
+    frames = clip(14)
+    results = streamed(frames)
+    outcomes = [result.faces[0].outcome for result in results]
+    assert outcomes[0] is Outcome.REPLACED
+    assert outcomes[-1] is Outcome.REDACTED
+    assert results[-1].faces[0].reason == "the mean of all its frames was too similar to the source"
+    assert all(covered(frames[n], results[n].image, moving(n)[0]) for n in range(14))

@@ -35,7 +35,10 @@ class Steady:
 
         Args:
             name: of the value.
-            measure: says it, in numbers of one shape; asked every `EVERY` frames.
+            measure: gives (N, ...) numbers of one shape; asked every `EVERY` frames.
+
+        Returns:
+            (N, ...) float32.
         """
         count = self._frames.get(name, 0)
         self._frames[name] = count + 1

@@ -78,6 +78,7 @@ def make_crop(
     matrix = crop_from_image(landmarks[list(FIVE)].astype(float), size)
     if before is not None:
         matrix = steadied(matrix, before * (size / SIZE), size)
+    matrix = holding(matrix, box_ellipse(face), size)
     points = apply(matrix, landmarks).astype(np.float32)
     return FaceCrop(
         cut(image, matrix, size), face_mask(points, apply(matrix, box_ellipse(face)), size, growth), points, matrix
@@ -96,6 +97,8 @@ def disagreement(face: Face, landmarks: np.ndarray) -> float:
     return float(np.linalg.norm((landmarks.min(0) + landmarks.max(0)) / 2 - centre)) / side
 
 
+# Of the side: how far from its centre a detection may reach before the crop grows, and by how much it grows at most.
+HELD, MOST_HELD = 0.47, 1.6
 # From one frame to the next: the share of the least change of a crop's side and angle that is believed, and the log of
 # the side and the radians that count as sure.
 BELIEVED, SURE_CHANGE = 0.25, (0.04, 0.06)
@@ -158,6 +161,26 @@ def follow_faces(
         placed = estimator.placed(analysis, compose(crop.crop_from_image, back), size)
         found.append((crop, estimator.look_closer([crop.image], [placed])[0]))
     return found
+
+
+def holding(matrix: np.ndarray, ellipse: np.ndarray, size: int) -> np.ndarray:
+    """A square that is as large as a detection needs: landmarks of a blurred face may say that it is smaller.
+
+    Else its mask would end at the crop's edge, and leave some of the face.
+
+    Args:
+        matrix: (2, 3) crop_from_image, a similarity.
+        ellipse: (N, 2) image pixels, of the detection.
+        size: side of the crop in pixels.
+
+    Returns:
+        (2, 3) crop_from_image, with the same centre and angle.
+    """
+    reach = float(np.abs(apply(matrix, ellipse) / size - 0.5).max())
+    shrunk = min(max(reach / HELD, 1.0), MOST_HELD)
+    middle = np.full(2, size / 2)
+    linear = matrix[:, :2] / shrunk
+    return np.concatenate([linear, ((matrix[:, 2] - middle) / shrunk + middle)[:, None]], axis=1)
 
 
 def steadied(now: np.ndarray, before: np.ndarray, size: int) -> np.ndarray:

@@ -63,16 +63,17 @@ def wrong_share(
     """
     if not inside.any():
         return 1.0
-    wrong = cv2.absdiff(moved(before, flow), now) > limit
-    # The way back, at half the size: something that came before the face or went is nowhere in the other frame.
+    other = cv2.absdiff(moved(before, flow), now) > limit
+    # The way back, at half the size: something that came before the face or went is nowhere in the other frame. It
+    # counts for half: where skin shows no detail, any way will do.
     half = max(len(now) // 2, 16)
     scale = half / len(now)
     there = cv2.resize(flow, (half, half), interpolation=cv2.INTER_AREA) * scale
     small = [cv2.resize(one, (half, half), interpolation=cv2.INTER_AREA) for one in (before, now)]
     gap = np.linalg.norm(there + moved(flow_between(*small), there), axis=2) / scale
     lost = (gap > ASTRAY + ASTRAY_SHARE * np.linalg.norm(there, axis=2) / scale).astype(np.uint8)
-    wrong |= cv2.resize(lost, now.shape[::-1], interpolation=cv2.INTER_NEAREST) > 0
-    return float(wrong[inside].mean())
+    lost = cv2.resize(lost, now.shape[::-1], interpolation=cv2.INTER_NEAREST)
+    return max(float(other[inside].mean()), float(lost[inside].mean()) / 2)
 
 
 def face_flow(flow: np.ndarray, here: np.ndarray, there: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from deid_diffusion.faces.align import cut, disagreement, first_crop, make_crop, steadied
+from deid_diffusion.faces.align import MOST_HELD, cut, disagreement, first_crop, holding, make_crop, steadied
 from deid_diffusion.faces.geometry import SIZE, apply, invert
 from deid_diffusion.faces.masks import GROWTH, box_ellipse, face_mask
 from deid_diffusion.types import Face
@@ -115,3 +115,24 @@ def test_a_crop_stays_as_large_as_a_moment_ago_at_any_size_of_crops():
     before = upright(side * 1.004, 0)
     crop = make_crop(ramp(), where, landmarks_of(where), 128, before=before)
     assert side < side_and_turn(crop.crop_from_image * 2)[0] < side * 1.004
+
+
+@pytest.mark.parametrize("small", [0.9, 0.7, 0.55])
+def test_a_detection_larger_than_its_landmarks_say_is_masked_whole(small):
+    where = face_at(250, 200)
+    middle = where.box.reshape(2, 2).mean(0)
+    points = (landmarks_of(where) - middle) * small + middle
+    crop = make_crop(ramp(), where, points)
+    ellipse = apply(crop.crop_from_image, box_ellipse(where, share=0.8)).round().astype(int)
+    assert (ellipse > 0).all()
+    assert (ellipse < SIZE - 1).all()
+    assert (crop.mask[ellipse[:, 1], ellipse[:, 0]] > 0).all()
+
+
+def test_a_face_that_fits_keeps_its_square():
+    where = face_at(250, 200)
+    square = first_crop(where)
+    assert np.array_equal(holding(square, box_ellipse(where), SIZE), square)
+    assert side_and_turn(holding(square, box_ellipse(where, share=9.0), SIZE))[0] == pytest.approx(
+        MOST_HELD * side_and_turn(square)[0]
+    )

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from deid_diffusion.clip_run import ClipOptions
+from deid_diffusion.clip_options import ClipOptions
 from deid_diffusion.faces.attributes import Attributes
 from deid_diffusion.faces.task import FaceTask
 from deid_diffusion.methods import audition

@@ -52,7 +52,7 @@ def test_what_came_before_a_face_is_told_though_its_levels_are_alike():
     inside[64:192, 64:192] = True
     flow = flow_between(now, texture)
     assert (np.abs(moved(texture, flow)[inside].astype(int) - now[inside]) > 24).mean() < 0.01
-    assert wrong_share(flow, now, texture, inside) > 0.4
+    assert wrong_share(flow, now, texture, inside) > 0.2
     still = flow_between(np.roll(texture, 3, 1), texture)
     assert wrong_share(still, np.roll(texture, 3, 1), texture, inside) < 0.05
     assert wrong_share(flow, now, texture, np.zeros_like(inside)) == 1
