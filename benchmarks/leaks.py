@@ -7,7 +7,8 @@ noise: without the chance of the draw, whoever is told apart is told apart by wh
 has the gallery as it is, the other (parrot) has it anonymized in the same way. The share of other people whom the own
 photo beats (AUC, 0.5 = nothing passes) says more of few people than rank-1. In the rows "one face for all" everybody
 has the average face, under masks that reach further and further: what hair, ears, clothes and light tell alone.
-In the row "each a target of their own" everybody becomes somebody drawn as deid run draws.
+In the row "each a target of their own" everybody becomes somebody drawn as deid run draws. The first table needs no
+pictures: who is nearest by the numbers that the generator gets, at each stop of the dial.
 
 What is done is not done again: stop it, and go on by the same command. --out may be that of `privacy.py`, whose
 analyses it takes; it holds crops and embeddings of the sources: delete it in the end.
@@ -31,10 +32,11 @@ from deid_diffusion.evaluation.detectors import detector_from_spec
 from deid_diffusion.evaluation.judges import judge_from_spec
 from deid_diffusion.evaluation.metrics import bootstrap_mean, unit_norm
 from deid_diffusion.evaluation.pairing import list_pictures
-from deid_diffusion.faces.attributes import QUANTIZATION_STEP
+from deid_diffusion.faces.attributes import QUANTIZATION_STEP, Attributes
 from deid_diffusion.faces.masks import GROWTH
 from deid_diffusion.faces.task import FaceTask, ImageAnalysis
 from deid_diffusion.methods.k_same import fit_cohort
+from deid_diffusion.privacy import LEVELS, PrivacyLevel
 from deid_diffusion.seeds import derived_seed
 
 # The same for everybody: what is set cannot pass.
@@ -49,6 +51,7 @@ GROUPS = {
 }  # fmt: skip
 EVERYTHING = {name: value for group in GROUPS.values() for name, value in group.items()}
 WIDE = 0.13  # a mask that reaches over hairline and ears
+DRAWS = 8  # of the shift of the skin's colour
 NEVER = 2.0  # no cosine reaches it: nothing is tried again
 
 
@@ -170,7 +173,8 @@ class Pairs:
 
 
 def beaten(probes: np.ndarray, gallery: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How each person fares: the share of others whom the own photo beats, and whether it beats them all.
+    """How each person fares: the share of others whom the own photo beats, and whether it beats them all (a tie with
+    one other counts a half, and so on).
 
     Args:
         probes, gallery: (n, D) or, as the attributes, any numbers whose product says how alike two are; the same
@@ -181,9 +185,9 @@ def beaten(probes: np.ndarray, gallery: np.ndarray) -> tuple[np.ndarray, np.ndar
     """
     alike = probes @ gallery.T
     own, others = np.diag(alike)[:, None], ~np.eye(len(alike), dtype=bool)
-    below = ((alike < own) + 0.5 * (alike == own)) * others
-    share = below.sum(1) / (len(alike) - 1)
-    return share, (share == 1).astype(float)
+    below, equal = ((one * others).sum(1) for one in (alike < own, alike == own))
+    first = np.where(below + equal == len(alike) - 1, 1 / (1 + equal), 0.0)
+    return (below + 0.5 * equal) / (len(alike) - 1), first
 
 
 def row(name: str, probes: np.ndarray, galleries: Sequence[np.ndarray], base: Sequence[np.ndarray] = ()) -> str:
@@ -208,22 +212,41 @@ def row(name: str, probes: np.ndarray, galleries: Sequence[np.ndarray], base: Se
     return f"| {name} | " + " | ".join(cells) + " |"
 
 
-def numbers_table(pairs: Pairs) -> list[str]:
-    """Who is told apart by the attributes alone, quantized as they pass: a line for each group of them."""
-    lines = ["| numbers that pass | AUC | rank-1 |", "|---|---|---|"]
-    values = [one.tasks[0].analysis.attributes.quantize().to_dict() for one in pairs.faces if one.tasks[0].analysis]
+def numbers_table(own: Sequence[Attributes]) -> list[str]:
+    """Who is told apart by the attributes alone, as they pass at each stop: a line for each group of them.
+
+    Args:
+        own: of the probes, then of the same people's other photos.
+    """
+    lines = ["| numbers that pass | " + " | ".join(f"{stop}: AUC | rank-1" for stop in LEVELS) + " |"]
+    lines.append("|---" * (1 + 2 * len(LEVELS)) + "|")
     for title, names in {**{title: tuple(group) for title, group in GROUPS.items()}, "all": tuple(EVERYTHING)}.items():
-        steps = np.array([[value[name] / QUANTIZATION_STEP[name] for name in names] for value in values])
-        probes, gallery = steps[: pairs.people], steps[pairs.people :]
-        # |a - b|² = |a|² - 2 ab + |b|², written as a product, so that the nearest are the most alike.
-        left = np.column_stack([2 * probes, np.ones(len(probes))])
-        right = np.column_stack([gallery, -(gallery**2).sum(1)])
-        cells = []
-        for found in beaten(left, right):
-            low, high = bootstrap_mean(found, np.arange(len(found)))
-            cells.append(f"{found.mean():.3f} [{low:.3f}, {high:.3f}]")
+        cells = [
+            _numbers_told(own, level, [name for name in names if name not in level.drop]) for level in LEVELS.values()
+        ]
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
     return lines
+
+
+def _numbers_told(own: Sequence[Attributes], level: PrivacyLevel, names: Sequence[str]) -> str:
+    """AUC and rank-1 of some attributes in the steps of a stop, means of several draws of the skin's shift."""
+    if not names:
+        return "|"
+    steps = [QUANTIZATION_STEP[name] * level.coarser.get(name, 1.0) for name in names]
+    found = []
+    for draw in range(DRAWS):
+        seeds = [derived_seed("leaks", draw, number) for number in range(len(own))]
+        rows = [one.shifted(level.jitter(seed)).quantize(level.coarser) for one, seed in zip(own, seeds, strict=True)]
+        values = np.array([[row.to_dict()[name] for name in names] for row in rows]) / steps
+        probes, gallery = np.split(np.rint(values), 2)
+        # |a - b|² = |a|² - 2 ab + |b|², written as a product, so that the nearest are the most alike.
+        left = np.column_stack([2 * probes, np.ones(len(probes))])
+        found.append(beaten(left, np.column_stack([gallery, -(gallery**2).sum(1)])))
+    cells = []
+    for one in np.mean(found, axis=0):
+        low, high = bootstrap_mean(one, np.arange(len(one)))
+        cells.append(f"{one.mean():.3f} [{low:.3f}, {high:.3f}]")
+    return " | ".join(cells)
 
 
 def pictures_table(pairs: Pairs, growths: Sequence[float], groups: Sequence[str]) -> list[str]:
@@ -265,6 +288,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--judge", required=True, help="as deid eval takes it")
     add("--detector", default="dlib", help="likewise (dlib)")
     add("--people", type=int, help="the first so many only (all)")
+    add("--numbers", action="store_true", help="only what the numbers tell that the generator gets")
     add("--out", type=Path, default=Path("out/privacy"), help="folder for what is kept (out/privacy)")
     options = parser.parse_args(argv)
     judge, detect = judge_from_spec(options.judge), detector_from_spec(options.detector)
@@ -272,8 +296,10 @@ def main(argv: list[str] | None = None) -> None:
     photos = AnalyzedPhotos(FaceAnonymizer.from_pretrained(), options.out / "analyses")
     pairs = Pairs(photos, folders, options.people, judge, detect, options.out / "leaks")
     print(f"{pairs.people} people\n", flush=True)
-    print(*numbers_table(pairs), "", sep="\n", flush=True)
-    pictures_table(pairs, (0.07, GROWTH, WIDE), tuple(GROUPS))
+    own = [one.tasks[0].analysis.attributes for one in pairs.faces if one.tasks[0].analysis]
+    print(*numbers_table(own), "", sep="\n", flush=True)
+    if not options.numbers:
+        pictures_table(pairs, (0.07, GROWTH, WIDE), tuple(GROUPS))
 
 
 if __name__ == "__main__":

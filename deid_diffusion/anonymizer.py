@@ -423,7 +423,10 @@ class FaceAnonymizer:
             patches = [
                 Patch(t.generated, t.crop, t.result_seed, t.skin_texture if rough else None, t.steady) for t in new
             ]
-            canvas, changed = paste_faces(analysis.image, patches)
+            # What may be no face goes under the new ones: no block of blur lies on half of one, and nothing shows.
+            doubtful = [task for task in tasks if task.hidden and task.doubtful]
+            under, blurred = self._redacted(analysis.image, doubtful, settings)
+            canvas, changed = paste_faces(under, patches, analysis.image if doubtful else None)
             decided = [
                 task.decided(Outcome.REDACTED, "the new face did not cover the old one")
                 if task.outcome is Outcome.REPLACED and not is_covered(task.face, changed)
@@ -435,11 +438,10 @@ class FaceAnonymizer:
                 canvas, more = add_changes(canvas, cloaks)
                 changed |= more
                 decided = [self._still_cloaked(task, canvas, analysis, settings) for task in decided]
-            # Redactions last: nothing may paint over one and let a source show through its feather.
-            for task in decided:
-                if task.hidden:
-                    canvas, mask = redact_face(canvas, task.face, task.redaction or settings.redact_with)
-                    changed |= mask > 0
+            # The other redactions last: nothing may paint over one and let a source show through its feather.
+            rest = [task for task in decided if task.hidden and not task.doubtful]
+            canvas, mask = self._redacted(canvas, rest, settings)
+            changed |= mask | blurred
             if analysis.image is not analysis.picture.image:  # faces were read in another view of it
                 canvas = np.where(changed[..., None], canvas, analysis.picture.image)
         reports = tuple(task.report() for task in decided)
@@ -450,6 +452,15 @@ class FaceAnonymizer:
             picture = rolled(picture, -roll)
         seconds, keep_metadata = analysis.timing.seconds, settings.keep_metadata
         return AnonymizedImage(canvas, reports, seconds, changed, picture, keep_metadata)
+
+    @staticmethod
+    def _redacted(canvas: np.ndarray, tasks: Sequence[FaceTask], settings: Settings) -> tuple[np.ndarray, np.ndarray]:
+        """The canvas with some faces redacted, and (H, W) bool, where."""
+        changed = np.zeros(canvas.shape[:2], bool)
+        for task in tasks:
+            canvas, mask = redact_face(canvas, task.face, task.redaction or settings.redact_with)
+            changed |= mask
+        return canvas, changed
 
     def fit_cohort(self, pictures: Iterable[tuple[Source, Boxes | None]], settings: Settings | None = None) -> Cohort:
         """Looks at a whole set once, and averages its people in groups of k, for the methods k-same and average.

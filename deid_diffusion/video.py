@@ -18,7 +18,8 @@ from .anonymizer import FaceAnonymizer
 from .clip_options import ClipOptions
 from .clip_result import ClipResult
 from .clip_run import ClipRun
-from .faces.face_list import FaceList, FaceListError, check_same, face_list_of, read_face_lists
+from .faces.face_list import FaceList, FaceListError, check_same, face_list_of
+from .faces.face_list_reader import read_face_lists
 from .faces.saved_looks import SavedLooks
 from .imaging.pictures import PIXEL_LIMIT
 from .imaging.segments import LOOKS, segments_folder

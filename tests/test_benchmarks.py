@@ -101,7 +101,26 @@ def test_a_person_who_is_most_like_themselves_beats_all_others():
     share, first = leaks.beaten(probes, probes[[1, 0, 2, 3]])  # two are taken for each other
     assert share.tolist() == pytest.approx([1 / 3, 1 / 3, 1, 1])
     assert first.tolist() == [0, 0, 1, 1]
-    assert leaks.beaten(np.ones((4, 2)), np.ones((4, 2)))[0].tolist() == [0.5] * 4  # all alike: chance
+    share, first = leaks.beaten(np.ones((4, 2)), np.ones((4, 2)))  # all alike: chance
+    assert share.tolist() == [0.5] * 4
+    assert first.tolist() == [0.25] * 4
+
+
+def test_numbers_tell_people_apart_only_where_they_pass():
+    age = "age, gender, glasses, beard"
+    usual = dict.fromkeys(leaks.EVERYTHING, 0.0) | {"skin_l": 60.0}
+    own = [Attributes(**usual | {"age": years}) for years in (20.0, 70.0)] * 2
+    rows = {row.split(" | ")[0].strip("| "): row.strip("|").split("|")[1:] for row in leaks.numbers_table(own)[2:]}
+    assert [cell.split()[0] for cell in rows[age] if cell.strip()] == [
+        "1.000",
+        "1.000",
+        "1.000",
+        "1.000",
+        "0.500",
+        "0.500",
+    ]
+    assert [cell.split()[0] for cell in rows["pose"] if cell.strip()] == ["0.500"] * 6
+    assert [cell.strip() for cell in rows["light"]][4:] == ["", ""]  # not passed at maximum
 
 
 def test_the_dial_table_and_its_plot_hold_what_the_reports_say(tmp_path):

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from deid_diffusion.clip_options import ClipOptions
-from deid_diffusion.faces.face_list import BY_HAND, FaceList, FaceListError, read_face_lists, summarized
+from deid_diffusion.faces.face_list import BY_HAND, FaceList, FaceListError, summarized
+from deid_diffusion.faces.face_list_reader import read_face_lists
 from deid_diffusion.faces.scan import Scan
 from deid_diffusion.faces.sightings import Origin, Sighting
 from deid_diffusion.methods.redact import GREY

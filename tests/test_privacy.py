@@ -64,6 +64,19 @@ def test_a_larger_mask_hides_more_of_the_picture():
     assert shares[0] < shares[1] < shares[2]
 
 
+def test_the_roughness_of_the_skin_passes_at_every_stop_but_the_last():
+    anonymize, rough = build(ONE), []
+    analysis = anonymize.analyze(picture())
+    tasks = anonymize.generate(anonymize.choose_targets(analysis, seed=3), FAST)
+    for stop in STOPS:
+        images = [
+            anonymize.composite(analysis, [replace(tasks[0], skin_texture=one)], FAST, privacy=stop).image
+            for one in (np.full(3, 3.0, np.float32), None)
+        ]
+        rough.append(not np.array_equal(*images))
+    assert rough == [True, True, False]
+
+
 def test_more_people_are_drawn_from_at_each_stop():
     bank = IdentityBank.load(weights_dir("face256") / "identities.safetensors")
     (task,) = build(ONE).analyze(picture()).tasks

@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from deid_diffusion import AnonymizerSpec, FaceAnonymizer, FixedTarget, Target
+from deid_diffusion.compositing.paste import Patch, paste_faces
 from deid_diffusion.faces.task import FaceTask
 from deid_diffusion.methods import Context, find_method, method_names, register
+from deid_diffusion.methods.redact import face_region
 from deid_diffusion.types import Outcome
 from tests.test_anonymizer import FAST, NEVER, ONE, TWO, build, covered, face, picture
 
@@ -64,6 +66,26 @@ def test_what_may_be_no_face_is_blurred_and_gets_none(monkeypatch, score, odd, h
         assert not (result.image[95:125, 150:170] == result.image[95, 150]).all()  # blurred, not blank
     named = anonymize(image, seed=0, settings=FAST, boxes=[one])  # by somebody who saw a face there
     assert named.faces[0].outcome is Outcome.REPLACED
+
+
+def test_a_new_face_lies_over_what_hides_what_may_be_none(monkeypatch):
+    sure, hair = ONE[0], replace(face(160, 68, 20), score=0.5)  # a block over half of the forehead
+    anonymize, image = build([sure, hair]), picture()
+    read = anonymize.estimator.analyze
+    monkeypatch.setattr(
+        anonymize.estimator, "analyze",
+        lambda crops, **how: [replace(a, ood_score=1.2 * n) for n, a in enumerate(read(crops, **how))],
+    )  # fmt: skip
+    analysis = anonymize.analyze(image, settings=FAST)
+    tasks = anonymize.generate(anonymize.choose_targets(analysis, seed=0, settings=FAST), FAST)
+    result = anonymize.composite(analysis, tasks, FAST)
+    assert [one.outcome for one in result.faces] == [Outcome.REPLACED, Outcome.REDACTED]
+    patch = Patch(tasks[0].generated, tasks[0].crop, tasks[0].result_seed, tasks[0].skin_texture)
+    forehead, where = np.s_[88:92, 150:170], face_region(hair, image.shape[:2])
+    assert where[forehead].all()
+    assert np.array_equal(result.image[forehead], paste_faces(image, [patch])[0][forehead])
+    assert covered(image, result.image, hair)
+    assert result.changed_mask[where].all()
 
 
 def test_what_was_never_generated_is_hidden():

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from deid_diffusion.faces.face_list import FaceList, FaceListError, check_same, read_face_lists
+from deid_diffusion.faces.face_list import FaceList, FaceListError, check_same
+from deid_diffusion.faces.face_list_reader import read_face_lists
 from deid_diffusion.jobs.plan import Job, PlanError
 
 from .boxes import key_of, notes_on

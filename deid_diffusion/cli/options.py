@@ -243,7 +243,9 @@ def natural(text: str) -> int:
 
 
 def _target(text: str) -> int | str:
-    return text if text == "random" else natural(text)
+    if text != "random" and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"wanted random or a whole number >= 0, got {text!r}")
+    return text if text == "random" else int(text)
 
 
 def _positive(text: str) -> int:

@@ -17,8 +17,11 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
+from ..faces.backdrop import distance_to
 from ..faces.geometry import apply, invert
+from ..faces.masks import crop_scale, known_pixels
 from ..types import FaceCrop
+from .backdrop import settle_backdrop
 from .colour import match_colour
 from .grain import laid_on, match_detail
 from .monochrome import in_tone, tone_of
@@ -26,6 +29,7 @@ from .steady import Steady
 from .texture import Texture
 
 FEATHER = 0.06  # width of the feather as a fraction of the crop's side; narrower where the mask leaves less room
+SHARP = 0.012  # likewise, where plain backdrop meets its own continuation
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,19 +57,23 @@ class Patch:
             raise ValueError(f"generated must be {wanted} uint8, got {got}; resize it")
 
 
-def paste_faces(canvas: np.ndarray, patches: Sequence[Patch]) -> tuple[np.ndarray, np.ndarray]:
+def paste_faces(
+    canvas: np.ndarray, patches: Sequence[Patch], image: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Pastes all faces of a picture, the far (small) ones first, so that the near ones end up in front.
 
     Args:
         canvas: (H, W, 3) uint8 RGB.
         patches: in any order.
+        image: (H, W, 3) uint8 RGB, whose grain, sharpness and tone the faces get; None for the canvas, in which
+            nothing was hidden before.
 
     Returns:
         a new canvas; changed_mask (H, W) bool, False where it is bit-equal to the old.
     """
     canvas, changed = canvas.copy(), np.zeros(canvas.shape[:2], bool)
     for patch in sorted(patches, key=lambda one: -abs(np.linalg.det(one.crop.crop_from_image[:, :2]))):
-        _paste(canvas, changed, patch)
+        _paste(canvas, changed, patch, canvas if image is None else image)
     return canvas, changed
 
 
@@ -103,34 +111,38 @@ def _crop_from_window(crop: FaceCrop, window: tuple[slice, slice]) -> np.ndarray
     return matrix
 
 
-def _paste(canvas: np.ndarray, changed: np.ndarray, patch: Patch) -> None:
+def _paste(canvas: np.ndarray, changed: np.ndarray, patch: Patch, image: np.ndarray) -> None:
     """Changes `canvas` and `changed` in place."""
     crop = patch.crop
     window = _window(crop, canvas.shape[:2])
     if window is None:
         return
-    target = canvas[window]
-    alpha, _ = feather(crop, _scale(crop))
+    target, seen = canvas[window], image[window]
+    alpha, _ = feather(crop, crop_scale(crop))
     crop_from_window = _crop_from_window(crop, window)
     size = target.shape[:2]
-    steady, known = patch.steady, _known(crop, canvas.shape[:2])
+    steady, known = patch.steady, known_pixels(crop, canvas.shape[:2])
     matched = match_colour(patch.generated, crop.image, crop.mask > 0, known, steady)
-    new = _warp(matched, crop_from_window, size, cv2.BORDER_REPLICATE)
+    settled, backdrop = settle_backdrop(matched, crop.image, crop.mask > 0, known, crop.landmarks)
+    # Backdrop needs no feather, in which an old ear or strand would shine through.
+    edge = distance_to(np.pad(crop.mask <= 0, 1, constant_values=True))[1:-1, 1:-1]
+    alpha = np.maximum(alpha, backdrop * np.clip(edge / (SHARP * len(edge)), 0, 1))
+    new = _warp(settled, crop_from_window, size, cv2.BORDER_REPLICATE)
     alpha = _warp(alpha, crop_from_window, size, cv2.BORDER_CONSTANT)
     alpha[alpha > 0.998] = 1
     alpha[alpha < 0.002] = 0
-    if (curve := tone_of(target)) is not None:
+    if (curve := tone_of(seen)) is not None:
         new = in_tone(new, curve)
 
     def drawn() -> Texture:
         """The face's texture, where it is in this frame."""
         assert steady is not None
-        whole = steady.texture(max(round(len(crop.mask) / _scale(crop)), 8))
+        whole = steady.texture(max(round(len(crop.mask) / crop_scale(crop)), 8))
         there = crop_from_window * (len(whole.octaves) / len(crop.mask))
         return replace(whole, octaves=_warp(whole.octaves, there, size, cv2.BORDER_REFLECT_101))
 
     rng, given = np.random.default_rng(patch.seed), (steady, None if steady is None else drawn)
-    new = match_detail(new, target, alpha, rng, patch.skin_texture, *given)
+    new = match_detail(new, seen, alpha, rng, patch.skin_texture, *given)
     blend, free = laid_on(target, new, alpha), alpha > 0
     target[free] = np.clip(np.rint(blend[free]), 0, 255).astype(np.uint8)
     changed[window] |= free
@@ -163,21 +175,6 @@ def feather(crop: FaceCrop, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]
     ramp = np.clip(edge / np.clip(room, 1, max(FEATHER * size, 1)), 0, 1)
     weight = np.where(core, 1, ramp * ramp * (3 - 2 * ramp)) * support
     return weight.astype(np.float32), core
-
-
-def _scale(crop: FaceCrop) -> float:
-    return float(np.sqrt(abs(np.linalg.det(crop.crop_from_image[:, :2]))))
-
-
-def _known(crop: FaceCrop, shape: tuple[int, int]) -> np.ndarray:
-    """(S, S) bool: the crop's pixels off the mask that show the picture and not its reflection."""
-    back, axis = invert(crop.crop_from_image), np.arange(len(crop.mask)) + 0.5
-    reach = 2 + 1 / _scale(crop)
-    inside = crop.mask <= 0
-    for row, length in zip(back, shape[::-1], strict=True):
-        at = (row[0] * axis)[None] + (row[1] * axis + row[2])[:, None]
-        inside &= (at > reach) & (at < length - reach)
-    return inside
 
 
 def _window(crop: FaceCrop, shape: tuple[int, int]) -> tuple[slice, slice] | None:

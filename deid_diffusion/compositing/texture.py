@@ -15,6 +15,9 @@ import numpy as np
 from ..faces.skin_texture import BLURS, octaves
 
 MOST = 4.0  # levels: rougher than this is stubble, or a scene seen through a fence
+# Levels, of grey. Darker skin is roughened in proportion: as many levels show more on it, and what is rough on it in
+# photos are few bright pores, not the grain that noise makes of the same amplitude.
+BRIGHT = 130.0
 # How much lighter, and how much less saturated, than most of the face something is when it hardly passes for skin, in
 # CIELab: beside a face a patch shows backdrop, where roughness is a white speckle along jaw and ears.
 LIGHTER, GREYER = 15.0, 8.0
@@ -69,15 +72,17 @@ def add_texture(
     if not wanted.any() or not inside.any():
         return patch
     grey = cv2.cvtColor(patch, cv2.COLOR_RGB2GRAY)
+    median = max(float(np.median(grey[inside])), 1.0)
+    wanted = np.minimum(wanted, MOST) * min(median / BRIGHT, 1)
     have = [cv2.GaussianBlur(one * one, (0, 0), 4 * blur) for one, blur in zip(octaves(grey), BLURS, strict=True)]
-    lack = [np.maximum(rough**2 - power, 0) for rough, power in zip(np.minimum(wanted, MOST), have, strict=True)]
+    lack = [np.maximum(rough**2 - power, 0) for rough, power in zip(wanted, have, strict=True)]
     noise = draw_texture(grey.shape, rng) if drawn is None else drawn()
     power = np.tensordot(noise.shares, np.stack(lack), axes=1)
     added = sum(
         np.sqrt(np.maximum(p, 0)).astype(np.float32) * new
         for p, new in zip(power, np.moveaxis(noise.octaves, -1, 0), strict=True)
     )
-    shade = cv2.GaussianBlur(grey, (0, 0), 4 * BLURS[-1]) / max(float(np.median(grey[inside])), 1.0)
+    shade = cv2.GaussianBlur(grey, (0, 0), 4 * BLURS[-1]) / median
     return patch + (added * np.clip(shade, 0.2, 1) * _like_skin(patch, inside))[..., None]
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from ..messages import brief_error
 from ..types import Face, FaceCrop, Outcome, Redaction
 from .align import crop_faces, follow_faces
+from .backdrop import left_over
 from .estimator import FaceAnalysis, FaceEstimator
 from .geometry import apply, invert
 from .masks import GROWTH, make_inpaint_mask
@@ -70,7 +71,8 @@ def analyze_faces(
         found = dict(zip(numbers, zip(crops, _read_all(crops, estimator, embed, moving), strict=True), strict=True))
         for task, one in zip(followed, seen, strict=True):
             found[task.number] = (None, None) if one is None else (one[0], (one[1], None))
-        done = [_analyzed(image, task, *found[task.number], faces) for task in pending]
+        still = not moving and embed is not None
+        done = [_analyzed(image, task, *found[task.number], faces, still) for task in pending]
     rest = iter(done)
     return [next(rest) if task.pending else task for task in tasks]
 
@@ -86,7 +88,7 @@ def doubted(task: FaceTask) -> FaceTask:
     odd = task.analysis.ood_score
     if odd < UNLIKE_PHOTOS:
         return task
-    return task.decided(Outcome.REDACTED, no_face(odd), redaction=Redaction.BLUR)
+    return task.decided(Outcome.REDACTED, no_face(odd), redaction=Redaction.BLUR, doubtful=True)
 
 
 def _analyzed(
@@ -95,6 +97,7 @@ def _analyzed(
     crop: FaceCrop | None,
     read: Read | Exception | None,
     faces: Sequence[Face],
+    still: bool,
 ) -> FaceTask:
     if crop is None or read is None:
         return task.decided(Outcome.REDACTED, "landmarks do not fit the detection")
@@ -102,12 +105,17 @@ def _analyzed(
         log.error("reading face %d failed", task.number, exc_info=read)
         return task.decided(Outcome.FAILED, f"reading failed: {brief_error(read)}")
     analysis, embedding = read
+    inpaint_mask = make_inpaint_mask(crop, image.shape, [face for face in faces if face is not task.face])
+    if still:  # from one frame of a clip to the next, bits would come and go
+        rest = left_over(crop.image, inpaint_mask <= 0, crop.mask > 0, crop.landmarks)
+        crop = replace(crop, mask=np.maximum(crop.mask, rest))
+        inpaint_mask = np.maximum(inpaint_mask, rest)
     return replace(
         task,
         crop=crop,
         analysis=analysis,
         embedding=embedding,
-        inpaint_mask=make_inpaint_mask(crop, image.shape, [face for face in faces if face is not task.face]),
+        inpaint_mask=inpaint_mask,
         skin_texture=skin_texture(image, apply(invert(crop.crop_from_image), crop.landmarks.astype(float))),
     )
 

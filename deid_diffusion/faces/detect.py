@@ -10,7 +10,8 @@ import numpy as np
 from ..messages import brief
 from ..types import Face
 from .centerface import CenterFace, Found, concatenate
-from .geometry import compose
+from .false_alarms import without_false_alarms
+from .geometry import compose, roll_deg
 from .views import clipped, extent_of, from_turned, middle_of, resized, spans, surest, upright_from_image, view_of
 
 Detector = Callable[[np.ndarray], list[Face]]  # (H, W, 3) uint8 RGB -> faces in image pixels; none: []
@@ -65,7 +66,7 @@ class CenterFaceDetector:
         found = merge(clipped(concatenate(passes), image.shape[:2]))
         faces = [Face(*three) for three in zip(found.boxes, found.points, found.scores.tolist(), strict=True)]
         seen = [self._second_look(image, face) if is_doubtful(face) else face for face in faces]
-        return distinct([face for face in seen if face is not None])
+        return self._kept(image, [face for face in seen if face is not None])
 
     def glance(self, image: np.ndarray, side: int = 640) -> list[Face]:
         """A quick look, for the frames of a clip between two full ones: one pass at a long side of `side` pixels.
@@ -81,7 +82,7 @@ class CenterFaceDetector:
         found = merge(clipped(found, image.shape[:2]))
         faces = [Face(*three) for three in zip(found.boxes, found.points, found.scores.tolist(), strict=True)]
         seen = [self._second_look(image, face) if is_doubtful(face) else face for face in faces]
-        return distinct([face for face in seen if face is not None])
+        return self._kept(image, [face for face in seen if face is not None])
 
     def follow(self, image: np.ndarray, faces: Sequence[Face]) -> list[Face]:
         """Faces of a frame of which it is known where they were in the one before: each in a view of its own.
@@ -107,6 +108,10 @@ class CenterFaceDetector:
         rows = zip(faces, maps, found, strict=True)
         seen = [surest(face, [view], [peaks], image.shape, LOOK) for face, view, peaks in rows]
         return distinct([face for face in seen if face.score >= FOLLOWED])
+
+    def _kept(self, image: np.ndarray, faces: list[Face]) -> list[Face]:
+        """Each face once, less the ears and locks of hair that pass for some."""
+        return without_false_alarms(image, distinct(faces), self._network)
 
     def _levels(self, image: np.ndarray, scale: float) -> Found:
         """The picture at `scale`, at a quarter of that, and so on down to a thumbnail."""
@@ -266,13 +271,6 @@ def distinct(faces: list[Face]) -> list[Face]:
         else:
             kept.append(face)
     return kept
-
-
-def roll_deg(points: np.ndarray) -> float:
-    """Clockwise turn of a face in the image, degrees in (-180, 180], from its (5, 2) points."""
-    across, down = points[1] - points[0], points[3:].mean(0) - points[:2].mean(0)
-    right = across + np.array([down[1], -down[0]])
-    return float(np.degrees(np.arctan2(right[1], right[0])))
 
 
 def is_doubtful(face: Face) -> bool:

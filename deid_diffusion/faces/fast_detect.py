@@ -10,8 +10,8 @@ import numpy as np
 from ..messages import brief
 from ..types import Face
 from .centerface import Found, concatenate
-from .detect import CenterFaceDetector, check_image, distinct, is_doubtful, merge, roll_deg
-from .geometry import compose
+from .detect import CenterFaceDetector, check_image, is_doubtful, merge
+from .geometry import compose, roll_deg
 from .views import (
     clipped,
     extent_of,
@@ -76,7 +76,7 @@ class FastDetector(CenterFaceDetector):
                 faint.append(face)
         hinted = merge(_found(self._hinted(levels, faint)), SURE)
         seen += [again for face in _faces(hinted) if (again := self._decided(image, face))]
-        return distinct(_faces(merge(_found(seen))))
+        return self._kept(image, _faces(merge(_found(seen))))
 
     def _passes(self, levels: Levels) -> Found:
         """All pixels, upright and on its side; then coarser levels, for faces too large to be seen there."""

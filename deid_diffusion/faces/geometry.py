@@ -109,3 +109,10 @@ def hull_distance(points: np.ndarray, size: int, directions: int = 36) -> np.nda
     for row, column in zip(across[1:], down[1:], strict=True):
         np.maximum(furthest, np.add(row, column[:, None], out=plane), out=furthest)
     return furthest
+
+
+def roll_deg(points: np.ndarray) -> float:
+    """Clockwise turn of a face in the image, degrees in (-180, 180], from its (5, 2) points."""
+    across, down = points[1] - points[0], points[3:].mean(0) - points[:2].mean(0)
+    right = across + np.array([down[1], -down[0]])
+    return float(np.degrees(np.arctan2(right[1], right[0])))

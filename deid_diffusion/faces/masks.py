@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from ..types import Face, FaceCrop
-from .geometry import SIZE, apply, hull_distance
+from .geometry import SIZE, apply, hull_distance, invert
 
 
 def make_inpaint_mask(crop: FaceCrop, shape: tuple[int, ...], others: Sequence[Face]) -> np.ndarray:
@@ -30,6 +30,27 @@ def make_inpaint_mask(crop: FaceCrop, shape: tuple[int, ...], others: Sequence[F
         if (ellipse.max(0) > 0).all() and (ellipse.min(0) < size).all():
             mask = np.maximum(mask, (hull_distance(ellipse, size) < 0).astype(np.float32))
     return mask
+
+
+def crop_scale(crop: FaceCrop) -> float:
+    """Crop pixels per picture pixel."""
+    return float(np.sqrt(abs(np.linalg.det(crop.crop_from_image[:, :2]))))
+
+
+def known_pixels(crop: FaceCrop, shape: tuple[int, ...]) -> np.ndarray:
+    """(S, S) bool: the crop's pixels off its mask that show the picture and not its reflection.
+
+    Args:
+        crop: of the face.
+        shape: (H, W, ...) of the picture.
+    """
+    back, axis = invert(crop.crop_from_image), np.arange(len(crop.mask)) + 0.5
+    reach = 2 + 1 / crop_scale(crop)
+    inside = crop.mask <= 0
+    for row, length in zip(back, shape[1::-1], strict=True):
+        at = (row[0] * axis)[None] + (row[1] * axis + row[2])[:, None]
+        inside &= (at > reach) & (at < length - reach)
+    return inside
 
 
 def blended(crop: FaceCrop, generated: np.ndarray) -> np.ndarray:

@@ -15,31 +15,19 @@ from ..imaging.shots import is_cut, thumbnail
 from ..types import Face, Outcome
 from .attributes import Attributes
 from .face_list import FaceList
+from .looks import Find, Follow, Looks
 from .motion import summarize, weighted_median
 from .ood_score import no_face
 from .saved_looks import SavedLooks
 from .sightings import Origin, Sighting, fill
 from .task import FaceTask
-from .tracks import GAP_S, ODD, Linker, centre_of, group_people, iou, join_backwards
+from .tracks import ODD, Linker, group_people, join_backwards
 
 log = logging.getLogger(__name__)
-# Between two full looks; less than `GAP_S`, so that a face that only they find is followed from one to the next, and
-# hidden before the first.
-LOOK_S = 0.9
-# Likewise, while no face is known; a track that is surely a face is held for as long before its first detection.
-IDLE_LOOK_S = 1.0
-LOST_S = 0.2  # between two for a face that comes and goes, as hands do: until then it is interpolated
 READ_S, READ_LATER_S = 0.1, 0.25  # between two readings of a track: of the first `ENOUGH`, and of those after them
 ENOUGH = 10
-# Between two quick looks at the whole frame; shorter than what a track that is found then goes on before its first
-# detection. In other frames only known faces are looked at, where they should be, and large ones looked for, unless
-# known ones are so many that it is quicker to look at everything, or one of them is not seen there clearly.
-GLANCE_S = 0.1
-FEW = 6
 KEPT = 8  # frames: a track's speed is measured over some
 SHARP_SCORE = 0.5  # of a detection that says something about the person
-Find = Callable[[np.ndarray], list[Face]]
-Follow = Callable[[np.ndarray, Sequence[Face]], list[Face]]
 LookAt = Callable[[np.ndarray, Face], Face]  # a face of which only the box is known -> with its points; score 0: none
 Read = Callable[[np.ndarray, Sequence[Face], Sequence[int]], dict[int, FaceTask]]
 
@@ -93,7 +81,7 @@ class Scan:
 
         Args:
             glance: quick, for every frame.
-            look: thorough, for the first frame of a shot, every `LOOK_S`, and where a track loses its face.
+            look: thorough, for the first frame of a shot, every `looks.LOOK_S`, and where a track loses its face.
             read: (H, W, 3) uint8, all its faces, the places of those to read -> their analyzed tasks by place; None
                 when nothing is to be read.
             listed: where faces are, as somebody says; then nothing is looked for.
@@ -102,18 +90,16 @@ class Scan:
                 nothing can.
             peek: quicker than `glance`, for large faces that come in between two of those; None for none.
         """
-        self.glance, self.look, self.read = glance, look, read
-        self.follow, self.peek = follow, peek
-        self.listed, self._look_at = listed, look_at
+        self.read, self.listed, self._look_at = read, listed, look_at
         self.saved: SavedLooks | None = None
         self.linker = Linker(0 if listed is None else listed.next_number)
+        self._looks = Looks(self.linker, glance, look, follow, peek)
         self.readings = dict[int, list[Reading]]()
         self.size = (0, 0)
         self._thumbnail: np.ndarray | None = None
         self._faces: list[Face] = []
         self.failed: set[int] = set()
         self.told: dict[int, dict[int, Sighting]] = {}
-        self._looked_s = self._glanced_s = self._seen_s = -np.inf
         self._read_s: dict[int, float] = {}
         self._tried: dict[int, int] = {}
 
@@ -160,18 +146,6 @@ class Scan:
             for place, task in tasks.items():
                 self._learn(numbers[place], task, time_s)
 
-    def _detect(self, image: np.ndarray, time_s: float, cut: bool) -> list[Face]:
-        """The faces of a frame; a second, thorough look where it is due or one seems to be gone."""
-        idle = time_s - max(self._seen_s, self.linker.shot_s) > GAP_S
-        due = cut or time_s - self._looked_s >= (IDLE_LOOK_S if idle else LOOK_S) - 1e-6
-        if idle and not due and time_s - self._glanced_s < GLANCE_S - 1e-6:
-            return []
-        faces = self._glanced(image, time_s, due, cut)
-        if due or (time_s - self._looked_s >= LOST_S - 1e-6 and self._loses_one(faces)):
-            faces = united(self.look(image), faces)
-            self._looked_s = time_s
-        return [replace(face, track_id=None) for face in faces]
-
     def _found(self, image: np.ndarray, time_s: float, cut: bool) -> list[Face]:
         """The faces of a frame: as they are listed, as an earlier run found them, or looked for."""
         number = len(self.linker.times_s)
@@ -181,44 +155,12 @@ class Scan:
             return self._told(image, self.listed.sightings.get(number, ()))
         faces = None if self.saved is None else self.saved.get(number)
         if faces is None:
-            faces = self._detect(image, time_s, cut)
+            faces = self._looks(image, time_s, cut, self._faces)
             if self.saved is not None:
                 self.saved.add(number, faces)
         if faces:
-            self._seen_s = time_s
+            self._looks.seen_s = time_s
         return faces
-
-    def _glanced(self, image: np.ndarray, time_s: float, due: bool, cut: bool) -> list[Face]:
-        """The faces of a frame by the quickest look that sees those of the frame before."""
-        known = [] if cut else self._known(time_s)
-        seen: list[Face] = []
-        few = self.follow is not None and len(known) <= FEW
-        if few and not due and time_s - self._glanced_s < GLANCE_S - 1e-6:
-            seen = united(self._followed(image, known), [] if self.peek is None else self.peek(image))
-            if not self._loses_one(seen):
-                return seen
-        self._glanced_s = time_s
-        faces = united(self.glance(image), seen)
-        lost = [one for one in known if not _is_among(one, faces)]
-        return united(faces, self._followed(image, lost)) if few and lost and not seen else faces
-
-    def _known(self, time_s: float) -> list[Face]:
-        """The faces of this shot that were seen a moment ago, where they should be by now."""
-        linker, known = self.linker, []
-        for track in linker.tracks.values():
-            if track.last >= linker.starts[-1] and time_s - linker.times_s[track.last] <= GAP_S:
-                last = track.found[track.last]
-                box = linker.predicted(track, time_s)
-                known.append(replace(last, box=box, landmarks=last.landmarks + (centre_of(box) - centre_of(last.box))))
-        return known
-
-    def _followed(self, image: np.ndarray, faces: Sequence[Face]) -> list[Face]:
-        """Those that are seen clearly where they should be."""
-        return [] if self.follow is None or not faces else self.follow(image, faces)
-
-    def _loses_one(self, faces: Sequence[Face]) -> bool:
-        """Whether a face of the frame before is not among them."""
-        return not all(_is_among(one, faces) for one in self._faces)
 
     def _told(self, image: np.ndarray, row: Sequence[Sighting]) -> list[Face]:
         """The faces of a frame as they are listed; of those that nobody found there, only the place is kept."""
@@ -346,17 +288,3 @@ class Scan:
         linker = self.linker
         told = None if self.listed is None else self.told
         return fill(list(linker.tracks.values()), linker.times_s, linker.starts, self.size, people, first, told)
-
-
-def united(faces: Sequence[Face], more: Sequence[Face]) -> list[Face]:
-    """Two lists of detections of one picture, each face once; the first list's own where both have it.
-
-    Args:
-        faces: all of which are taken.
-        more: of which those are taken that overlap none of the others.
-    """
-    return [*faces, *(one for one in more if all(iou(one.box, face.box) < 0.35 for face in faces))]
-
-
-def _is_among(face: Face, faces: Sequence[Face]) -> bool:
-    return any(iou(one.box, face.box) >= 0.2 for one in faces)

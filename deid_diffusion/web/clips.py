@@ -11,7 +11,8 @@ import numpy as np
 
 from ..anonymizer import FaceAnonymizer
 from ..faces.detect import TEMPLATE
-from ..faces.face_list import FaceList, check_same, face_list_of, read_face_lists
+from ..faces.face_list import FaceList, check_same, face_list_of
+from ..faces.face_list_reader import read_face_lists
 from ..faces.sightings import Origin, Sighting
 from ..imaging.shots import is_cut, thumbnail
 from ..jobs.detections import look_through

@@ -70,6 +70,14 @@ def test_a_smooth_patch_becomes_as_rough_as_wanted_and_a_rough_one_stays():
     assert (again == smooth).all()
 
 
+def test_dark_skin_gets_as_much_less_as_it_is_darker():
+    inside, added = np.ones((400, 400), bool), []
+    for gain in (1.0, 0.4):
+        patch = np.full((400, 400, 3), 130.0, np.float32) * gain
+        added.append((add_texture(patch, np.ones(3, np.float32), inside, np.random.default_rng(2)) - patch).std())
+    assert added[1] == pytest.approx(0.4 * added[0], rel=0.05)
+
+
 def test_shade_is_smoother_and_nothing_is_rougher_than_skin_gets():
     patch, inside = rough_picture(0), np.ones((400, 400), bool)
     patch[:, 200:] *= 0.2

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from deid_diffusion.faces.scan import FEW, GLANCE_S, Scan
+from deid_diffusion.faces.looks import FEW, GLANCE_S
+from deid_diffusion.faces.scan import Scan
 from tests.faces.test_tracks import FPS, face
 
 WIDTH = 640

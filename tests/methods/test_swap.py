@@ -103,7 +103,7 @@ def test_a_person_that_the_bank_has_not_is_refused():
     [
         (("--method", "swap", "--target", "12"), "a number from 0 to 11"),
         (("--method", "swap", "--target", "-1"), "target"),
-        (("--method", "swap", "--target", "1.5"), "wanted a whole number"),
+        (("--method", "swap", "--target", "somebody"), "wanted random or a whole number >= 0, got 'somebody'"),
         (("--target", "3"), "--target is for --method swap, got --method inpaint"),
         (("--method", "blur", "--attraction", "3"), "--attraction is for --method swap"),
     ],

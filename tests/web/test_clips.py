@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deid_diffusion.faces.face_list import read_face_lists
+from deid_diffusion.faces.face_list_reader import read_face_lists
 from deid_diffusion.types import Redaction
 from deid_diffusion.web.clips import Clip
 from deid_diffusion.web.desk import Desk
