@@ -91,7 +91,9 @@ class ClipRun:
 
     def begin(self) -> None:
         """Forgets what was generated, and settles where all faces are with what is known by now."""
-        audition = Audition(self.method, self.context, self.keys, self.seed) if self.method.uses_targets else None
+        audition = (
+            Audition(self.method, self.context, self.keys, self.scan, self.seed) if self.method.uses_targets else None
+        )
         self.roles = Roles(self.scan, self.policy, self.settings, self.parts, audition)
         self.sequence = FacesInSequence(self.method, self.context, self.stride)
         self.unseen = Unseen(self.context)

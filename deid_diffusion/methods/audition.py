@@ -18,7 +18,7 @@ from .candidates import candidate_score
 from .protocol import Context, Method
 from .sampling import as_set, target_meshes
 
-KEYS = 3  # of a person, on which they are tried
+KEYS, KEY_S = 3, 4.0  # of a person, on which they are tried: one, and one more for so many seconds
 APART_DEG = 10.0  # by which the poses of two key frames differ
 CLEAR = 0.5  # score of a detection from which on a frame can be a key frame
 FAILS = 50.0  # cost of a key frame whose new face is rejected; accepted ones cost 5 to 15
@@ -63,16 +63,17 @@ class KeyFrames:
 class Audition:
     """Says which of some strangers a person becomes."""
 
-    def __init__(self, method: Method, context: Context, keys: KeyFrames, seed: int) -> None:
+    def __init__(self, method: Method, context: Context, keys: KeyFrames, scan: Scan, seed: int) -> None:
         """Nobody is generated yet.
 
         Args:
             method: that generates the clip's key frames.
             context: of the clip.
             keys: known by then.
+            scan: says how long people are there.
             seed: of the clip.
         """
-        self.method, self.keys, self.seed = method, keys, seed
+        self.method, self.keys, self.scan, self.seed = method, keys, scan, seed
         # As the clip will generate them, but that who fails is not tried again.
         self.context = replace(context, settings=replace(context.settings, tries=1))
 
@@ -94,7 +95,10 @@ class Audition:
             targets: the first is taken where nothing speaks for another.
         """
         tracks = [track for track, one in people.items() if one == person]
-        keys = [(track, task) for track in tracks for task in self.keys.of_track.pop(track, [])][:KEYS]
+        known = self.scan.linker.tracks
+        seen_s = sum(known[track].seen_s for track in tracks if track in known)
+        keys = [(track, task) for track in tracks for task in self.keys.of_track.pop(track, [])]
+        keys = keys[: min(1 + int(seen_s / KEY_S), KEYS)]
         if not keys:
             return targets[0]
         asked = [self._asked(track, task, wanted, embedding) for track, task in keys]

@@ -6,6 +6,8 @@ were asked to: the source's lips are elsewhere, and part while the new ones woul
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import cv2
 import numpy as np
 
@@ -112,5 +114,11 @@ def moved(image: np.ndarray, flow: np.ndarray) -> np.ndarray:
     Returns:
         an image of its shape.
     """
-    y, x = np.mgrid[: len(flow), : len(flow)].astype(np.float32)
-    return cv2.remap(image, x + flow[..., 0], y + flow[..., 1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
+    at = flow + _grid(len(flow))
+    return cv2.remap(image, at, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
+
+
+@lru_cache(maxsize=4)
+def _grid(size: int) -> np.ndarray:
+    """(S, S, 2) float32: x y of each pixel."""
+    return np.ascontiguousarray(np.mgrid[:size, :size][::-1].transpose(1, 2, 0).astype(np.float32))

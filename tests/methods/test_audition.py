@@ -64,9 +64,9 @@ def test_who_is_rejected_on_key_frames_is_not_taken(refused):
     targets = [run.anonymizer.bank.target(number) for number in (0, 1)]
     embedding = run.scan.mean_embedding(0)
     given = 0, {0: 0}, run.scan.median(0).quantize(), embedding
-    assert Audition(run.method, context, run.keys, 0)(*given, targets) is targets[1 - refused]
+    assert Audition(run.method, context, run.keys, run.scan, 0)(*given, targets) is targets[1 - refused]
     # Without key frames nothing speaks for the second.
-    assert Audition(run.method, context, KeyFrames(), 0)(*given, targets) is targets[0]
+    assert Audition(run.method, context, KeyFrames(), run.scan, 0)(*given, targets) is targets[0]
 
 
 def test_a_clip_tries_two_strangers_once_and_keeps_one():
