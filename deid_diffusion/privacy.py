@@ -23,7 +23,7 @@ class PrivacyLevel:
 
     coarser: Mapping[str, float] = field(default_factory=dict)
     skin_jitter: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    growth: float = 0.1
+    growth: float = 0.12
     drop: tuple[str, ...] = ()
     texture: bool = True
     reach: float = 3.0
@@ -46,7 +46,7 @@ LEVELS = {
     "standard": PrivacyLevel(skin_jitter=(2.5, 2.0, 2.5)),
     "high": PrivacyLevel(
         coarser={"age": 2.0, "pitch_deg": 1.5, "yaw_deg": 1.5},
-        skin_jitter=(4.0, 3.0, 4.0), growth=0.12, drop=WORN, reach=6.0,
+        skin_jitter=(4.0, 3.0, 4.0), drop=WORN, reach=6.0,
     ),
     "maximum": PrivacyLevel(
         coarser=dict.fromkeys(("pitch_deg", "yaw_deg", "mouth_open", "smile", "eyes_open", "brow_raise"), 2.0)

@@ -97,12 +97,15 @@ def test_the_dial_analyzes_each_photo_once_and_goes_on_where_it_was_stopped(tmp_
     analyze = anonymize.analyze
     monkeypatch.setattr(anonymize, "analyze", lambda *a, **k: analyses.append(a) or analyze(*a, **k))
     dial = privacy.Dial(lambda: anonymize, folders, tmp_path / "out", candidates=1)
-    first = {path.name: path.read_bytes() for path in dial.run("standard", "probe", 1).iterdir()}
+    first = {
+        path.name: np.asarray(Image.open(path)).astype(int) for path in dial.run("standard", "probe", 1).iterdir()
+    }
     assert len(analyses) == 2
     (tmp_path / "out/standard/probe1/b.png").unlink()
     before = (tmp_path / "out/standard/probe1/a.png").stat().st_mtime_ns
     again = privacy.Dial(lambda: anonymize, folders, tmp_path / "out", candidates=1).run("standard", "probe", 1)
-    assert {path.name: path.read_bytes() for path in again.iterdir()} == first
+    for path in again.iterdir():  # alone, a face is rounded another way than in a batch
+        assert np.abs(np.asarray(Image.open(path)) - first[path.name]).max() <= 1
     assert (again / "a.png").stat().st_mtime_ns == before
     assert len(analyses) == 2
     assert len((tmp_path / "out/outcomes.csv").read_text().splitlines()) == 3

@@ -80,7 +80,7 @@ def is_covered(face: Face, changed: np.ndarray) -> bool:
 
 # The mask is the hull of landmarks and detection, grown by this share of the crop's side: over hairline and ears, that
 # tell who somebody is (docs/privacy.md). Its outermost part is feather.
-GROWTH, FADE = 0.1, 0.035
+GROWTH, FADE = 0.12, 0.035
 
 
 def face_mask(landmarks: np.ndarray, ellipse: np.ndarray, size: int = SIZE, growth: float = GROWTH) -> np.ndarray:
