@@ -141,5 +141,5 @@ def _apart_deg(one: FaceTask, other: FaceTask) -> float:
     """The largest difference of two poses' angles."""
     assert one.analysis is not None
     assert other.analysis is not None
-    poses = [(a.yaw_deg, a.pitch_deg, a.roll_deg) for a in (one.analysis.attributes, other.analysis.attributes)]
-    return float(np.abs(np.subtract(*poses)).max())
+    first, second = one.analysis.attributes, other.analysis.attributes
+    return max(abs(getattr(first, name) - getattr(second, name)) for name in ("yaw_deg", "pitch_deg", "roll_deg"))
