@@ -420,7 +420,9 @@ class FaceAnonymizer:
         with analysis.timing("composite"):
             new = [task for task in tasks if task.outcome is Outcome.REPLACED]
             rough = settings.level.texture
-            patches = [Patch(t.generated, t.crop, t.result_seed, t.skin_texture if rough else None) for t in new]
+            patches = [
+                Patch(t.generated, t.crop, t.result_seed, t.skin_texture if rough else None, t.steady) for t in new
+            ]
             # What may be no face goes under the new ones: no block of blur lies on half of one, and nothing shows.
             doubtful = [task for task in tasks if task.hidden and task.doubtful]
             under, blurred = self._redacted(analysis.image, doubtful, settings)

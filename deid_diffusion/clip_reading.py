@@ -17,7 +17,11 @@ NEAR = 0.08  # of a crop's side: a face that moved no further since the frame be
 
 
 class ClipReading:
-    """Reads faces of one frame after the other."""
+    """Reads faces of one frame after the other.
+
+    Attributes:
+        latest: what was read since somebody put a list there; None where nobody asks.
+    """
 
     def __init__(self, anonymizer: FaceAnonymizer, settings: Settings, timing: Timing) -> None:
         """Nothing was read yet.
@@ -28,6 +32,7 @@ class ClipReading:
             timing: where the seconds are counted.
         """
         self.anonymizer, self.settings, self.timing = anonymizer, settings, timing
+        self.latest: list[FaceTask] | None = None
         self._before: dict[int | None, FaceTask] = {}
 
     def forget(self) -> None:
@@ -46,7 +51,10 @@ class ClipReading:
             their analyzed tasks by place, as from `FaceAnonymizer.read`, eyes and mouth read from close-ups.
         """
         with self.timing("read"):
-            return self.anonymizer.read(image, faces, self.settings, places, moving=True)
+            done = self.anonymizer.read(image, faces, self.settings, places, moving=True)
+        if self.latest is not None:
+            self.latest += done.values()
+        return done
 
     def follow(self, image: np.ndarray, faces: Sequence[Face], places: Sequence[int]) -> dict[int, FaceTask]:
         """The same, but for who they are, which their tracks say, of the next frame: in less time.

@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from .anonymizer import FaceAnonymizer
+from .clip_frames import Prepared, blurred_whole, fading, is_repeat, smoothed, veiled, with_neighbours
+from .clip_options import ClipOptions
 from .clip_reading import ClipReading
 from .clip_result import ClipResult
 from .clip_tasks import ClipTasks
-from .faces.attributes import Attributes
+from .compositing.steady import Steady
 from .faces.face_list import FaceList
-from .faces.lids import blinking
-from .faces.motion import COARSE, FINE, smooth
+from .faces.lids import GAIN, blinking
+from .faces.motion import COARSE, FINE
 from .faces.scan import Scan
-from .faces.sightings import Sighting
 from .faces.task import FaceTask, ImageAnalysis
 from .imaging.pictures import Picture
-from .messages import brief, brief_error
+from .messages import brief_error
+from .methods.audition import Audition, KeyFrames
 from .methods.protocol import find_method
-from .methods.redact import redact
 from .methods.roles import Roles
 from .methods.sampling import as_set
 from .methods.sequence import FacesInSequence, FrameTasks
@@ -38,42 +38,11 @@ from .timing import Timing
 from .types import Face, Outcome, Redaction
 
 log = logging.getLogger(__name__)
-STRIDE = 2  # frames
+# Frames. Generated in every third, a talking face flickers less than in every second (1.56 for 1.75 times its source),
+# moves as well, and takes an eighth less.
+STRIDE = 3
 PEEK = 320  # px, long side of a frame in which only large faces are looked for
 MOST_REPEATS = 30  # of a frame that share its result; they wait for it in memory
-
-
-@dataclass(frozen=True)
-class ClipOptions:
-    """What is to be chosen about a clip and not about its faces.
-
-    Attributes:
-        audio: "keep" copies it as it is; a voice identifies. "drop" leaves it out.
-        crf: constant rate factor of the encoder; lower is better and larger.
-        codec: of the output; None for that of the source's family.
-        stride: a new face is generated every so many frames, and carried along between; None for 2.
-        motion: "fine" passes speech and blinks in eighths of a step; "coarse" in the steps of photos.
-        start_s, stop_s: what part of the clip is written; None for all.
-        ahead_s: how far a stream looks ahead.
-    """
-
-    audio: str = "keep"
-    crf: int = 18
-    codec: str | None = None
-    stride: int | None = None
-    motion: str = "fine"
-    start_s: float | None = None
-    stop_s: float | None = None
-    ahead_s: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name, choices in (("audio", ("keep", "drop")), ("motion", ("fine", "coarse"))):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} must be {' or '.join(choices)}, got {brief(getattr(self, name))}")
-        if self.stride is not None and self.stride < 1:
-            raise ValueError(f"stride must be >= 1, got {brief(self.stride)}")
-        if self.start_s is not None and self.stop_s is not None and not self.start_s < self.stop_s:
-            raise ValueError(f"wanted a part that stops after it starts, got {self.start_s} s to {self.stop_s} s")
 
 
 class ClipRun:
@@ -115,13 +84,17 @@ class ClipRun:
         )  # fmt: skip
         self.parts = FINE if options.motion == "fine" else COARSE
         self.context = anonymizer.context(settings, self.policy, self.timing)
+        self.keys = KeyFrames()
         self.stride = (options.stride or STRIDE) if self.method.uses_targets else 1
         self.hidden: set[int] = set()
         self.begin()
 
     def begin(self) -> None:
         """Forgets what was generated, and settles where all faces are with what is known by now."""
-        self.roles = Roles(self.scan, self.policy, self.settings, self.parts)
+        audition = (
+            Audition(self.method, self.context, self.keys, self.scan, self.seed) if self.method.uses_targets else None
+        )
+        self.roles = Roles(self.scan, self.policy, self.settings, self.parts, audition)
         self.sequence = FacesInSequence(self.method, self.context, self.stride)
         self.unseen = Unseen(self.context)
         self.tasks = ClipTasks(
@@ -129,8 +102,22 @@ class ClipRun:
             {} if self.scan.listed is None else self.scan.listed.redact_with,
         )  # fmt: skip
         self.reading.forget()
+        self._steady = dict[int, Steady]()
         self.result = ClipResult(None)
         self.settle()
+
+    def look(self, image: np.ndarray, time_s: float, repeated: bool = False) -> None:
+        """The first pass: looks at the next frame, see `Scan.add`.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            time_s: of the frame.
+            repeated: whether it is the frame before once more.
+        """
+        self.reading.latest = []
+        self.scan.add(image, time_s, repeated)
+        self.keys.add(self.scan, self.reading.latest)
+        self.reading.latest = None
 
     def settle(self, first: int = 0) -> None:
         """Says where all faces are, from a frame on, with what is known by now."""
@@ -153,10 +140,24 @@ class ClipRun:
             frames: (H, W, 3) uint8 RGB, and what comes back with the result.
 
         Yields:
-            the results in order, at most a block behind.
+            the results in order, at most a block and a fade behind.
         """
-        block: list[_Prepared] = []
-        for before, now, after in _with_neighbours(self._distinct(frames)):
+        for frame, tasks, shares in fading(self._decided(frames)):
+            result = self._composited(frame, tasks, shares)
+            yield frame.source, result
+            for again in frame.repeats:
+                if frame.failure:
+                    self._count_blurred(again.time_s, frame.failure)
+                else:
+                    reports = {report.face.track_id: report for report in result.faces}
+                    same = [reports[one.face.track_id] for one in again.sightings]
+                    self.result.add(again.time_s, again.sightings, same)
+                yield again.source, result
+
+    def _decided(self, frames: Iterable[tuple[np.ndarray, Any]]) -> Iterator[tuple[Prepared, list[FaceTask]]]:
+        """The distinct frames in order, with what becomes of their faces."""
+        block: list[Prepared] = []
+        for before, now, after in with_neighbours(self._distinct(frames)):
             now.tasks = [self._moving(task, before, after) for task in now.tasks]
             block.append(now)
             ends = after is None or after.number in self._starts
@@ -164,20 +165,20 @@ class ClipRun:
                 yield from self._finished(block)
                 block = []
 
-    def _moving(self, task: FaceTask, before: _Prepared | None, after: _Prepared | None) -> FaceTask:
+    def _moving(self, task: FaceTask, before: Prepared | None, after: Prepared | None) -> FaceTask:
         """With its motion smoothed over the frames before and after it, and the lids apart from it."""
         if not task.pending or task.wanted is None:
             return task
         rest = as_set(self.roles.settled[task.number].motion.rest, self.settings)
-        return blinking(_smoothed(task, before, after), rest.eyes_open)
+        return blinking(smoothed(task, before, after), rest.eyes_open, GAIN)
 
-    def _distinct(self, frames: Iterable[tuple[np.ndarray, Any]]) -> Iterator[_Prepared]:
+    def _distinct(self, frames: Iterable[tuple[np.ndarray, Any]]) -> Iterator[Prepared]:
         """The frames, each with those after it that are the same picture with the same faces."""
-        last: _Prepared | None = None
+        last: Prepared | None = None
         for number, (image, source) in enumerate(frames):
             sightings, time_s = self._sightings[number - self._first], self.scan.linker.times_s[number]
-            frame = _Prepared(number, time_s, image, source, sightings)
-            if last is not None and len(last.repeats) < MOST_REPEATS and _is_repeat(frame, last):
+            frame = Prepared(number, time_s, image, source, sightings)
+            if last is not None and len(last.repeats) < MOST_REPEATS and is_repeat(frame, last):
                 last.repeats.append(frame)
                 continue
             if last is not None:
@@ -186,7 +187,7 @@ class ClipRun:
         if last is not None:
             yield last
 
-    def _prepared(self, frame: _Prepared) -> _Prepared:
+    def _prepared(self, frame: Prepared) -> Prepared:
         """The frame with its faces read."""
         if frame.number in self.scan.failed:
             frame.failure = "looking for faces failed"
@@ -200,24 +201,31 @@ class ClipRun:
             frame.failure = brief_error(error)
         return frame
 
-    def _finished(self, block: Sequence[_Prepared]) -> Iterator[tuple[Any, AnonymizedImage]]:
-        """The frames of a block; blurred as a whole where that fails."""
+    def _finished(self, block: Sequence[Prepared]) -> Iterator[tuple[Prepared, list[FaceTask]]]:
+        """The frames of a block with their decided tasks."""
         try:
             rows = self._generate([FrameTasks(one.number, one.time_s, one.tasks) for one in block])
         except Exception as error:
             log.exception("generating failed")
             rows = [[_failed(task, error) for task in one.tasks] for one in block]
         for frame, tasks in zip(block, rows, strict=True):
-            result = self._composited(frame, tasks)
-            yield frame.source, result
-            for again in frame.repeats:
-                if frame.failure:
-                    self._count_blurred(again.time_s, frame.failure)
-                else:
-                    reports = {report.face.track_id: report for report in result.faces}
-                    same = [reports[one.face.track_id] for one in again.sightings]
-                    self.result.add(again.time_s, again.sightings, same)
-                yield again.source, result
+            try:
+                tasks = self.unseen(frame.image, frame.time_s, tasks, frame.unseen)
+            except Exception as error:
+                log.exception("carrying faces to frame %d failed", frame.number)
+                frame.failure = frame.failure or brief_error(error)
+            yield frame, [self._eased(task) for task in tasks]
+
+    def _eased(self, task: FaceTask) -> FaceTask:
+        """With what its track's faces share, and as little to be seen of hiding it as can be."""
+        if task.outcome is Outcome.REPLACED:
+            if task.number not in self._steady:
+                self._steady[task.number] = Steady(task.draw_seed(use="texture"))
+            return replace(task, steady=self._steady[task.number])
+        blank = task.redaction is None and self.settings.redact_with is Redaction.BLANK
+        if task.outcome is Outcome.REDACTED and blank and task.number in self._steady:
+            return replace(task, redaction=Redaction.BLUR)  # between frames with a face, a blank would flash
+        return task
 
     def _generate(self, block: Sequence[FrameTasks]) -> list[list[FaceTask]]:
         if self.method.uses_targets:
@@ -226,16 +234,16 @@ class ClipRun:
         done = iter(self.method(pending, self.context) if pending else [])
         return [[next(done) if task.pending else task for task in frame.tasks] for frame in block]
 
-    def _composited(self, frame: _Prepared, tasks: Sequence[FaceTask]) -> AnonymizedImage:
+    def _composited(self, frame: Prepared, tasks: Sequence[FaceTask], shares: Mapping[int, float]) -> AnonymizedImage:
         if frame.failure:
             return self._blurred(frame, frame.failure)
         if not frame.sightings:
             self.result.add(frame.time_s, (), ())
             return AnonymizedImage(frame.image, (), {}, np.zeros(frame.image.shape[:2], bool))
         try:
-            tasks = self.unseen(frame.image, frame.time_s, tasks, frame.unseen)
             analysis = ImageAnalysis(Picture(frame.image), frame.image, tuple(tasks), self.timing)
             result = self.anonymizer.composite(analysis, tasks, self.settings)
+            result = veiled(result, frame.image, [(task.face, shares.get(task.number, 0.0)) for task in tasks])
         except Exception as error:
             log.exception("frame %d failed", frame.number)
             return self._blurred(frame, brief_error(error))
@@ -276,61 +284,15 @@ class ClipRun:
 
         return timed
 
-    def _blurred(self, frame: _Prepared, reason: str) -> AnonymizedImage:
+    def _blurred(self, frame: Prepared, reason: str) -> AnonymizedImage:
         frame.failure = reason
         self._count_blurred(frame.time_s, reason)
-        everything = np.ones(frame.image.shape[:2], bool)
-        height, width = frame.image.shape[:2]
-        # A blur this wide is the same from a small copy, and a hundred times as fast.
-        small = cv2.resize(frame.image, (96, max(96 * height // width, 1)), interpolation=cv2.INTER_AREA)
-        small = redact(small, np.ones(small.shape[:2], bool), Redaction.BLUR)
-        image = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
-        return AnonymizedImage(image, (), {}, everything, Picture(frame.image))
+        return blurred_whole(frame.image)
 
     def _count_blurred(self, time_s: float, reason: str) -> None:
         self.result.frames += 1
         self.result.blurred_frames += 1
         self.result.note(time_s, f"the whole frame was blurred: {reason}")
-
-
-@dataclass(eq=False)
-class _Prepared:
-    """A frame on its way: its faces with what was read, or why that failed."""
-
-    number: int
-    time_s: float
-    image: np.ndarray
-    source: Any
-    sightings: Sequence[Sighting]
-    tasks: list[FaceTask] = field(default_factory=list)
-    failure: str = ""
-    unseen: set[int] = field(default_factory=set)
-    repeats: list[_Prepared] = field(default_factory=list)
-    stepped: dict[int, Attributes] = field(default_factory=dict)
-
-
-def _is_repeat(frame: _Prepared, last: _Prepared) -> bool:
-    """Whether a frame is the last one once more: the same array, and the same faces."""
-    numbers = [sorted(str(one.face.track_id) for one in row.sightings) for row in (frame, last)]
-    return frame.image is last.image and numbers[0] == numbers[1]
-
-
-def _with_neighbours(items: Iterable[_Prepared]) -> Iterator[tuple[_Prepared | None, _Prepared, _Prepared | None]]:
-    """Each one with that before and that after it."""
-    before = now = None
-    for after in items:
-        if now is not None:
-            yield before, now, after
-        before, now = now, after
-    if now is not None:
-        yield before, now, None
-
-
-def _smoothed(task: FaceTask, before: _Prepared | None, after: _Prepared | None) -> FaceTask:
-    """With its motion smoothed over the frames before and after it."""
-    assert task.wanted is not None
-    near = [None if frame is None else frame.stepped.get(task.number) for frame in (before, after)]
-    return replace(task, wanted=smooth(near[0], task.wanted, near[1]))
 
 
 def _failed(task: FaceTask, error: Exception) -> FaceTask:

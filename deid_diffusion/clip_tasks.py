@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,9 @@ from .methods.protocol import Method
 from .methods.roles import Role, Roles, as_set
 from .settings import Settings
 from .types import Outcome, Redaction
+
+# How a face is hidden that may not be there: no new face is cut by such a block.
+BLURRED: dict[str, Any] = {"redaction": Redaction.BLUR, "doubtful": True}
 
 
 class ClipTasks:
@@ -109,25 +113,25 @@ class ClipTasks:
         if not task.pending:
             return task
         if sighting.origin is Origin.HELD:
-            return task.decided(Outcome.REDACTED, "lost; it could still be there", redaction=Redaction.BLUR)
+            return task.decided(Outcome.REDACTED, "lost; it could still be there", **BLURRED)
         if role is None:
             why = "landmarks do not fit the detection in any frame"
-            return task.decided(Outcome.REDACTED, why, redaction=Redaction.BLUR)
+            return task.decided(Outcome.REDACTED, why, **BLURRED)
         if task.number in hidden:
             return task.decided(Outcome.REDACTED, "the mean of all its frames was too similar to the source")
         if doubt := self.scan.doubt(task.number):
-            return task.decided(Outcome.REDACTED, doubt, redaction=Redaction.BLUR)
+            return task.decided(Outcome.REDACTED, doubt, **BLURRED)
         return task
 
     def _ready(self, task: FaceTask, found: FaceTask, role: Role, sighting: Sighting) -> FaceTask:
         """With what was read in this frame, less what may not pass."""
         if found.outcome is Outcome.FAILED:
             return task.decided(Outcome.FAILED, found.reason)
-        blurred = Redaction.BLUR if sighting.origin is not Origin.FOUND else None
+        blurred = {} if sighting.origin is Origin.FOUND else BLURRED
         if found.outcome is Outcome.REDACTED:
-            return task.decided(Outcome.REDACTED, found.reason, redaction=blurred)
+            return task.decided(Outcome.REDACTED, found.reason, **blurred)
         if blurred and float(found.embedding @ role.embedding) < self.likely:
-            return task.decided(Outcome.REDACTED, f"{sighting.origin.value}, and not seen there", redaction=blurred)
+            return task.decided(Outcome.REDACTED, f"{sighting.origin.value}, and not seen there", **blurred)
         assert found.analysis is not None  # or it had failed
         assert role.target is not None  # or it had been kept
         wanted = as_set(role.motion(found.analysis.attributes.to_dict()), self.settings)

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from .anonymizer import FaceAnonymizer
+from .clip_options import ClipOptions
 from .clip_result import ClipResult
-from .clip_run import ClipOptions, ClipRun
+from .clip_run import ClipRun
 from .faces.face_list import FaceList, FaceListError, check_same, face_list_of
 from .faces.face_list_reader import read_face_lists
 from .faces.saved_looks import SavedLooks
@@ -117,7 +118,7 @@ class VideoAnonymizer:
                 )
             check_writable(out, frames.info, options.audio, self._coding)
             for frame in prefetched(frames):
-                run.scan.add(frame.image, frame.time_s, frame.repeated)
+                run.look(frame.image, frame.time_s, frame.repeated)
                 if progress is not None:
                     progress("look", frame.index + 1, frames.info.frames if whole else None)
         run.scan.finish()
@@ -206,7 +207,7 @@ class VideoAnonymizer:
             number = 0
             for image in frames:
                 _check_frame(image, run.scan.size)
-                run.scan.add(image, len(run.scan.linker.times_s) / fps)
+                run.look(image, len(run.scan.linker.times_s) / fps)
                 waiting.append(image)
                 if len(waiting) > ahead:
                     run.settle(number)
@@ -217,6 +218,8 @@ class VideoAnonymizer:
             yield from ((image, None) for image in waiting)
 
         for _, result in run.results(looked()):
+            # What is shown cannot be called back: from here on it is hidden.
+            run.hidden |= run.too_similar()
             yield result
 
     def _begin(

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from deid_diffusion.clip_run import ClipOptions
+from deid_diffusion.clip_options import ClipOptions
 from deid_diffusion.faces.face_list import BY_HAND, FaceList, FaceListError, summarized
 from deid_diffusion.faces.face_list_reader import read_face_lists
 from deid_diffusion.faces.scan import Scan

@@ -18,6 +18,7 @@ ROWS = [
     "methods",
     "spec result clip_result",
     "anonymizer",
+    "clip_frames clip_options",
     "clip_reading",
     "clip_tasks",
     "clip_run",

@@ -7,10 +7,15 @@ import pytest
 import torch
 
 from deid_diffusion.anonymizer import FaceAnonymizer
-from deid_diffusion.clip_run import ClipOptions
+from deid_diffusion.clip_frames import fading, veiled
+from deid_diffusion.clip_options import ClipOptions
 from deid_diffusion.faces.motion import Motion
+from deid_diffusion.faces.task import FaceTask
+from deid_diffusion.methods.redact import redact_face
+from deid_diffusion.methods.sequence import FacesInSequence
 from deid_diffusion.methods.targets import TrackTargets
-from deid_diffusion.types import Outcome
+from deid_diffusion.result import AnonymizedImage
+from deid_diffusion.types import Outcome, Redaction
 from deid_diffusion.video import VideoAnonymizer
 from tests.test_anonymizer import ALWAYS, FAST, NEVER, covered, face
 from tests.tiny import tiny_bank, tiny_estimator, tiny_pipeline
@@ -122,7 +127,7 @@ def test_a_carried_face_that_is_too_similar_is_redacted():
 
     def rejection(self, task, similarity):
         calls.append(similarity)
-        return "too similar" if len(calls) == 4 else ""
+        return "too similar" if len(calls) == 6 else ""  # the first two are strangers on trial
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TrackTargets, "rejection", rejection)
@@ -397,3 +402,70 @@ def test_frames_that_are_none_are_refused(frames, message):
 def test_options_that_are_none_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         ClipOptions(**options)
+
+
+def decided(*outcomes: Outcome, redaction=Redaction.BLUR) -> list[FaceTask]:
+    where = face(110, 90)
+    return [
+        FaceTask(where, number).decided(outcome, redaction=redaction if outcome is Outcome.REDACTED else None)
+        for number, outcome in enumerate(outcomes)
+    ]
+
+
+def test_a_blur_between_new_faces_comes_and_goes_slowly():
+    new, hidden = Outcome.REPLACED, Outcome.REDACTED
+    frames = [(number, decided(hidden if number == 5 else new, new)) for number in range(12)]
+    shares = [near for _, _, near in fading(frames)]
+    assert [one.get(0, 0.0) for one in shares] == [0, 0, 0.25, 0.5, 0.75, 0, 0.75, 0.5, 0.25, 0, 0, 0]
+    assert not any(1 in one for one in shares)
+    # What somebody wants blank does not come as a blur.
+    blank = [(number, decided(hidden if number == 5 else new, redaction=Redaction.BLANK)) for number in range(12)]
+    assert not any(near for _, _, near in fading(blank))
+
+
+def test_a_veil_hides_what_it_covers_and_is_told():
+    source, where = smooth(0), face(110, 90)
+    new = AnonymizedImage(np.full_like(source, 60), (), {}, np.zeros(source.shape[:2], bool))
+    blurred, region = redact_face(source, where, Redaction.BLUR)
+    out = veiled(new, source, [(where, 0.75), (face(200, 60), 0.0)])
+    assert np.array_equal(out.changed_mask, region)
+    assert np.abs(out.image[region] - (0.25 * 60 + 0.75 * blurred[region])).max() <= 1
+    assert np.array_equal(out.image[~region], new.image[~region])
+
+
+def test_a_frame_that_fails_between_new_faces_is_blurred_and_not_blank(monkeypatch):
+    real = TrackTargets.rejection
+    calls = []
+
+    def rejection(self, task, similarity):
+        calls.append(task)
+        return "too similar" if task.number == 0 and refuse else real(self, task, similarity)
+
+    monkeypatch.setattr(TrackTargets, "rejection", rejection)
+    run = VideoAnonymizer(build(moving, ONE_PERSON), ClipOptions(stride=1))._begin(0, QUICK, {})
+    frames, refuse = clip(9), False
+    for number, image in enumerate(frames):
+        run.scan.add(image, number / FPS)
+    run.begin()
+    results = []
+    for _, result in run.results((image, None) for image in frames):
+        results.append(result)
+        refuse = len(results) == 1
+    outcomes = [result.faces[0].outcome for result in results]
+    assert outcomes.count(Outcome.REDACTED) >= 1
+    at = outcomes.index(Outcome.REDACTED)
+    assert outcomes[at - 1] is Outcome.REPLACED
+    y, x = 90, int(110 + 2 * at)
+    assert len(np.unique(results[at].image[y - 10 : y + 10, x - 10 : x + 10].reshape(-1, 3), axis=0)) > 1
+    assert covered(frames[at], results[at].image, moving(at)[0])
+
+
+def test_a_stream_hides_who_shows_in_the_mean_of_the_new_faces(monkeypatch):
+    monkeypatch.setattr(FacesInSequence, "pooled_similarity", lambda self, track, source: 2.0)
+    frames = clip(14)
+    results = streamed(frames)
+    outcomes = [result.faces[0].outcome for result in results]
+    assert outcomes[0] is Outcome.REPLACED
+    assert outcomes[-1] is Outcome.REDACTED
+    assert results[-1].faces[0].reason == "the mean of all its frames was too similar to the source"
+    assert all(covered(frames[n], results[n].image, moving(n)[0]) for n in range(14))

@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from deid_diffusion.clip_run import ClipOptions, ClipRun
+from deid_diffusion.clip_options import ClipOptions
+from deid_diffusion.clip_run import ClipRun
 from deid_diffusion.faces.face_list import FaceList
 from deid_diffusion.faces.sightings import Sighting
 from deid_diffusion.jobs.journal import Journal

@@ -186,7 +186,7 @@ def _add_clips(group: argparse._ArgumentGroup) -> None:
     add("--audio", choices=AUDIO, default="keep", help="copy the sound, though a voice identifies, or drop it (keep)")
     add("--crf", type=natural, default=18, help="quality of the encoder, lower is better and larger (18)")
     add("--codec", metavar="NAME", help="encoder as FFmpeg calls it, such as libx265 (that of the clip's own family)")
-    add("--stride", type=_positive, help="generate every so many frames, and carry faces along in between (2)")
+    add("--stride", type=_positive, help="generate every so many frames, and carry faces along in between (3)")
     add("--motion", choices=MOTION, default="fine", help="pass speech and blinks, or only what photos pass (fine)")
     add("--from", type=clip_time, dest="start_s", metavar="TIME", help="where to begin, in seconds or as 1:23:45.6")
     add("--to", type=clip_time, dest="stop_s", metavar="TIME", help="where to stop, likewise")

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from ..faces.skin import lab_from_rgb, linear_from_lab, linear_from_srgb, read_light, srgb_from_linear
+from .steady import Steady
 
 NEARBY = 0.2  # of the side: how far off surroundings still say how bright what is beside a face can be
 COLOUR_STEP = 8.0  # levels: a larger jump across the mask's edge is taken for an edge of the scene
@@ -39,10 +40,15 @@ def match_skin(
     found = read_light(images, landmarks)[:, :3]
     gain = (linear_from_lab(wanted) + 1e-3) / (linear_from_lab(found) + 1e-3)
     gain = torch.where(gain.isfinite(), gain, 1).clamp(1 / most, most)[:, :, None, None]
-    lit = srgb_from_linear(linear_from_srgb((images / 2 + 0.5).clamp(0, 1)) * gain)
     if unsure is not None:
         weight = weight * (1 - unsure * (1 - _like_skin(images, found)))
-    return torch.where(weight > 0, torch.lerp(images, lit.clamp(0, 1) * 2 - 1, weight), images)
+    # Powers are slow, and half of a crop is left as it is.
+    row, y, x = torch.nonzero(weight[:, 0] > 0, as_tuple=True)
+    before = images[row, :, y, x]
+    lit = srgb_from_linear(linear_from_srgb((before / 2 + 0.5).clamp(0, 1)) * gain[row, :, 0, 0])
+    out = images.clone()
+    out[row, :, y, x] = torch.lerp(before, lit.clamp(0, 1) * 2 - 1, weight[row, :, y, x])
+    return out
 
 
 def below_eyes(landmarks: torch.Tensor, size: int) -> torch.Tensor:
@@ -88,16 +94,19 @@ def dim_halo(
 
 def _like_skin(images: torch.Tensor, skin: torch.Tensor) -> torch.Tensor:
     """(B, 3, S, S) in [-1, 1], (B, 3) CIELab -> (B, 1, S, S) in [0, 1]: 1 where no brighter and no greyer than it."""
-    lab = lab_from_rgb(F.avg_pool2d(images, 3, 1, 1, count_include_pad=False) / 2 + 0.5)
+    # At half the size: it is smooth, and cube roots are slow.
+    lab = lab_from_rgb(F.avg_pool2d(images, 4, 2, 1, count_include_pad=False) / 2 + 0.5)
     # Darker is skin in the shade of the jaw, or hair, which stays dark under a gain; ears are redder than a face.
     chroma = torch.linalg.vector_norm(skin[:, 1:], dim=1)
     hue = (skin[:, 1:] / chroma.clamp_min(1e-3)[:, None])[:, :, None, None]
     greyer = chroma[:, None, None, None] - (lab[:, 1:] * hue).sum(1, keepdim=True)
     far = ((lab[:, :1] - skin[:, :1, None, None]) / 15).clamp_min(0) ** 2 + (greyer / 8).clamp_min(0) ** 2
-    return torch.exp(-far / 2)
+    return F.interpolate(torch.exp(-far / 2), size=images.shape[2:], mode="bilinear", align_corners=False)
 
 
-def match_colour(generated: np.ndarray, source: np.ndarray, mask: np.ndarray, known: np.ndarray) -> np.ndarray:
+def match_colour(
+    generated: np.ndarray, source: np.ndarray, mask: np.ndarray, known: np.ndarray, steady: Steady | None = None
+) -> np.ndarray:
     """Takes out the smooth colour difference between just inside and just outside the mask's edge.
 
     A jump of a few levels along the edge is drift and is levelled; a large one (skin against hair) is the scene's and
@@ -109,22 +118,34 @@ def match_colour(generated: np.ndarray, source: np.ndarray, mask: np.ndarray, kn
         mask: (S, S) bool, True = replaced.
         known: (S, S) bool, where `source` may be read: outside the mask, and not in the reflection of the picture that
             fills a crop beyond its border, for that can show the face again.
+        steady: of the face in a clip: what is taken out is eased from frame to frame.
 
     Returns:
         (S, S, 3) float32, 0 to 255.
     """
     size, generated = len(mask), generated.astype(np.float32)
+
+    def drift() -> np.ndarray:
+        return _drift(generated, source, mask, known)
+
+    field = drift() if steady is None else steady.eased("colour", drift)
+    if not field.any():
+        return generated
+    return np.clip(generated + cv2.resize(field, (size, size), interpolation=cv2.INTER_LINEAR), 0, 255)
+
+
+def _drift(generated: np.ndarray, source: np.ndarray, mask: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """(s, s, 3) float32 levels, what `match_colour` adds, at an eighth of the size."""
     jump, seam = seam_jump(generated, source, mask, known)
     if not seam.any():
-        return generated
+        return np.zeros_like(jump)
     trust = seam / (1 + (np.abs(jump).max(-1) / COLOUR_STEP) ** 2) ** 2
     spread = 0.12 * len(seam)
     weight = cv2.GaussianBlur(trust, (0, 0), spread)
     field = cv2.GaussianBlur(jump * trust[..., None], (0, 0), spread)
     # Some weight for "no correction": where little of the seam is trusted, little is done.
     field /= (weight + 0.15 * cv2.GaussianBlur(seam, (0, 0), spread).max() + 1e-6)[..., None]
-    field = cv2.resize(np.clip(field, -COLOUR_MOST, COLOUR_MOST), (size, size), interpolation=cv2.INTER_LINEAR)
-    return np.clip(generated + field, 0, 255)
+    return np.clip(field, -COLOUR_MOST, COLOUR_MOST)
 
 
 def seam_jump(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import cv2
 import numpy as np
 
-from .texture import add_texture
+from .steady import Steady
+from .texture import Texture, add_texture
 
 # px of a crop: what is finer is given back some contrast. Faces of the embedded model hold 0.85, 0.74, 0.6 and 0.47
 # of what photos hold at 0.275, 0.325, 0.375 and 0.425 cycles a pixel (medians of 100 hold-out crops).
@@ -39,6 +42,8 @@ def match_detail(
     alpha: np.ndarray,
     rng: np.random.Generator,
     texture: np.ndarray | None = None,
+    steady: Steady | None = None,
+    drawn: Callable[[], Texture] | None = None,
 ) -> np.ndarray:
     """Blurs or sharpens the patch, then roughens it, until it looks taken by the same camera as what surrounds it.
 
@@ -48,24 +53,55 @@ def match_detail(
         alpha: (h, w) float32, weight of the patch; the surroundings are where it is 0.
         rng: draws the grain.
         texture: (3,) of the skin, as `faces.skin_texture` measures it; None = only the surroundings' grain.
+        steady: of the face in a clip: what is measured is eased from frame to frame.
+        drawn: its texture, see `add_texture`.
     """
     inside, outside = alpha == 1, alpha == 0
     if inside.sum() < 64 or outside.sum() < 64:
         return patch
-    # Measured on the blend, so that no source pixel of the face is read, not even by a filter's neighbourhood.
-    grey = cv2.cvtColor(laid_on(target, patch, alpha), cv2.COLOR_RGB2GRAY)
-    ours, theirs = edge_blur(grey, inside), edge_blur(grey, outside)
-    if ours is not None and theirs is not None:
-        patch = _with_blur(patch, ours, theirs, most=max(0.02 * np.sqrt(inside.sum()), 0.8))
+
+    def eased(name: str, measure: Callable[[], np.ndarray]) -> np.ndarray:
+        return measure() if steady is None else steady.eased(name, measure)
+
+    def grey() -> np.ndarray:
+        # Measured on the blend, so that no source pixel of the face is read, not even by a filter's neighbourhood.
+        return cv2.cvtColor(laid_on(target, patch, alpha), cv2.COLOR_RGB2GRAY)
+
+    patch = _softened(patch, *eased("softness", lambda: _softness(grey(), inside, outside)))
     if texture is not None:
-        patch = add_texture(patch, texture, inside, rng)
-    grey = cv2.cvtColor(laid_on(target, patch, alpha), cv2.COLOR_RGB2GRAY)
-    have, want = grain(grey, inside), grain(grey, outside)
-    if have is None or want is None or want**2 - have**2 < 0.25:
+        patch = add_texture(patch, eased("texture", lambda: texture), inside, rng, drawn)
+    (level,) = eased("grain", lambda: _lacking_grain(grey(), inside, outside))
+    if level < 0.5:
         return patch
     noise = cv2.GaussianBlur(rng.standard_normal(alpha.shape, np.float32), (0, 0), 0.5)
-    noise *= min(np.sqrt(want**2 - have**2), GRAIN_MOST) / 0.5  # 0.5: what `grain` says of it
+    noise *= min(float(level), GRAIN_MOST) / 0.5  # 0.5: what `grain` says of it
     return patch + noise[..., None]
+
+
+def _softness(grey: np.ndarray, inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
+    """(3,): the sigma by which what is inside is to be blurred, or the share and the sigma of its sharpening."""
+    ours, theirs = edge_blur(grey, inside), edge_blur(grey, outside)
+    if ours is not None and theirs is not None:
+        if theirs > 1.15 * ours:
+            most = max(0.02 * np.sqrt(inside.sum()), 0.8)
+            return np.array([min(np.sqrt(theirs**2 - ours**2), most), 0.0, ours])
+        if ours > 1.15 * theirs:
+            # Sharpening cannot bring detail back, only contrast; beyond 0.3 eyes and jaw look drawn.
+            return np.array([0.0, min(ours / theirs - 1, 0.3), ours])
+    return np.array([0.0, 0.0, 1.0 if ours is None else ours])
+
+
+def _softened(patch: np.ndarray, blur: float, share: float, width: float) -> np.ndarray:
+    """The patch with what `_softness` says."""
+    if share > 0.01:
+        patch = patch + float(share) * (patch - cv2.GaussianBlur(patch, (0, 0), float(width)))
+    return cv2.GaussianBlur(patch, (0, 0), float(blur)) if blur > 0.1 else patch
+
+
+def _lacking_grain(grey: np.ndarray, inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
+    """(1,): standard deviation in levels of the grain that what is inside lacks."""
+    have, want = grain(grey, inside), grain(grey, outside)
+    return np.array([0.0 if have is None or want is None else np.sqrt(max(want**2 - have**2, 0.0))])
 
 
 def laid_on(target: np.ndarray, patch: np.ndarray, alpha: np.ndarray) -> np.ndarray:
@@ -118,12 +154,3 @@ def edge_blur(grey: np.ndarray, where: np.ndarray) -> float | None:
 
 def _slope(grey: np.ndarray) -> np.ndarray:
     return cv2.magnitude(cv2.Scharr(grey, cv2.CV_32F, 1, 0), cv2.Scharr(grey, cv2.CV_32F, 0, 1)) / 32
-
-
-def _with_blur(patch: np.ndarray, ours: float, theirs: float, most: float) -> np.ndarray:
-    if theirs > 1.15 * ours:
-        return cv2.GaussianBlur(patch, (0, 0), min(np.sqrt(theirs**2 - ours**2), most))
-    if ours > 1.15 * theirs:
-        # Sharpening cannot bring detail back, only contrast; beyond 0.3 eyes and jaw look drawn.
-        return patch + min(ours / theirs - 1, 0.3) * (patch - cv2.GaussianBlur(patch, (0, 0), ours))
-    return patch

@@ -12,7 +12,7 @@ What is promised, and tested:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -25,6 +25,8 @@ from .backdrop import settle_backdrop
 from .colour import match_colour
 from .grain import laid_on, match_detail
 from .monochrome import in_tone, tone_of
+from .steady import Steady
+from .texture import Texture
 
 FEATHER = 0.06  # width of the feather as a fraction of the crop's side; narrower where the mask leaves less room
 SHARP = 0.012  # likewise, where plain backdrop meets its own continuation
@@ -39,12 +41,14 @@ class Patch:
         crop: the support of its mask (> 0) is what may change.
         seed: of the grain.
         skin_texture: (3,) levels, see `faces.skin_texture`; None = as generated.
+        steady: what the patches of one face in a clip share; None for a picture.
     """
 
     generated: np.ndarray
     crop: FaceCrop
     seed: int = 0
     skin_texture: np.ndarray | None = None
+    steady: Steady | None = None
 
     def __post_init__(self) -> None:
         wanted = self.crop.image.shape
@@ -117,8 +121,8 @@ def _paste(canvas: np.ndarray, changed: np.ndarray, patch: Patch, image: np.ndar
     alpha, _ = feather(crop, crop_scale(crop))
     crop_from_window = _crop_from_window(crop, window)
     size = target.shape[:2]
-    known = known_pixels(crop, canvas.shape[:2])
-    matched = match_colour(patch.generated, crop.image, crop.mask > 0, known)
+    steady, known = patch.steady, known_pixels(crop, canvas.shape[:2])
+    matched = match_colour(patch.generated, crop.image, crop.mask > 0, known, steady)
     settled, backdrop = settle_backdrop(matched, crop.image, crop.mask > 0, known, crop.landmarks)
     # Backdrop needs no feather, in which an old ear or strand would shine through.
     edge = distance_to(np.pad(crop.mask <= 0, 1, constant_values=True))[1:-1, 1:-1]
@@ -129,7 +133,16 @@ def _paste(canvas: np.ndarray, changed: np.ndarray, patch: Patch, image: np.ndar
     alpha[alpha < 0.002] = 0
     if (curve := tone_of(seen)) is not None:
         new = in_tone(new, curve)
-    new = match_detail(new, seen, alpha, np.random.default_rng(patch.seed), patch.skin_texture)
+
+    def drawn() -> Texture:
+        """The face's texture, where it is in this frame."""
+        assert steady is not None
+        whole = steady.texture(max(round(len(crop.mask) / crop_scale(crop)), 8))
+        there = crop_from_window * (len(whole.octaves) / len(crop.mask))
+        return replace(whole, octaves=_warp(whole.octaves, there, size, cv2.BORDER_REFLECT_101))
+
+    rng, given = np.random.default_rng(patch.seed), (steady, None if steady is None else drawn)
+    new = match_detail(new, seen, alpha, rng, patch.skin_texture, *given)
     blend, free = laid_on(target, new, alpha), alpha > 0
     target[free] = np.clip(np.rint(blend[free]), 0, 255).astype(np.uint8)
     changed[window] |= free

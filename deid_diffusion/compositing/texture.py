@@ -6,6 +6,9 @@ teaches looks like wax. What is carried over are three coarse amplitudes (`faces
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 
@@ -20,7 +23,39 @@ BRIGHT = 130.0
 LIGHTER, GREYER = 15.0, 8.0
 
 
-def add_texture(patch: np.ndarray, wanted: np.ndarray, inside: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+@dataclass(frozen=True, eq=False)
+class Texture:
+    """Noise in octaves.
+
+    Attributes:
+        octaves: (h, w, 3) float32, the finest first.
+        shares: (3, 3): what power of each is to be drawn so that the octaves, which overlap, have the power wanted.
+    """
+
+    octaves: np.ndarray
+    shares: np.ndarray
+
+
+def draw_texture(shape: tuple[int, int], rng: np.random.Generator) -> Texture:
+    """New noise.
+
+    Args:
+        shape: (h, w).
+        rng: draws it.
+    """
+    noise = [octaves(rng.standard_normal(shape, np.float32))[n] for n in range(len(BLURS))]
+    # Octaves overlap: each noise shows in the others' too, and its share of the power is taken out of theirs.
+    shows = np.array([[one.var() for one in octaves(new)] for new in noise]).T
+    return Texture(np.stack(noise, -1), np.linalg.inv(shows))
+
+
+def add_texture(
+    patch: np.ndarray,
+    wanted: np.ndarray,
+    inside: np.ndarray,
+    rng: np.random.Generator,
+    drawn: Callable[[], Texture] | None = None,
+) -> np.ndarray:
     """Roughens a patch where it is smoother than its skin is to be.
 
     Args:
@@ -29,6 +64,7 @@ def add_texture(patch: np.ndarray, wanted: np.ndarray, inside: np.ndarray, rng: 
         inside: (h, w) bool, where the patch is a face: what is darker than that gets less, and so does what is lighter
             and greyer, which is no skin.
         rng: draws the texture.
+        drawn: gives the patch's texture where there is one already, as in a clip.
 
     Returns:
         (h, w, 3) float32.
@@ -40,11 +76,12 @@ def add_texture(patch: np.ndarray, wanted: np.ndarray, inside: np.ndarray, rng: 
     wanted = np.minimum(wanted, MOST) * min(median / BRIGHT, 1)
     have = [cv2.GaussianBlur(one * one, (0, 0), 4 * blur) for one, blur in zip(octaves(grey), BLURS, strict=True)]
     lack = [np.maximum(rough**2 - power, 0) for rough, power in zip(wanted, have, strict=True)]
-    noise = [octaves(rng.standard_normal(grey.shape, np.float32))[n] for n in range(len(BLURS))]
-    # Octaves overlap: each noise shows in the others' too, and its share of the power is taken out of theirs.
-    shows = np.array([[one.var() for one in octaves(new)] for new in noise]).T
-    power = np.tensordot(np.linalg.inv(shows), np.stack(lack), axes=1)
-    added = sum(np.sqrt(np.maximum(p, 0)).astype(np.float32) * new for p, new in zip(power, noise, strict=True))
+    noise = draw_texture(grey.shape, rng) if drawn is None else drawn()
+    power = np.tensordot(noise.shares, np.stack(lack), axes=1)
+    added = sum(
+        np.sqrt(np.maximum(p, 0)).astype(np.float32) * new
+        for p, new in zip(power, np.moveaxis(noise.octaves, -1, 0), strict=True)
+    )
     shade = cv2.GaussianBlur(grey, (0, 0), 4 * BLURS[-1]) / median
     return patch + (added * np.clip(shade, 0.2, 1) * _like_skin(patch, inside))[..., None]
 

@@ -58,7 +58,12 @@ def first_crop(face: Face, size: int = SIZE) -> np.ndarray:
 
 
 def make_crop(
-    image: np.ndarray, face: Face, landmarks: np.ndarray, size: int = SIZE, growth: float = GROWTH
+    image: np.ndarray,
+    face: Face,
+    landmarks: np.ndarray,
+    size: int = SIZE,
+    growth: float = GROWTH,
+    before: np.ndarray | None = None,
 ) -> FaceCrop:
     """The final crop of a face.
 
@@ -68,8 +73,12 @@ def make_crop(
         landmarks: (478, 2) x y in image pixels.
         size: side of the crop in pixels.
         growth: of the mask, see `masks.face_mask`.
+        before: (2, 3) crop_from_image of SIZE px of the face a moment ago; None where it was not seen.
     """
     matrix = crop_from_image(landmarks[list(FIVE)].astype(float), size)
+    if before is not None:
+        matrix = steadied(matrix, before * (size / SIZE), size)
+    matrix = holding(matrix, box_ellipse(face), size)
     points = apply(matrix, landmarks).astype(np.float32)
     return FaceCrop(
         cut(image, matrix, size), face_mask(points, apply(matrix, box_ellipse(face)), size, growth), points, matrix
@@ -88,6 +97,11 @@ def disagreement(face: Face, landmarks: np.ndarray) -> float:
     return float(np.linalg.norm((landmarks.min(0) + landmarks.max(0)) / 2 - centre)) / side
 
 
+# Of the side: how far from its centre a detection may reach before the crop grows, and by how much it grows at most.
+HELD, MOST_HELD = 0.47, 1.6
+# From one frame to the next: the share of the least change of a crop's side and angle that is believed, and the log of
+# the side and the radians that count as sure.
+BELIEVED, SURE_CHANGE = 0.25, (0.04, 0.06)
 # Landmarks further than this from the detection, in face sizes, are not this face's.
 FAR_OFF = 0.35
 
@@ -140,7 +154,7 @@ def follow_faces(
     said = estimator.analyze(np.stack([cut(image, start) for start in starts]), moving=True) if starts else []
     for face, start, analysis in zip(faces, starts, said, strict=True):
         back = invert(start)
-        crop = _sound_crop(image, face, apply(back, analysis.landmarks[:, :2].astype(float)), size, growth)
+        crop = _sound_crop(image, face, apply(back, analysis.landmarks[:, :2].astype(float)), size, growth, start)
         if crop is None:
             found.append(None)
             continue
@@ -149,7 +163,58 @@ def follow_faces(
     return found
 
 
-def _sound_crop(image: np.ndarray, face: Face, landmarks: np.ndarray, size: int, growth: float) -> FaceCrop | None:
+def holding(matrix: np.ndarray, ellipse: np.ndarray, size: int) -> np.ndarray:
+    """A square that is as large as a detection needs: landmarks of a blurred face may say that it is smaller.
+
+    Else its mask would end at the crop's edge, and leave some of the face.
+
+    Args:
+        matrix: (2, 3) crop_from_image, a similarity.
+        ellipse: (N, 2) image pixels, of the detection.
+        size: side of the crop in pixels.
+
+    Returns:
+        (2, 3) crop_from_image, with the same centre and angle.
+    """
+    reach = float(np.abs(apply(matrix, ellipse) / size - 0.5).max())
+    shrunk = min(max(reach / HELD, 1.0), MOST_HELD)
+    middle = np.full(2, size / 2)
+    linear = matrix[:, :2] / shrunk
+    return np.concatenate([linear, ((matrix[:, 2] - middle) / shrunk + middle)[:, None]], axis=1)
+
+
+def steadied(now: np.ndarray, before: np.ndarray, size: int) -> np.ndarray:
+    """A square whose side and angle follow those of a moment ago; its centre is that of now.
+
+    Read anew in each frame, both tremble, and a new face would swell and rock with them. The less they change, the
+    less of it is believed (Casiez, Roussel and Vogel 2012). A centre that lags would let the face slide on its head.
+
+    Args:
+        now, before: (2, 3) crop_from_image, similarities.
+        size: side of the crop in pixels.
+
+    Returns:
+        (2, 3) crop_from_image.
+    """
+    turn = now[:, :2] @ np.linalg.inv(before[:, :2])  # scale times rotation
+    changes = float(np.log(np.hypot(*turn[0]))), float(np.arctan2(turn[0, 1], turn[0, 0]))
+    grown, turned = (
+        change * min(BELIEVED + abs(change) / sure, 1.0) for change, sure in zip(changes, SURE_CHANGE, strict=True)
+    )
+    step = np.exp(grown) * np.array([[np.cos(turned), np.sin(turned)], [-np.sin(turned), np.cos(turned)]])
+    linear = step @ before[:, :2]
+    centre = apply(invert(now), np.full(2, size / 2))
+    return np.concatenate([linear, (size / 2 - linear @ centre)[:, None]], axis=1)
+
+
+def _sound_crop(
+    image: np.ndarray,
+    face: Face,
+    landmarks: np.ndarray,
+    size: int,
+    growth: float,
+    before: np.ndarray | None = None,
+) -> FaceCrop | None:
     """The final crop; None where the (478, 2) landmarks in the picture cannot be this face's."""
     sound = np.isfinite(landmarks).all() and disagreement(face, landmarks) < FAR_OFF
-    return make_crop(image, face, landmarks, size, growth) if sound else None
+    return make_crop(image, face, landmarks, size, growth, before) if sound else None

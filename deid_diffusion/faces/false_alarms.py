@@ -7,6 +7,7 @@ needless blur costs little there, and a missed face everything.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -17,6 +18,7 @@ from .geometry import roll_deg
 from .masks import box_ellipse
 from .views import extent_of, middle_of, upright_from_image, view_of
 
+log = logging.getLogger(__name__)
 SURE, DOUBTFUL = 0.8, 0.65  # scores of the face whose head it is, and of what may be none there
 # Views: sizes of the face in them, of half a side; turns in degrees; and each mirrored.
 SIZES, TURNS_DEG, SIDE = (0.75, 1.0, 1.3), (-15.0, 0.0, 15.0), 128
@@ -39,7 +41,10 @@ def without_false_alarms(image: np.ndarray, faces: Sequence[Face], network: Netw
         network: (B, H, W, 3) uint8 and a threshold -> what it finds in each.
     """
     sure = [face for face in faces if face.score >= SURE]
-    return [face for face in faces if not _is_false(image, face, sure, network)]
+    kept = [face for face in faces if not _is_false(image, face, sure, network)]
+    if len(kept) < len(faces):
+        log.debug("%d finds in the head of a sure face were not seen again", len(faces) - len(kept))
+    return kept
 
 
 def _is_false(image: np.ndarray, face: Face, sure: Sequence[Face], network: Network) -> bool:

@@ -21,6 +21,8 @@ REACH = 0.5  # of an eye's width: how far above and below the skin gives way
 LIFT = 0.15  # of the closing that the lower lid does
 SHUT = 0.06  # of the opening is left of an eye that is shut: the lashes
 WIDEST = 1.3  # of the opening: wider looks like fright
+# Half of what lids of a clip are moved by is seen: those of the new face are not quite where they were asked to be.
+GAIN = 1.7
 DRAWN = 0.68  # of eyes_open: the narrowest that generators draw as it is asked for
 
 
@@ -44,19 +46,21 @@ def move_lids(image: np.ndarray, landmarks: np.ndarray, opening: float) -> np.nd
     return out
 
 
-def blinking(task: FaceTask, rest: float | None) -> FaceTask:
+def blinking(task: FaceTask, rest: float | None, gain: float = 1.0) -> FaceTask:
     """Asks for eyes as the track has them, though never for narrow ones, and for lids that move from there.
 
     Args:
         task: with `wanted`.
         rest: eyes_open of the whole track; None where it is left to the model.
+        gain: on what lids move by.
     """
     now = task.wanted.eyes_open if task.wanted is not None else None
     if now is None or rest is None:
         return task
     assert task.wanted is not None
     drawn = max(rest, DRAWN)
-    return replace(task, wanted=task.wanted.with_changes({"eyes_open": drawn}), opening=now / drawn)
+    opening = max(1 + gain * (now / drawn - 1), 0.0)
+    return replace(task, wanted=task.wanted.with_changes({"eyes_open": drawn}), opening=opening)
 
 
 def with_open_eyes(task: FaceTask) -> FaceTask:

@@ -61,6 +61,7 @@ class FaceTask:
         tries: in how many rounds candidates were generated.
         redaction: how it is hidden if it is; None for what the settings say.
         borderline: why it might have been left alone, empty when it might not; see `references.decide`.
+        steady: what its face shares with those of other frames, see `compositing.steady.Steady`; None in pictures.
         doubtful: whether it may be no face: then new faces go over what hides it.
     """
 
@@ -84,6 +85,7 @@ class FaceTask:
     tries: int = 0
     redaction: Redaction | None = None
     borderline: str = ""
+    steady: Any = None
     doubtful: bool = False
     __repr__ = brief_repr
 

@@ -23,7 +23,7 @@ from .plan import Job, Plan, PlanError, plan
 from .urls import Url, staged
 
 if TYPE_CHECKING:
-    from ..clip_run import ClipOptions
+    from ..clip_options import ClipOptions
     from .clips import Watch
 
 __all__ = ["Job", "JobResult", "JobsStopped", "Plan", "PlanError", "Work", "do_job", "foreign_output", "plan", "run"]

@@ -6,6 +6,8 @@ were asked to: the source's lips are elsewhere, and part while the new ones woul
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import cv2
 import numpy as np
 
@@ -16,6 +18,8 @@ SPREAD = 1.5  # cells over which a landmark takes its surroundings along
 HEAD = 6.0  # cells over which flow says what a head does, whatever its lips do
 LEAST = 0.5  # px: landmarks that move less, in a face that is to stand still, do not count
 WRONG_LEVELS = 24.0  # where the moved source differs from the source by so much, its flow is wrong
+# px of a crop, and share of the motion: what the way there and the way back together may leave (Sundaram et al. 2010).
+ASTRAY, ASTRAY_SHARE = 6.0, 0.1
 
 
 def source_flow(here: FaceCrop, there: FaceCrop) -> tuple[np.ndarray, float]:
@@ -29,9 +33,49 @@ def source_flow(here: FaceCrop, there: FaceCrop) -> tuple[np.ndarray, float]:
         is wrong.
     """
     now, before = (cv2.cvtColor(one.image, cv2.COLOR_RGB2GRAY) for one in (here, there))
-    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST).calc(now, before, None)
-    wrong = cv2.absdiff(moved(before, flow), now)[here.mask > 0] > WRONG_LEVELS
-    return flow, float(wrong.mean()) if wrong.size else 1.0
+    flow = flow_between(now, before)
+    return flow, wrong_share(flow, now, before, here.mask > 0)
+
+
+def flow_between(now: np.ndarray, before: np.ndarray) -> np.ndarray:
+    """Optical flow (DIS).
+
+    Args:
+        now, before: (S, S) uint8 grey.
+
+    Returns:
+        (S, S, 2) float32 pixels, from each place in `now` to that in `before`.
+    """
+    return cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST).calc(now, before, None)
+
+
+def wrong_share(
+    flow: np.ndarray, now: np.ndarray, before: np.ndarray, inside: np.ndarray, limit: float = WRONG_LEVELS
+) -> float:
+    """How much of a flow is not to be trusted: it leads to other levels, or the way back does not lead here.
+
+    Args:
+        flow: (S, S, 2) of `flow_between`.
+        now, before: (S, S) uint8 grey.
+        inside: (S, S) bool, where it counts.
+        limit: levels, from which a pixel is another one.
+
+    Returns:
+        the wrong share of `inside`; 1 where nothing is inside.
+    """
+    if not inside.any():
+        return 1.0
+    other = cv2.absdiff(moved(before, flow), now) > limit
+    # The way back, at half the size: something that came before the face or went is nowhere in the other frame. It
+    # counts for half: where skin shows no detail, any way will do.
+    half = max(len(now) // 2, 16)
+    scale = half / len(now)
+    there = cv2.resize(flow, (half, half), interpolation=cv2.INTER_AREA) * scale
+    small = [cv2.resize(one, (half, half), interpolation=cv2.INTER_AREA) for one in (before, now)]
+    gap = np.linalg.norm(there + moved(flow_between(*small), there), axis=2) / scale
+    lost = (gap > ASTRAY + ASTRAY_SHARE * np.linalg.norm(there, axis=2) / scale).astype(np.uint8)
+    lost = cv2.resize(lost, now.shape[::-1], interpolation=cv2.INTER_NEAREST)
+    return max(float(other[inside].mean()), float(lost[inside].mean()) / 2)
 
 
 def face_flow(flow: np.ndarray, here: np.ndarray, there: np.ndarray) -> np.ndarray:
@@ -64,11 +108,17 @@ def moved(image: np.ndarray, flow: np.ndarray) -> np.ndarray:
     """Resamples an image once.
 
     Args:
-        image: (S, S, ...) uint8.
+        image: (S, S, ...) uint8 or float32.
         flow: (S, S, 2) px, to where each pixel was.
 
     Returns:
         an image of its shape.
     """
-    y, x = np.mgrid[: len(flow), : len(flow)].astype(np.float32)
-    return cv2.remap(image, x + flow[..., 0], y + flow[..., 1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
+    at = flow + _grid(len(flow))
+    return cv2.remap(image, at, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
+
+
+@lru_cache(maxsize=4)
+def _grid(size: int) -> np.ndarray:
+    """(S, S, 2) float32: x y of each pixel."""
+    return np.ascontiguousarray(np.mgrid[:size, :size][::-1].transpose(1, 2, 0).astype(np.float32))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from ..faces.scan import Scan
 from ..faces.task import Target
 from ..seeds import derived_seed
 from ..settings import Settings
+from .audition import Audition
 from .sampling import as_set
 from .targets import TrackTargets
 
@@ -47,7 +49,9 @@ class Roles:
         settled: those so far, by the track's number.
     """
 
-    def __init__(self, scan: Scan, policy: TrackTargets, settings: Settings, parts: int) -> None:
+    def __init__(
+        self, scan: Scan, policy: TrackTargets, settings: Settings, parts: int, audition: Audition | None = None
+    ) -> None:
         """Nothing is settled yet.
 
         Args:
@@ -55,7 +59,9 @@ class Roles:
             policy: chooses who they become.
             settings: attributes that are set or dropped count.
             parts: of a step in which deviations pass, see `faces.motion.Motion`.
+            audition: takes one of two strangers; None takes the first.
         """
+        self.audition = audition
         self.scan, self.policy, self.settings, self.parts = scan, policy, settings, parts
         self.settled: dict[int, Role] = {}
 
@@ -76,6 +82,7 @@ class Roles:
             kept, reason = self.scan.verdict(track)
             wanted = as_set(median.quantize(level.coarser), self.settings)
             beside = self.scan.beside(person, people)
-            target = None if kept else self.policy.add(track, person, wanted, embedding, beside)
+            pick = None if self.audition is None else partial(self.audition, person, people, wanted, embedding)
+            target = None if kept else self.policy.add(track, person, wanted, embedding, beside, pick)
             self.settled[track] = Role(person, target, Motion(median, self.parts, level.coarser), embedding, reason)
         return self.settled[track]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Set
+from collections.abc import Callable, Collection, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -137,6 +137,7 @@ class TrackTargets(_Verified):
         wanted: Attributes,
         embedding: np.ndarray,
         beside: Set[int] = frozenset(),
+        audition: Callable[[Sequence[Target]], Target] | None = None,
     ) -> Target:
         """Chooses for a track, once.
 
@@ -146,6 +147,7 @@ class TrackTargets(_Verified):
             wanted: age, male and skin of the track.
             embedding: (D,) unit norm, the mean of the track.
             beside: people who are seen at the same time, and so are somebody else whatever `people` takes them for.
+            audition: takes one of two, where `people` draws them of the bank; without, the first is taken.
         """
         if track not in self.of_track:
             if person not in self.of_person:
@@ -154,7 +156,12 @@ class TrackTargets(_Verified):
                 taken = {self.of_person[one].number for one in known}
                 fresh = FreshTargets(self.threshold, self.bank, self.reach, self.looks)
                 people = fresh if self.people is None else self.people
-                self.of_person[person] = people.for_person(wanted, embedding, draw, taken)
+                target = people.for_person(wanted, embedding, draw, taken)
+                if audition is not None and isinstance(people, FreshTargets):
+                    draw = derived_seed(self.seed, person, "target", 1)
+                    other = people.for_person(wanted, embedding, draw, taken | {target.number})
+                    target = audition((target, other))
+                self.of_person[person] = target
             self.of_track[track] = self.of_person[person]
         return self.of_track[track]
 

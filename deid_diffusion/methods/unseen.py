@@ -13,10 +13,12 @@ from ..faces.geometry import apply, compose
 from ..faces.masks import blended, box_ellipse, face_mask
 from ..faces.task import FaceTask
 from ..types import Face, FaceCrop, Outcome
+from .carrying import flow_between, wrong_share
 from .protocol import Context
 
 CARRY_S = 0.5  # since the last frame that showed it; later nobody knows what it does there
-# A share of the mask in which the moved source differs from the source by so many levels: the flow is wrong there.
+# A share of the mask in which the moved source differs from the source by so many levels, or to which the way back
+# does not lead: the flow is wrong there.
 WRONG_SHARE, WRONG_LEVELS, LEAST_LEVELS = 0.2, 24.0, 6.0
 
 
@@ -93,7 +95,7 @@ def carry(image: np.ndarray, face: Face, before: FaceTask) -> FaceTask | None:
     matrix = compose(before.crop.crop_from_image, _from_box(face, before.face))
     here = cut(image, matrix, size)
     grey, there = (cv2.cvtColor(one, cv2.COLOR_RGB2GRAY) for one in (here, before.crop.image))
-    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST).calc(grey, there, None)
+    flow = flow_between(grey, there)
     y, x = np.mgrid[: len(grey), : len(grey)].astype(np.float32)
     at = np.stack([x, y], axis=-1) + flow
 
@@ -108,7 +110,7 @@ def carry(image: np.ndarray, face: Face, before: FaceTask) -> FaceTask | None:
     inside = mask > 0
     # In a picture of little contrast everything is alike.
     limit = min(WRONG_LEVELS, max(float(grey[inside].std()), LEAST_LEVELS))
-    if float((cv2.absdiff(moved(there), grey)[inside] > limit).mean()) > WRONG_SHARE:
+    if wrong_share(flow, grey, there, inside, limit) > WRONG_SHARE:
         return None
     crop = FaceCrop(here, mask, points, matrix)
     return replace(before, face=face, crop=crop, generated=moved(before.generated))

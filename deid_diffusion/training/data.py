@@ -31,7 +31,7 @@ SOURCE_WEIGHT = {"hmdghoul": 1.0, "hatatori": 1.0, "basemax": 2.5, "leafac": 3.0
 RARE = ("glasses", "facial_hair", "sunglasses")
 
 # Bounds of groups that are drawn more evenly than they are frequent: children, gaping mouths and side views are rare.
-BALANCED = {"age": (13, 30, 50, 65), "mouth_open": (0.15, 0.4), "yaw_deg": (-30, -12, 12, 30)}
+BALANCED = {"age": (4, 9, 16, 30, 50, 65), "mouth_open": (0.15, 0.4), "yaw_deg": (-30, -12, 12, 30)}
 
 
 @dataclass(eq=False)

@@ -6,13 +6,18 @@ At noise levels of a few-step schedule the student generates in one step what th
 critic on frozen features tells the result from photographed faces (Sauer et al. 2023, "Adversarial diffusion
 distillation"). Without teacher steps it learns from the crops themselves: the adversarial fine-tune alone. With an
 estimator and an identity encoder, every other step has a condition that no crop shows (see `counterfactual.py`).
+
+With `--keep-batch` it learns new kinds of people instead, and goes on answering as before to all else (Li and Hoiem
+2016, "Learning without forgetting"): crops teach at high noise, where it is decided what a face is, and on
+counterfactual conditions the student is held to what the weights that it started from make of them, at each of its
+own steps.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +28,7 @@ from safetensors.torch import save_file
 from deid_diffusion.pipelines.precondition import x0_from_output
 from deid_diffusion.training.adversarial import adversarial_loss, build_critic, critic_maps, estimator_maps
 from deid_diffusion.training.counterfactual import (
+    AGE,
     CounterfactualCondition,
     SimilarityMemory,
     condition_consistency,
@@ -30,6 +36,7 @@ from deid_diffusion.training.counterfactual import (
 )
 from deid_diffusion.training.critic import Critic
 from deid_diffusion.training.data import Batch, Jitter, augmented_batch, load_faces
+from deid_diffusion.training.identity import decorrelate
 from deid_diffusion.training.inpaint import Examples, load_unet, make_examples, noised, predict, velocity_error
 from deid_diffusion.training.losses import PerceptualLoss
 from deid_diffusion.training.rollout import patch_colour_error, sample_rollout, shifted
@@ -37,6 +44,7 @@ from deid_diffusion.training.run import RunOptions, begin, option, recipe, run_c
 from deid_diffusion.training.teachers import FrozenTeachers
 
 CRITIC = "critic.safetensors"
+KNOWN_AGES = 18, 65  # years, of those that earlier weights draw as they are
 
 
 @dataclass(frozen=True)
@@ -68,6 +76,10 @@ class Options(RunOptions):
     counterfactual_batch: int = option(4, "whole crops a step with counterfactual conditions")
     rollout_batch: int = option(4, "whole crops a step that the student samples itself before its loss; 0 for none")
     colour_weight: float = option(0.1, "weight of the colours of patches that it sampled itself")
+    keep_batch: int = option(
+        0, "crops a step whose counterfactual conditions are answered as by --start; no critic then. 0 for none"
+    )
+    least_noise: float = option(0.0, "noise level in [0, 1) that crops have at least")
     compile: bool = option(False, "torch.compile the unet")
 
 
@@ -158,12 +170,13 @@ class Losses:
         """
         examples = make_examples(batch, self.options.window, generator)
         t = sample_noise_levels(self.options, len(examples.x0), generator).to(examples.x0)
+        t = t.clamp_min(self.options.least_noise)
         x_t, target = noised(examples.x0, t, generator), examples.x0
         if self.teacher is not None and self.options.teacher_steps:
             target = teacher_target(self.teacher, x_t, t, examples, self.options.teacher_steps)
         raw = predict(student, x_t, t, examples)
         loss = velocity_error(raw, target, t, examples.mask)
-        if self.options.rollout_batch:
+        if self.options.rollout_batch or self.options.keep_batch:
             return loss  # what it looks like is judged where the student samples on its own
         generated = torch.lerp(examples.x0, x0_from_output(raw), examples.mask)
         with torch.no_grad():
@@ -175,6 +188,30 @@ class Losses:
             maps, weight = (critic_maps(found), critic_maps(photographed)), self.options.critic_weight
             loss = loss + adversarial_loss(critic, *maps, examples.mask, weight)
         return loss
+
+    def on_kept(
+        self, student: torch.nn.Module, condition: CounterfactualCondition, generator: torch.Generator
+    ) -> torch.Tensor:
+        """One step towards what the teacher makes of conditions that no crop shows, where it samples; a scalar.
+
+        Args:
+            student: the unet.
+            condition: what is asked of B crops; of children and the very old the teacher knows too little, and is
+                not followed.
+            generator: on the CPU.
+
+        Raises:
+            ValueError: there is no teacher.
+        """
+        if self.teacher is None:
+            raise ValueError("answers are kept of a teacher; give --start")
+        examples = make_examples(condition.batch, self.options.window, generator)
+        age = condition.batch.attributes[:, AGE]
+        known = ((age >= KNOWN_AGES[0]) & (age <= KNOWN_AGES[1])).to(examples.mask)[:, None, None, None]
+        x_t, t = sample_rollout(self.teacher, examples, self.options.student_steps, self.options.shift, generator)
+        with torch.no_grad():
+            target = x0_from_output(predict(self.teacher, x_t, t, examples))
+        return velocity_error(predict(student, x_t, t, examples), target, t, examples.mask * known, elsewhere=0.0)
 
     def on_rollout(
         self, student: torch.nn.Module, critic: Critic | None, batch: Batch, generator: torch.Generator
@@ -290,6 +327,8 @@ def train(options: Options) -> dict[str, Any]:
     """Trains, checkpoints, saves the averaged student in half precision; returns the metrics it wrote."""
     accelerator, out = begin(options), Path(options.out)
     teachers = load_teachers(options, accelerator.device)
+    if options.keep_batch and teachers is None:
+        raise ValueError("--keep-batch needs counterfactual conditions; give --estimator and --id-encoder")
     faces = load_faces(options.data, device=accelerator.device, limit=options.limit, labels=options.labels)
     teacher = load_unet(options.start).to(accelerator.device)
     network = PerceptualLoss(options.perceptual, accelerator.device)
@@ -300,10 +339,24 @@ def train(options: Options) -> dict[str, Any]:
         pair.student.compile()
     losses = Losses(options, network, teacher, teachers)
 
+    mean = faces.embedding.mean(0)
+
     def drawn(count: int, generator: torch.Generator) -> Batch:
         return augmented_batch(faces, faces.draw(count, generator), Jitter(degrade=0.0), generator)
 
     def loss_of(model: torch.nn.Module, generator: torch.Generator, step: int) -> torch.Tensor:
+        if teachers and options.keep_batch:
+            batch, others = drawn(options.batch, generator), drawn(options.keep_batch, generator)
+            # As far from the mean as people of the bank, or nearer: crops alone would teach faces of embeddings that
+            # no target has.
+            share = torch.rand(options.batch, 1, generator=generator).to(mean)
+            batch = replace(batch, embedding=decorrelate(batch.embedding, mean, share))
+            condition = make_counterfactual(others, faces, teachers.id_encoder, generator)
+            return model(
+                lambda student, critic: (
+                    losses.on_crops(student, critic, batch, generator) + losses.on_kept(student, condition, generator)
+                )
+            )
         if teachers and step % 2:
             batch = drawn(options.counterfactual_batch, generator)
             condition = make_counterfactual(batch, faces, teachers.id_encoder, generator)

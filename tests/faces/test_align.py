@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from deid_diffusion.faces.align import cut, disagreement, first_crop, make_crop
+from deid_diffusion.faces.align import MOST_HELD, cut, disagreement, first_crop, holding, make_crop, steadied
 from deid_diffusion.faces.geometry import SIZE, apply, invert
 from deid_diffusion.faces.masks import GROWTH, box_ellipse, face_mask
 from deid_diffusion.types import Face
@@ -77,3 +77,62 @@ def test_disagreement_is_in_face_sizes():
     landmarks = landmarks_of(face)
     assert disagreement(face, landmarks) < 0.1
     assert disagreement(face, landmarks + [96, 0]) > 0.9
+
+
+def upright(side: float, turn: float, centre=(250.0, 200.0)) -> np.ndarray:
+    """(2, 3) crop_from_image of SIZE px of a square with this side, turned by so many degrees."""
+    cos, sin = SIZE / side * np.cos(np.radians(turn)), SIZE / side * np.sin(np.radians(turn))
+    linear = np.array([[cos, sin], [-sin, cos]])
+    return np.concatenate([linear, (SIZE / 2 - linear @ np.array(centre))[:, None]], 1)
+
+
+def side_and_turn(matrix: np.ndarray) -> tuple[float, float]:
+    return SIZE / float(np.hypot(*matrix[0, :2])), float(np.degrees(np.arctan2(matrix[0, 1], matrix[0, 0])))
+
+
+def test_a_trembling_side_and_angle_are_steadied_and_the_centre_is_not():
+    rng = np.random.default_rng(0)
+    said = [upright(200 * np.exp(0.006 * rng.standard_normal()), 0.5 * rng.standard_normal()) for _ in range(60)]
+    crops = [said[0]]
+    for one in said[1:]:
+        one[:, 2] += rng.standard_normal(2)
+        crops.append(steadied(one, crops[-1], SIZE))
+    raw, steady = (np.array([side_and_turn(one) for one in rows])[10:] for rows in (said, crops))
+    assert (np.diff(steady, axis=0).std(0) < 0.5 * np.diff(raw, axis=0).std(0)).all()
+    for one, crop in zip(said, crops, strict=True):
+        assert apply(crop, apply(invert(one), np.full(2, SIZE / 2))) == pytest.approx(np.full(2, SIZE / 2))
+
+
+def test_a_face_that_comes_near_or_tilts_is_followed_at_once():
+    followed = steadied(upright(240, 350), upright(200, 0), SIZE)
+    assert side_and_turn(followed) == pytest.approx((240, -10))
+
+
+def test_a_crop_stays_as_large_as_a_moment_ago_at_any_size_of_crops():
+    where = face_at(250, 200)
+    alone = make_crop(ramp(), where, landmarks_of(where), 128)
+    side, _ = side_and_turn(alone.crop_from_image * 2)
+    before = upright(side * 1.004, 0)
+    crop = make_crop(ramp(), where, landmarks_of(where), 128, before=before)
+    assert side < side_and_turn(crop.crop_from_image * 2)[0] < side * 1.004
+
+
+@pytest.mark.parametrize("small", [0.9, 0.7, 0.55])
+def test_a_detection_larger_than_its_landmarks_say_is_masked_whole(small):
+    where = face_at(250, 200)
+    middle = where.box.reshape(2, 2).mean(0)
+    points = (landmarks_of(where) - middle) * small + middle
+    crop = make_crop(ramp(), where, points)
+    ellipse = apply(crop.crop_from_image, box_ellipse(where, share=0.8)).round().astype(int)
+    assert (ellipse > 0).all()
+    assert (ellipse < SIZE - 1).all()
+    assert (crop.mask[ellipse[:, 1], ellipse[:, 0]] > 0).all()
+
+
+def test_a_face_that_fits_keeps_its_square():
+    where = face_at(250, 200)
+    square = first_crop(where)
+    assert np.array_equal(holding(square, box_ellipse(where), SIZE), square)
+    assert side_and_turn(holding(square, box_ellipse(where, share=9.0), SIZE))[0] == pytest.approx(
+        MOST_HELD * side_and_turn(square)[0]
+    )

@@ -73,3 +73,11 @@ def test_what_is_asked_of_the_model_is_the_eyes_of_the_track():
     assert blinking(task, None) is task
     unset = replace(task, wanted=Attributes(smile=0.5))
     assert blinking(unset, 0.68) is unset
+
+
+def test_lids_can_be_moved_by_more_than_was_read():
+    task = FaceTask(face(10, 10), 0, wanted=Attributes(eyes_open=0.6))
+    assert blinking(task, 0.8, 2.0).opening == pytest.approx(0.5)
+    assert blinking(task, 0.8).opening == pytest.approx(0.75)
+    assert blinking(replace(task, wanted=Attributes(eyes_open=0.1)), 0.8, 2.0).opening == 0
+    assert blinking(replace(task, wanted=Attributes(eyes_open=0.8)), 0.8, 2.0).opening == pytest.approx(1)

@@ -95,3 +95,18 @@ def test_a_blink_of_one_frame_is_not_smoothed_away():
     open_eyes, shut = Attributes(eyes_open=0.7, yaw_deg=0.0), Attributes(eyes_open=0.0, yaw_deg=8.0)
     assert smooth(open_eyes, shut, open_eyes).eyes_open == 0
     assert smooth(open_eyes, shut, open_eyes).yaw_deg == 4
+
+
+def test_a_nod_of_which_half_is_read_passes_by_so_much_more():
+    motion = Motion(Attributes(**MIDDLE | {"pitch_deg": 0.0}))
+    level, nod = (motion(MIDDLE | {"pitch_deg": value}).pitch_deg for value in (0.0, 7.5))
+    assert nod - level == pytest.approx(7.5 * GAIN["pitch_deg"], abs=0.5)
+
+
+def test_who_keeps_the_eyes_shut_is_not_made_to_laugh():
+    weeping = MIDDLE | {"eyes_open": 0.05, "smile": 0.95}
+    motion = Motion(summarize([weeping] * 5, [1.0] * 5))
+    assert motion.rest.smile == 0
+    assert [motion(weeping | {"smile": value}).smile for value in (0.95, 0.2, 1.0)] == [0, 0, 0]
+    laughing = weeping | {"eyes_open": 0.5}
+    assert Motion(summarize([laughing] * 5, [1.0] * 5))(laughing).smile > 0.7

@@ -1,9 +1,10 @@
 """Where a carried face's pixels come from."""
 
+import cv2
 import numpy as np
 import pytest
 
-from deid_diffusion.methods.carrying import face_flow, moved, source_flow
+from deid_diffusion.methods.carrying import face_flow, flow_between, moved, source_flow, wrong_share
 from deid_diffusion.types import FaceCrop
 
 
@@ -37,3 +38,21 @@ def test_the_source_is_followed_and_what_cannot_be_is_told():
     assert wrong < 0.15
     assert np.abs(moved(image, flow)[64:192, 64:192].astype(int) - here.image[64:192, 64:192]).mean() < 10
     assert source_flow(here, other)[1] > 0.5
+
+
+def test_what_came_before_a_face_is_told_though_its_levels_are_alike():
+    """A hand of the skin's own colour: each pixel finds one of its level, but not the way back."""
+    rng = np.random.default_rng(0)
+    texture, hand = (
+        cv2.resize(rng.integers(110, 134, (16, 16)).astype(np.uint8), (256, 256), interpolation=cv2.INTER_CUBIC)
+        for _ in range(2)
+    )
+    now, inside = texture.copy(), np.zeros((256, 256), bool)
+    now[64:192, 64:192] = hand[64:192, 64:192]
+    inside[64:192, 64:192] = True
+    flow = flow_between(now, texture)
+    assert (np.abs(moved(texture, flow)[inside].astype(int) - now[inside]) > 24).mean() < 0.01
+    assert wrong_share(flow, now, texture, inside) > 0.2
+    still = flow_between(np.roll(texture, 3, 1), texture)
+    assert wrong_share(still, np.roll(texture, 3, 1), texture, inside) < 0.05
+    assert wrong_share(flow, now, texture, np.zeros_like(inside)) == 1

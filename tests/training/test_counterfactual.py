@@ -195,6 +195,27 @@ def test_the_noisy_crop_holds_no_trace_of_the_source_s_face(faces, teachers, fea
     assert loss_with(beside) != pytest.approx(loss_with(condition.batch.image), rel=1e-3)
 
 
+def test_what_weights_knew_is_kept_but_of_ages_that_they_did_not(faces, teachers, features):
+    """A student that answers as its teacher loses nothing; another does, unless all are children."""
+    batch = batch_of(faces, [8, 9])
+    condition = make_counterfactual(batch, faces, teachers.id_encoder, torch.Generator().manual_seed(1))
+    torch.manual_seed(0)
+    before, other = (inpaint.build_unet((32, 32, 32, 32), 1) for _ in range(2))
+    options = distill.Options(window=128, student_steps=2)
+    losses = distill.Losses(options, PerceptualLoss(features), teacher=before)
+
+    def loss_at(age: float, student: torch.nn.Module) -> float:
+        attributes = condition.batch.attributes.clone()
+        attributes[:, AGE] = age
+        asked = replace(condition, batch=replace(condition.batch, attributes=attributes))
+        with torch.no_grad():
+            return float(losses.on_kept(student, asked, torch.Generator().manual_seed(3)))
+
+    assert loss_at(30, before) == pytest.approx(0, abs=1e-9)
+    assert loss_at(30, other) > 1e-3
+    assert loss_at(6, other) == 0
+
+
 def test_what_was_not_given_costs_nothing(faces, teachers):
     condition = condition_on(faces, teachers, [4, 5])
     lost = condition_consistency(

@@ -269,6 +269,8 @@ def test_six_commands_train_and_resume_and_blend(data, features, tmp_path):
     few = [*common, "--start", f"{runs['inpaint']}/unet", "--out", runs["distill"], "--window", "128",
            "--perceptual", features, "--student-steps", "2", "--teacher-steps", "2"]  # fmt: skip
     distill.main([*few, "--out", runs["first"], "--rollout-batch", "0"])
+    with pytest.raises(ValueError, match="--keep-batch needs"):
+        distill.main([*few, "--keep-batch", "2"])
     with pytest.raises(ValueError, match="go together"):
         distill.main([*few, "--estimator", runs["estimator"]])
     with pytest.raises(ValueError, match="another critic"):
@@ -278,6 +280,9 @@ def test_six_commands_train_and_resume_and_blend(data, features, tmp_path):
     distill.main(few)
     distill.main([*few, "--resume"])
     assert json.loads((tmp_path / "distill" / "training.json").read_text())["step"] == 4
+    distill.main([*few[:-2], "--critic-weight", "0", "--keep-batch", "2", "--least-noise", "0.6", "--steps", "1",
+                  "--out", str(tmp_path / "kept")])  # fmt: skip
+    assert not torch.equal(weight_of(tmp_path / "kept"), weight_of(runs["inpaint"]))
     blended = str(tmp_path / "blend")
     blend.main(["--before", runs["inpaint"], "--after", runs["distill"], "--share", "0.25", "--out", blended])
     middle, *ends = (weight_of(path) for path in (blended, runs["inpaint"], runs["distill"]))
