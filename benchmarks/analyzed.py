@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from deid_diffusion import FaceAnonymizer
+from deid_diffusion.faces.analyze import erased
 from deid_diffusion.faces.geometry import apply
-from deid_diffusion.faces.masks import box_ellipse, face_mask, make_inpaint_mask
+from deid_diffusion.faces.masks import box_ellipse, face_mask
 from deid_diffusion.faces.task import FaceTask, ImageAnalysis
 from deid_diffusion.imaging.pictures import load_picture
 from deid_diffusion.timing import Timing
@@ -72,6 +73,6 @@ def grown(analysis: ImageAnalysis, task: FaceTask, growth: float) -> FaceTask:
         return task
     ellipse = apply(task.crop.crop_from_image, box_ellipse(task.face))
     mask = face_mask(task.crop.landmarks, ellipse, len(task.crop.image), growth)
-    crop = replace(task.crop, mask=mask)
     others = [other.face for other in analysis.tasks if other.number != task.number]
-    return replace(task, crop=crop, inpaint_mask=make_inpaint_mask(crop, analysis.image.shape, others))
+    crop, inpaint_mask = erased(replace(task.crop, mask=mask), analysis.image.shape, others)
+    return replace(task, crop=crop, inpaint_mask=inpaint_mask)

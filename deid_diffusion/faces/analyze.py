@@ -105,11 +105,7 @@ def _analyzed(
         log.error("reading face %d failed", task.number, exc_info=read)
         return task.decided(Outcome.FAILED, f"reading failed: {brief_error(read)}")
     analysis, embedding = read
-    inpaint_mask = make_inpaint_mask(crop, image.shape, [face for face in faces if face is not task.face])
-    if still:  # from one frame of a clip to the next, bits would come and go
-        rest = left_over(crop.image, inpaint_mask <= 0, crop.mask > 0, crop.landmarks)
-        crop = replace(crop, mask=np.maximum(crop.mask, rest))
-        inpaint_mask = np.maximum(inpaint_mask, rest)
+    crop, inpaint_mask = erased(crop, image.shape, [face for face in faces if face is not task.face], still)
     return replace(
         task,
         crop=crop,
@@ -118,6 +114,28 @@ def _analyzed(
         inpaint_mask=inpaint_mask,
         skin_texture=skin_texture(image, apply(invert(crop.crop_from_image), crop.landmarks.astype(float))),
     )
+
+
+def erased(
+    crop: FaceCrop, shape: tuple[int, ...], others: Sequence[Face], still: bool = True
+) -> tuple[FaceCrop, np.ndarray]:
+    """What of a crop is replaced, and what the model must not see.
+
+    Args:
+        crop: with the mask of its landmarks.
+        shape: (H, W, ...) of the picture.
+        others: faces beside it.
+        still: whether it is of a photo: from one frame of a clip to the next, bits would come and go.
+
+    Returns:
+        the crop, whose mask holds what the first one left over of the face, too; (S, S) float32 for the model.
+    """
+    inpaint_mask = make_inpaint_mask(crop, shape, others)
+    if still:
+        rest = left_over(crop.image, inpaint_mask <= 0, crop.mask > 0, crop.landmarks)
+        crop = replace(crop, mask=np.maximum(crop.mask, rest))
+        inpaint_mask = np.maximum(inpaint_mask, rest)
+    return crop, inpaint_mask
 
 
 def _read_all(

@@ -17,6 +17,8 @@ from .appearance import AppearanceGroups
 # Distances that count as "one step away" when people are matched.
 _STEP = {"age": 10.0, "male": 0.25, "skin_l": 8.0, "skin_a": 4.0, "skin_b": 5.0}
 MATCHED = tuple(_STEP)
+# Years: a step of age is that large for somebody just born, and grows to that of adults until they are this old.
+YOUNGEST_STEP, GROWN_UP = 3.0, 20.0
 # A target's cosine to the source stays below this. Two strangers are at 0.18 on average; one in eight people of the
 # bank is above it to somebody real. A draw from the far half alone would give away on which side the source lies.
 MARGIN = 0.15
@@ -84,7 +86,10 @@ class IdentityBank:
         distance = np.zeros(len(self.embedding))
         for column, name in enumerate(MATCHED):
             if name in values:
-                steps = (self.attributes[:, column] - values[name]) / _STEP[name]
+                step = _STEP[name]
+                if name == "age":  # a child of two becomes one of seven at most, not somebody of seventeen
+                    step = min(step, YOUNGEST_STEP + values[name] * (step - YOUNGEST_STEP) / GROWN_UP)
+                steps = (self.attributes[:, column] - values[name]) / step
                 if name == "skin_l":
                     # A face brought up from darker skin looks burnt, one brought down from lighter skin does not.
                     steps = np.where(steps < 0, 2 * steps, steps)
