@@ -7,9 +7,10 @@ import numpy as np
 
 from ..faces.backdrop import find_backdrop, largest, skin_colour
 
-# What is meant to be backdrop is off its colour by at most this share of how far skin is, within these levels.
-NEAR, NEAR_LEAST, NEAR_MOST = 0.4, 24.0, 60.0
-SOFT = 8.0  # levels, over which that falls off
+# What is meant to be backdrop is off its colour by at most this share of its brightest channel, in levels within these
+# bounds: on a dark backdrop, hair and cloth in the shade are as near to it as halos are on a bright one.
+NEAR, NEAR_LEAST, NEAR_MOST = 0.14, 6.0, 28.0
+SOFT = 0.3  # of that, over which it falls off
 EDGE = 0.005  # of the side, how soft its outline is
 
 
@@ -37,12 +38,12 @@ def settle_backdrop(
         return generated, np.zeros(mask.shape, np.float32)
     smooth = cv2.blur(generated, (3, 3))
     off = largest(np.abs(smooth - backdrop.colour))
-    most = np.clip(NEAR * largest(np.abs(backdrop.colour - skin)), NEAR_LEAST, NEAR_MOST)
+    most = np.clip(NEAR * largest(backdrop.colour), NEAR_LEAST, NEAR_MOST)
     near = mask & (backdrop.trust > 0.3) & (off < most) & (off < largest(np.abs(smooth - skin))) & (backdrop.below > 0)
     _, piece = cv2.connectedComponents((near | backdrop.seen).astype(np.uint8), connectivity=4)
     joined = near & np.isin(piece, np.unique(piece[backdrop.seen]))
     # Without what is thinner than 3 px: a strand's edge, a highlight along a jaw.
     joined = cv2.morphologyEx(joined.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) > 0
-    weight = np.where(joined, np.clip((most - off) / SOFT, 0, 1), 0).astype(np.float32)
+    weight = np.where(joined, np.clip((most - off) / (SOFT * most), 0, 1), 0).astype(np.float32)
     weight = cv2.GaussianBlur(weight, (0, 0), EDGE * len(mask)) * backdrop.below * mask
     return generated + (backdrop.colour - generated) * weight[..., None], weight

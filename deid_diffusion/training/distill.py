@@ -324,7 +324,11 @@ def load_teachers(options: Options, device: torch.device) -> FrozenTeachers | No
 
 
 def train(options: Options) -> dict[str, Any]:
-    """Trains, checkpoints, saves the averaged student in half precision; returns the metrics it wrote."""
+    """Trains, checkpoints, saves the averaged student in half precision; returns the metrics it wrote.
+
+    Raises:
+        ValueError: counterfactual conditions without the networks that they need.
+    """
     accelerator, out = begin(options), Path(options.out)
     teachers = load_teachers(options, accelerator.device)
     if options.keep_batch and teachers is None:

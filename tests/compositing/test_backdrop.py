@@ -52,6 +52,14 @@ def test_where_the_surroundings_say_nothing_nothing_is_done(crop, source):
     assert np.array_equal(settled(generated, crop, around), generated)
 
 
+def test_dark_hair_before_a_dark_backdrop_stays(crop):
+    dark, hair = (25, 45, 62), (60, 45, 35)
+    source = np.where(crop.image == WALL, np.array(dark), crop.image).astype(np.uint8)
+    generated = source.copy()
+    generated[40:70, 26:36] = hair
+    assert np.abs(settled(generated, crop, source) - generated).max() < 6  # levels, along its edge; 35 if it went
+
+
 def test_what_is_under_the_mask_is_not_read(crop):
     other = np.where((crop.mask > 0)[..., None], 255 - crop.image, crop.image)
     assert np.array_equal(settled(portrait(0.2), crop), settled(portrait(0.2), crop, other))
