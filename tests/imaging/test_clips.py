@@ -354,6 +354,13 @@ def test_a_span_of_time_begins_at_zero_and_takes_its_sound_along(tmp_path, start
     assert end - 3 * packet_s <= times[-1] <= end
 
 
+def test_a_span_after_the_last_sound_is_written_without_any(tmp_path):
+    source = make_clip(tmp_path / "in.mov", "libx264", count=20, time_base=FINE, sound="aac")
+    rewrite(source, tmp_path / "out.mov", None, start_s=0.75)
+    assert len(decode(tmp_path / "out.mov")) == 1
+    assert sum(len(packets) for packets in sounds(tmp_path / "out.mov")) == 0
+
+
 CHILD = """
     import sys, time
     from deid_diffusion.imaging.clips import ClipReader, ClipWriter
