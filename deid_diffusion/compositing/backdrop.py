@@ -40,8 +40,10 @@ def settle_backdrop(
     off = largest(np.abs(smooth - backdrop.colour))
     most = np.clip(NEAR * largest(backdrop.colour), NEAR_LEAST, NEAR_MOST)
     near = mask & (backdrop.trust > 0.3) & (off < most) & (off < largest(np.abs(smooth - skin))) & (backdrop.below > 0)
-    _, piece = cv2.connectedComponents((near | backdrop.seen).astype(np.uint8), connectivity=4)
-    joined = near & np.isin(piece, np.unique(piece[backdrop.seen]))
+    count, piece = cv2.connectedComponents((near | backdrop.seen).astype(np.uint8), connectivity=4)
+    seen = np.zeros(count, bool)
+    seen[piece[backdrop.seen]] = True
+    joined = near & seen[piece]
     # Without what is thinner than 3 px: a strand's edge, a highlight along a jaw.
     joined = cv2.morphologyEx(joined.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) > 0
     weight = np.where(joined, np.clip((most - off) / (SOFT * most), 0, 1), 0).astype(np.float32)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..faces.skin import lab_from_rgb, linear_from_lab, linear_from_srgb, read_light, srgb_from_linear
+from ..faces.skin import down_the_face, lab_from_rgb, linear_from_lab, linear_from_srgb, read_light, srgb_from_linear
 from .steady import Steady
 
 NEARBY = 0.2  # of the side: how far off surroundings still say how bright what is beside a face can be
@@ -56,11 +56,7 @@ def below_eyes(landmarks: torch.Tensor, size: int) -> torch.Tensor:
 
     Beside jaw and cheeks lies what is behind a person; above the eyes, the outline runs over skin and hair.
     """
-    eyes, mouth = landmarks[:, [468, 473]].mean(1), landmarks[:, [61, 291]].mean(1)
-    down = (mouth - eyes) / ((mouth - eyes) ** 2).sum(-1, keepdim=True).clamp_min(1)
-    axis = torch.arange(size, device=landmarks.device, dtype=landmarks.dtype) + 0.5
-    x, y = axis[None, None, :] - eyes[:, :1, None], axis[None, :, None] - eyes[:, 1:, None]
-    return ((x * down[:, :1, None] + y * down[:, 1:, None]) / 0.4 + 0.5).clamp(0, 1)[:, None]
+    return (down_the_face(landmarks, size) / 0.4 + 0.5).clamp(0, 1)
 
 
 def dim_halo(

@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from ..faces.backdrop import distance_to
 from ..faces.geometry import apply, invert
 from ..faces.masks import crop_scale, known_pixels
 from ..types import FaceCrop
@@ -118,15 +117,12 @@ def _paste(canvas: np.ndarray, changed: np.ndarray, patch: Patch, image: np.ndar
     if window is None:
         return
     target, seen = canvas[window], image[window]
-    alpha, _ = feather(crop, crop_scale(crop))
     crop_from_window = _crop_from_window(crop, window)
     size = target.shape[:2]
     steady, known = patch.steady, known_pixels(crop, canvas.shape[:2])
     matched = match_colour(patch.generated, crop.image, crop.mask > 0, known, steady)
     settled, backdrop = settle_backdrop(matched, crop.image, crop.mask > 0, known, crop.landmarks)
-    # Backdrop needs no feather, in which an old ear or strand would shine through.
-    edge = distance_to(np.pad(crop.mask <= 0, 1, constant_values=True))[1:-1, 1:-1]
-    alpha = np.maximum(alpha, backdrop * np.clip(edge / (SHARP * len(edge)), 0, 1))
+    alpha, _ = feather(crop, crop_scale(crop), backdrop)
     new = _warp(settled, crop_from_window, size, cv2.BORDER_REPLICATE)
     alpha = _warp(alpha, crop_from_window, size, cv2.BORDER_CONSTANT)
     alpha[alpha > 0.998] = 1
@@ -148,7 +144,7 @@ def _paste(canvas: np.ndarray, changed: np.ndarray, patch: Patch, image: np.ndar
     changed[window] |= free
 
 
-def feather(crop: FaceCrop, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+def feather(crop: FaceCrop, scale: float = 1.0, backdrop: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """How the generated crop is weighed against the picture.
 
     The weight rises from 0 at the mask's edge to 1 within `FEATHER` of the side, or within what room there is before
@@ -158,6 +154,8 @@ def feather(crop: FaceCrop, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]
     Args:
         crop: gives mask and landmarks.
         scale: crop pixels per picture pixel.
+        backdrop: (S, S) in [0, 1], how far each generated pixel is the picture's own backdrop, continued. It needs no
+            feather, in which an old ear or strand would shine through; None for none.
 
     Returns:
         weight (S, S) float32 in [0, 1], 0 where the mask is 0; core (S, S) bool, where it is 1.
@@ -174,6 +172,8 @@ def feather(crop: FaceCrop, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]
     room = edge + cv2.distanceTransform((~core).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     ramp = np.clip(edge / np.clip(room, 1, max(FEATHER * size, 1)), 0, 1)
     weight = np.where(core, 1, ramp * ramp * (3 - 2 * ramp)) * support
+    if backdrop is not None:
+        weight = np.maximum(weight, backdrop * np.clip(edge / (SHARP * size), 0, 1))
     return weight.astype(np.float32), core
 
 

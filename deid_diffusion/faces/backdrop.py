@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import torch
+
+from .skin import down_the_face
 
 # Cheeks and forehead, whose median is the colour of the skin.
 _SKIN = (117, 118, 101, 50, 205, 346, 347, 330, 280, 425, 151, 9)
@@ -57,10 +60,10 @@ def find_backdrop(
     below = _below_hair(landmarks, size)
     flat = known & (share[..., 0] > 0.5) & (largest(variance) < FLAT**2) & (below > 0)
     flat &= largest(np.abs(mean - skin)) > UNLIKE_SKIN
-    count, piece, stats, _ = cv2.connectedComponentsWithStats(flat.astype(np.uint8), connectivity=4)
-    large = [n for n in range(1, count) if stats[n, cv2.CC_STAT_AREA] > LEAST * size**2]
-    seen = np.isin(piece, large) & (distance_to(mask) < REACH * size)
-    if not large or not seen.any():
+    _, piece, stats, _ = cv2.connectedComponentsWithStats(flat.astype(np.uint8), connectivity=4)
+    large = stats[:, cv2.CC_STAT_AREA] > LEAST * size**2
+    seen = flat & large[piece] & (distance_to(mask) < REACH * size)
+    if not seen.any():
         return None
     colour, trust = _continued(mean, seen)
     return Backdrop(colour, trust, seen, below)
@@ -141,8 +144,5 @@ def largest(channels: np.ndarray) -> np.ndarray:
 
 def _below_hair(landmarks: np.ndarray, size: int) -> np.ndarray:
     """(S, S) in [0, 1]: 1 up to half the way from mouth to eyes above the eyes, 0 from nine tenths of it on."""
-    eyes, mouth = landmarks[[468, 473], :2].mean(0), landmarks[[61, 291], :2].mean(0)
-    down = (mouth - eyes) / max(float(((mouth - eyes) ** 2).sum()), 1.0)
-    axis = np.arange(size, dtype=np.float32) + 0.5
-    along = (axis[None] - eyes[0]) * down[0] + (axis[:, None] - eyes[1]) * down[1]
-    return np.clip((along + 0.9) / 0.4, 0, 1).astype(np.float32)
+    down = down_the_face(torch.from_numpy(landmarks[None, :, :2]).float(), size)[0, 0]
+    return np.clip((down.numpy() + 0.9) / 0.4, 0, 1)

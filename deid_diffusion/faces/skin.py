@@ -72,6 +72,15 @@ def read_light(images: torch.Tensor, landmarks: torch.Tensor) -> torch.Tensor:
     return torch.cat([mean, tilt[:, :1], -tilt[:, 1:]], dim=-1).float()
 
 
+def down_the_face(landmarks: torch.Tensor, size: int) -> torch.Tensor:
+    """(B, 478, 2) x y in crop pixels -> (B, 1, S, S): how far down a face pixels are, 0 at the eyes, 1 at the lips."""
+    eyes, mouth = landmarks[:, [468, 473]].mean(1), landmarks[:, [61, 291]].mean(1)
+    down = (mouth - eyes) / ((mouth - eyes) ** 2).sum(-1, keepdim=True).clamp_min(1)
+    axis = torch.arange(size, device=landmarks.device, dtype=landmarks.dtype) + 0.5
+    x, y = axis[None, None, :] - eyes[:, :1, None], axis[None, :, None] - eyes[:, 1:, None]
+    return (x * down[:, :1, None] + y * down[:, 1:, None])[:, None]
+
+
 def skin_mask(landmarks: torch.Tensor, size: int) -> torch.Tensor:
     """(B, 478, 2 or 3) x y in crop pixels -> (B, 1, S, S): 1 on cheeks, nose and forehead, 0 on eyes and lips."""
     return _skin(_pixels(size, 1, landmarks), landmarks[..., :2]).view(-1, 1, size, size).to(landmarks)

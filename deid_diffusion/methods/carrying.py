@@ -104,18 +104,21 @@ def face_flow(flow: np.ndarray, here: np.ndarray, there: np.ndarray) -> np.ndarr
     return flow + share[..., None] * (wanted - flow)
 
 
-def moved(image: np.ndarray, flow: np.ndarray) -> np.ndarray:
+def moved(
+    image: np.ndarray, flow: np.ndarray, how: int = cv2.INTER_CUBIC, border: int = cv2.BORDER_REFLECT_101
+) -> np.ndarray:
     """Resamples an image once.
 
     Args:
         image: (S, S, ...) uint8 or float32.
         flow: (S, S, 2) px, to where each pixel was.
+        how: OpenCV's interpolation.
+        border: what lies beyond the image, likewise.
 
     Returns:
         an image of its shape.
     """
-    at = flow + _grid(len(flow))
-    return cv2.remap(image, at, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
+    return cv2.remap(image, flow + _grid(len(flow)), None, how, borderMode=border)
 
 
 @lru_cache(maxsize=4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from functools import partial
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ from ..faces.geometry import apply, compose
 from ..faces.masks import blended, box_ellipse, face_mask
 from ..faces.task import FaceTask
 from ..types import Face, FaceCrop, Outcome
-from .carrying import flow_between, wrong_share
+from .carrying import flow_between, moved, wrong_share
 from .protocol import Context
 
 CARRY_S = 0.5  # since the last frame that showed it; later nobody knows what it does there
@@ -96,24 +97,20 @@ def carry(image: np.ndarray, face: Face, before: FaceTask) -> FaceTask | None:
     here = cut(image, matrix, size)
     grey, there = (cv2.cvtColor(one, cv2.COLOR_RGB2GRAY) for one in (here, before.crop.image))
     flow = flow_between(grey, there)
-    y, x = np.mgrid[: len(grey), : len(grey)].astype(np.float32)
-    at = np.stack([x, y], axis=-1) + flow
-
-    def moved(array: np.ndarray) -> np.ndarray:
-        return cv2.remap(array, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-
+    # Linear: a mask that overshoots would no longer be one.
+    here_from = partial(moved, flow=flow, how=cv2.INTER_LINEAR, border=cv2.BORDER_REPLICATE)
     points = before.crop.landmarks
     at_points = np.clip(points.astype(int), 0, size - 1)
     points = (points - flow[at_points[:, 1], at_points[:, 0]]).astype(np.float32)
     # Neither mask alone is sure to cover a face that nobody sees.
-    mask = np.maximum(moved(before.crop.mask), face_mask(points, apply(matrix, box_ellipse(face)), size))
+    mask = np.maximum(here_from(before.crop.mask), face_mask(points, apply(matrix, box_ellipse(face)), size))
     inside = mask > 0
     # In a picture of little contrast everything is alike.
     limit = min(WRONG_LEVELS, max(float(grey[inside].std()), LEAST_LEVELS))
     if wrong_share(flow, grey, there, inside, limit) > WRONG_SHARE:
         return None
     crop = FaceCrop(here, mask, points, matrix)
-    return replace(before, face=face, crop=crop, generated=moved(before.generated))
+    return replace(before, face=face, crop=crop, generated=here_from(before.generated))
 
 
 def _from_box(face: Face, before: Face) -> np.ndarray:
