@@ -86,9 +86,10 @@ class IdentityBank:
         distance = np.zeros(len(self.embedding))
         for column, name in enumerate(MATCHED):
             if name in values:
-                step = _STEP[name]
-                if name == "age":  # a child of two becomes one of seven at most, not somebody of seventeen
-                    step = min(step, YOUNGEST_STEP + values[name] * (step - YOUNGEST_STEP) / GROWN_UP)
+                step: Any = _STEP[name]
+                if name == "age":  # of the younger one: no child stands in for an adult, nor the other way round
+                    younger = np.minimum(self.attributes[:, column], values[name])
+                    step = np.minimum(step, YOUNGEST_STEP + younger * (step - YOUNGEST_STEP) / GROWN_UP)
                 steps = (self.attributes[:, column] - values[name]) / step
                 if name == "skin_l":
                     # A face brought up from darker skin looks burnt, one brought down from lighter skin does not.

@@ -24,6 +24,18 @@ def test_the_best_match_in_age_is_drawn_when_only_one_is_asked_for(age, number):
     assert tiny_bank().choose(Attributes(age=age), NOBODY, 0, among=1).number == number
 
 
+def test_years_count_more_among_children():
+    """Nobody of 17 stands in for somebody of 2, nor for one of 35; a man of 47 does for one of 32."""
+    bank = tiny_bank()
+    bank.attributes[:, 0] = 17
+    assert bank.mismatch(Attributes(age=2.0))[0] > 9
+    assert bank.mismatch(Attributes(age=35.0))[0] > 4
+    bank.attributes[:, 0] = 47
+    assert bank.mismatch(Attributes(age=32.0))[0] == pytest.approx(2.25)
+    bank.attributes[:, 0] = 5
+    assert bank.mismatch(Attributes(age=2.0))[0] < 1
+
+
 def test_nobody_close_to_the_source_is_drawn_while_there_is_anybody_else():
     bank = tiny_bank()
     for number in range(len(bank.embedding)):
